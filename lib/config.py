@@ -1,0 +1,346 @@
+"""Every setting of the study, declared once.
+
+The defaults are the paper's chosen configuration (Table 2, row 5). A profile (`notebooks/parameters/<profile>.toml`)
+changes them, then an iteration (`notebooks/parameters/iterations/<n>.toml`), then what the command line names
+(run, corpus, base model). A setting belongs to one section, and a stage of the pipeline is given only the sections
+named in `STAGES`: so a changed setting reruns the stages that can see it and no other.
+"""
+
+import argparse
+import difflib
+import json
+import tomllib
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from lib import paths
+from lib.paths import RunPaths
+from lib.storage import write_if_changed
+
+#: Rows of the six subsets in the Cendol Collection v2 (paper, section on the corpus): what a share is a share of.
+PAPER_CORPUS_ROWS = 6_542_630
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Where the rows come from, and how test rows are kept apart from training rows."""
+
+    source: str = "indonlp/cendol_collection_v2"
+    """`demo`, a hub dataset id, or a file, glob or folder of parquet, jsonl or jsonl.gz in Cendol's schema."""
+    near_duplicate_similarity: float = 0.8
+    """Jaccard similarity of word 3-grams from which two texts count as near-duplicates."""
+    generic_after: int = 10
+    """A prompt with more distinct outputs than this names no answer, so it ties no rows together; nor does an output
+    of at most three words."""
+    test_share: float = 0.1
+    validation_share: float = 0.05
+    split_seed: int = 0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which training rows are drawn (Table 2, column "sampling")."""
+
+    method: str = "per_subset"
+    """`random` (rows in all), `per_subset` (rows from each subset) or `stratified` (a share of the corpus, each subset
+    in proportion)."""
+    rows: int = 3_500
+    share: float = 0.0
+    """For `stratified`: the share of the paper's 6,542,630 rows; `rows` is then ignored."""
+    clusters: int = 10
+    """K of K-means on the embedded outputs; 0 for none."""
+    rows_per_cluster: int = 1_000
+    validation_rows: int = 2_000
+    tsne_rows: int = 10_000
+    """How many of the drawn rows the t-SNE figure shows at most."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The frozen base model."""
+
+    base_model: str = "unsloth/Llama-3.2-1B-Instruct-bnb-4bit"
+    """Hub id or folder."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """From a row to token ids (Table 1)."""
+
+    date: str = "26 July 2024"
+    """The date that the chat template writes into the system turn: pinned, or every day has another prompt."""
+    bos_tokens: int = 1
+    """Beginning-of-text tokens in front of an example. The paper trained with two, by accident (Table 1)."""
+    max_train_tokens: int = 2_048
+    max_evaluation_tokens: int = 1_024
+    min_answer_tokens: int = 16
+    """A training example keeps at least this much of its answer (or all of it), or it is dropped."""
+
+
+@dataclass(frozen=True)
+class Lora:
+    """The adapter's shape."""
+
+    lora_rank: int = 32
+    lora_alpha: int = 16
+    use_rslora: bool = True
+    """Scale by alpha / sqrt(rank) instead of alpha / rank."""
+    loraplus_lr_ratio: float = 16.0
+    """eta_B / eta_A. The paper does not give its own; 16 is the LoRA+ authors' usual choice."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training."""
+
+    learning_rate: float = 2e-4
+    """eta_A; B learns `loraplus_lr_ratio` times faster."""
+    schedule: str = "cosine"
+    epochs: float = 5.0
+    batch_size: int = 8
+    """Examples an optimizer step."""
+    warmup_share: float = 0.03
+    """Share of the steps over which the rate rises from 0."""
+    checkpoints: int = 5
+    """Checkpoints (and validation losses) over the whole training."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How completions are drawn and scored (Table 3)."""
+
+    test_rows: int = 9_800
+    decoding_runs: int = 5
+    decoding_seed: int = 0
+    max_new_tokens: int = 48
+    f1_tokens: int = 32
+    """Weighted F1 looks at the first 32 tokens of the same completions: what a run with 32 new tokens would write."""
+    f1_similarity: float = 0.5
+    batch_rows: int = 64
+    """Prompts decoded together; each with all its decoding runs."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one run and one iteration."""
+
+    run: str = "paper"
+    profile: str = "paper"
+    iteration: str = "5"
+    seed: int = 0
+    scale: float = 1.0
+    """One factor on every count of rows (never on K, epochs or tokens): how the demo is made small."""
+    corpus: Corpus = field(default_factory=Corpus)
+    sampling: Sampling = field(default_factory=Sampling)
+    model: Model = field(default_factory=Model)
+    prompt: Prompt = field(default_factory=Prompt)
+    lora: Lora = field(default_factory=Lora)
+    training: Training = field(default_factory=Training)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    @property
+    def paths(self) -> RunPaths:
+        """Every file of this run."""
+        return RunPaths(self.run)
+
+    @property
+    def name(self) -> str:
+        """What names this training's files: iteration and training seed; `base` for the untrained model."""
+        return "base" if self.iteration == "base" else f"{self.iteration}_seed{self.seed}"
+
+
+SECTIONS = tuple(f.name for f in fields(Config) if f.default_factory is not MISSING)
+#: The sections that each stage sees.
+STAGES = {
+    "sampling": ("corpus", "sampling"),
+    "preprocessing": ("model", "prompt"),
+    "training": ("model", "prompt", "lora", "training"),
+    "evaluation": ("model", "prompt", "evaluation"),
+    "report": ("corpus", "sampling", "model", "prompt", "lora", "training", "evaluation"),
+}
+#: The counts of rows that `scale` multiplies.
+SCALED = {"sampling": ("rows", "rows_per_cluster", "validation_rows"), "evaluation": ("test_rows",)}
+SCHEDULES = ("linear", "cosine", "cosine_with_restarts")
+METHODS = ("random", "per_subset", "stratified")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message says which, and what would do."""
+
+
+def load_config(
+    run: str = "", profile: str = "demo", iteration: str = "5", seed: int = 0, corpus: str = "", base_model: str = ""
+) -> Config:
+    """Read the settings of one run and iteration: defaults, then profile, then iteration, then the arguments.
+
+    An empty `run` is named after the profile; an empty `corpus` or `base_model` is the profile's.
+
+    Raises:
+        ConfigError: for an unknown profile, iteration, section or key (naming the nearest right one), a value of the
+            wrong type, or a value that makes no sense.
+    """
+    layers = [
+        _read_toml(paths.PARAMETERS / f"{profile}.toml", "profile"),
+    ]
+    if iteration != "base":
+        layers.append(_read_toml(paths.PARAMETERS / "iterations" / f"{iteration}.toml", "iteration"))
+    if corpus:
+        layers.append({"corpus": {"source": corpus}})
+    if base_model:
+        layers.append({"model": {"base_model": base_model}})
+    config = Config(run=_run_name(run or profile), profile=profile, iteration=str(iteration), seed=int(seed))
+    for layer in layers:
+        config = _merge(config, layer)
+    config = _scaled(config)
+    _check(config)
+    return config
+
+
+def load_configs(
+    run: str = "",
+    profile: str = "demo",
+    iterations: str = "5",
+    seeds: str = "0",
+    corpus: str = "",
+    base_model: str = "",
+) -> list[Config]:
+    """The settings of the base model and of every training of a run, base first; lists are words apart by spaces."""
+    configs = [load_config(run, profile, "base", 0, corpus, base_model)]
+    for iteration in iterations.split():
+        for seed in seeds.split():
+            configs.append(load_config(run, profile, iteration, int(seed), corpus, base_model))
+    if len(configs) == 1:
+        raise ConfigError("ITERATIONS and SEEDS name no training: give at least one of each, such as 5 and 0")
+    return configs
+
+
+def _run_name(run: str) -> str:
+    if not run.replace("-", "").replace("_", "").replace(".", "").isalnum() or run in ("example", "published", "bench"):
+        raise ConfigError(
+            f"RUN={run!r} cannot name a folder of results: use letters, digits, '-', '_' and '.', "
+            "and none of the names example, published and bench, which the project keeps for itself"
+        )
+    return run
+
+
+def _read_toml(path: Path, kind: str) -> dict[str, Any]:
+    if not path.is_file():
+        known = sorted(p.stem for p in path.parent.glob("*.toml"))
+        raise ConfigError(f"no {kind} {path.stem!r}{nearest(path.stem, known)}; there are: {', '.join(known)}")
+    try:
+        return tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path.relative_to(paths.ROOT)} is not TOML: {error}") from None
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """`; did you mean 'x'?`, or nothing where no known word is near."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _merge(config: Config, layer: dict[str, Any]) -> Config:
+    for name, value in layer.items():
+        if name == "scale":
+            config = replace(config, scale=_typed("scale", value, 1.0))
+        elif name not in SECTIONS:
+            known = ["scale", *SECTIONS]
+            raise ConfigError(f"unknown section [{name}]{nearest(name, known)}; there are: {', '.join(known)}")
+        else:
+            section = getattr(config, name)
+            known = [f.name for f in fields(section)]
+            for key in value:
+                if key not in known:
+                    raise ConfigError(f"unknown setting {key!r} in [{name}]{nearest(key, known)}")
+            typed = {key: _typed(f"{name}.{key}", given, getattr(section, key)) for key, given in value.items()}
+            config = replace(config, **{name: replace(section, **typed)})
+    return config
+
+
+def _typed(name: str, given: Any, example: Any) -> Any:
+    if isinstance(example, float) and type(given) is int:
+        return float(given)
+    if type(given) is not type(example):
+        raise ConfigError(f"{name} = {given!r} is of type {type(given).__name__}, not {type(example).__name__}")
+    return given
+
+
+def _scaled(config: Config) -> Config:
+    sampling = config.sampling
+    if sampling.method == "stratified":
+        config = replace(config, sampling=replace(sampling, rows=round(sampling.share * PAPER_CORPUS_ROWS)))
+    for name, keys in SCALED.items():
+        section = getattr(config, name)
+        counts = {key: max(1, round(getattr(section, key) * config.scale)) for key in keys}
+        config = replace(config, **{name: replace(section, **counts)})
+    return config
+
+
+def _check(config: Config) -> None:
+    def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+        if value not in known:
+            raise ConfigError(
+                f"{name} = {value!r} is unknown{nearest(value, list(known))}; there are: {', '.join(known)}"
+            )
+
+    one_of("sampling.method", config.sampling.method, METHODS)
+    one_of("training.schedule", config.training.schedule, SCHEDULES)
+    if config.sampling.method == "stratified" and not 0 < config.sampling.share <= 1:
+        raise ConfigError(f"sampling.share = {config.sampling.share} must be above 0 and at most 1")
+    if config.corpus.test_share + config.corpus.validation_share >= 1:
+        raise ConfigError("corpus.test_share + corpus.validation_share leave no training rows: make them smaller")
+    if config.evaluation.f1_tokens > config.evaluation.max_new_tokens:
+        raise ConfigError(
+            f"evaluation.f1_tokens = {config.evaluation.f1_tokens} is more than "
+            f"evaluation.max_new_tokens = {config.evaluation.max_new_tokens}"
+        )
+    positive = {
+        "scale": config.scale,
+        "lora.lora_rank": config.lora.lora_rank,
+        "lora.lora_alpha": config.lora.lora_alpha,
+        "lora.loraplus_lr_ratio": config.lora.loraplus_lr_ratio,
+        "training.learning_rate": config.training.learning_rate,
+        "training.epochs": config.training.epochs,
+        "training.batch_size": config.training.batch_size,
+        "evaluation.decoding_runs": config.evaluation.decoding_runs,
+        "evaluation.max_new_tokens": config.evaluation.max_new_tokens,
+    }
+    for name, value in positive.items():
+        if not value > 0:
+            raise ConfigError(f"{name} = {value} must be above 0")
+
+
+def stage_settings(config: Config, stage: str) -> dict[str, Any]:
+    """What one stage can see of the settings, as plain values: when this is unchanged, the stage need not rerun."""
+    identity: dict[str, Any] = {"run": config.run, "iteration": config.iteration}
+    if stage not in ("sampling", "preprocessing"):
+        identity["seed"] = config.seed
+    return identity | {name: asdict(getattr(config, name)) for name in STAGES[stage]}
+
+
+def main() -> None:
+    """Write what each stage can see of the settings to artifacts/<run>/settings/, for Make to compare."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    for name in ("run", "profile", "corpus", "base-model", "iterations", "seeds"):
+        parser.add_argument(f"--{name}", default="")
+    args = parser.parse_args()
+    try:
+        configs = load_configs(args.run, args.profile, args.iterations, args.seeds, args.corpus, args.base_model)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    for config in configs:
+        for stage in STAGES:
+            if stage == "report" or (config.iteration == "base" and stage != "evaluation"):
+                continue
+            settings = stage_settings(config, stage)
+            name = config.name if stage in ("training", "evaluation") else config.iteration
+            path = config.paths.artifacts / "settings" / f"{stage}_{name}.json"
+            write_if_changed(path, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
+    report = [stage_settings(config, "report") for config in configs]
+    path = configs[0].paths.artifacts / "settings" / "report.json"
+    write_if_changed(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

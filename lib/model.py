@@ -1,0 +1,142 @@
+"""The frozen base model and the adapter on it."""
+
+import hashlib
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from lib import paths
+from lib.config import Lora, Model
+
+#: The projections that carry an adapter, in every layer (the authors' adapter_config.json).
+TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class ModelError(ValueError):
+    """A base model or an adapter that cannot be loaded; the message says why, and what to do."""
+
+
+def device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def peak_memory_gb() -> float:
+    """The most memory this process has held so far, in GB: on the GPU if it uses one, else in main memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def base_model_source(settings: Model) -> str:
+    """Folder or hub id of the base model; `demo` is the one in this repository."""
+    return str(paths.DEMO_BASE_MODEL) if settings.base_model == "demo" else settings.base_model
+
+
+def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
+    """The base model's tokenizer, with a pad token of its own.
+
+    Raises:
+        ModelError: if it cannot be had, or if no token can serve as padding without being the end of a turn.
+    """
+    tokenizer = _load(AutoTokenizer, settings)
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        # A model that is trained with pad = end never learns to stop.
+        spare = [token for token in ("<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<pad>", "<unk>")]
+        known = tokenizer.get_vocab()
+        pad = next((token for token in spare if token in known), None)
+        if pad is None:
+            raise ModelError(
+                f"{settings.base_model}: its tokenizer pads with {tokenizer.pad_token!r}, which also ends a turn, and "
+                f"knows none of {', '.join(spare)}; give it a pad token of its own"
+            )
+        tokenizer.pad_token = pad
+    return tokenizer
+
+
+def load_base(settings: Model) -> PreTrainedModel:
+    """The base model in inference mode: 32-bit floats on a CPU, bfloat16 on a GPU, 4 bits where its checkpoint is."""
+    dtype = torch.float32 if device().type == "cpu" else torch.bfloat16
+    model = _load(AutoModelForCausalLM, settings, dtype=dtype, device_map={"": device()})
+    model.eval()
+    return model
+
+
+def _load(kind: Any, settings: Model, **options: Any) -> Any:
+    source = base_model_source(settings)
+    if source.startswith((".", "/", "~")) and not (Path(source).expanduser() / "config.json").is_file():
+        raise ModelError(f"BASE_MODEL={settings.base_model}: no config.json in that folder; name a model's folder")
+    try:
+        return kind.from_pretrained(str(Path(source).expanduser()) if source.startswith("~") else source, **options)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"the base model {settings.base_model!r} cannot be loaded: {str(error).splitlines()[0]} "
+            "Check the name, the network and, for a gated model, your hub token; or name a folder with BASE_MODEL"
+        ) from error
+
+
+def attach_lora(model: PreTrainedModel, settings: Lora) -> PeftModel:
+    """The model with a fresh adapter: its matrices A random and B zero, so that it changes nothing yet."""
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=settings.lora_rank,
+            lora_alpha=settings.lora_alpha,
+            use_rslora=settings.use_rslora,
+            target_modules=list(TARGET_MODULES),
+            lora_dropout=0.0,
+            bias="none",
+            task_type="CAUSAL_LM",
+        ),
+    )
+
+
+def load_adapter(settings: Model, adapter: Path) -> PeftModel:
+    """Base model and saved adapter, in inference mode.
+
+    Raises:
+        ModelError: if there is no adapter in that folder.
+    """
+    if not (adapter / "adapter_config.json").is_file():
+        raise ModelError(f"no adapter in {adapter}: run `make report` first, or name its folder")
+    model = PeftModel.from_pretrained(load_base(settings), adapter)
+    model.eval()
+    return model
+
+
+def trainable_parameters(model: PeftModel) -> pd.DataFrame:
+    """Trained parameters by projection: a row each with its count of layers, parameters of A and B, and a total."""
+    rows: dict[str, dict[str, int]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            projection = next(part for part in name.split(".") if part in TARGET_MODULES)
+            row = rows.setdefault(projection, {"layers": 0, "A": 0, "B": 0})
+            matrix = "A" if "lora_A" in name else "B"
+            row[matrix] += parameter.numel()
+            row["layers"] += matrix == "A"
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table["trained"] = table["A"] + table["B"]
+    table.loc["all"] = table.sum()
+    return table
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the names and bytes of a model's or an adapter's weights and configuration."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*config.json")):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def base_fingerprint(settings: Model) -> str | None:
+    """The fingerprint of a base model in a folder; None for one on the hub, which its name and revision tell."""
+    folder = Path(base_model_source(settings)).expanduser()
+    return fingerprint(folder) if folder.is_dir() else None

@@ -1,0 +1,112 @@
+"""Running one notebook of the report, headlessly: the step behind every target of the Makefile.
+
+    python -m lib.notebooks notebooks/3_training.ipynb reports/demo/3_training_5_seed0.ipynb run=demo iteration=5
+
+The output appears under its name only if every cell succeeded. A failure leaves `<name>.partial.ipynb` to read, and one
+sentence that says which cell failed and why.
+"""
+
+import argparse
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+
+from lib import paths
+from lib.config import nearest
+from lib.storage import write_json
+
+
+class NotebookError(Exception):
+    """A notebook that could not be run to its end; the message says which cell, and why."""
+
+
+def run(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
+    """Execute a notebook with these parameters (all as text), and record its seconds and peak memory.
+
+    Raises:
+        NotebookError: for an unknown parameter, a cell that failed, a kernel that died, or a full disk.
+    """
+    partial = output.with_suffix(".partial.ipynb")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    known = list(papermill.inspect_notebook(str(notebook)))
+    for name in parameters:
+        if name not in known:
+            # Papermill only warns, and runs on with the default.
+            raise NotebookError(f"{notebook} has no parameter {name!r}{nearest(name, known)}")
+    begun = time.monotonic()
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(partial),
+            parameters=parameters,
+            kernel_name="python3",
+            cwd=str(notebook.parent),
+            progress_bar=False,
+            # What a cell writes to stderr (its progress bar) goes to the terminal as it comes.
+            stderr_file=sys.stderr,
+            coalesce_streams=True,
+            extra_arguments=["--log-level=40"],
+        )
+    except PapermillExecutionError as error:
+        why = f"{error.ename}: {error.evalue}".strip()
+        raise NotebookError(
+            f"{notebook.name}, cell {error.exec_count}: {why}\nRead {_shown(partial)}, mend the cause, and run make again"
+        ) from None
+    except DeadKernelError:
+        raise NotebookError(
+            f"{notebook.name}: its kernel died, most likely because the machine ran out of memory. "
+            f"{_shown(partial)} shows how far it came; give it more memory or fewer rows (scale, in the profile), "
+            "and run make again: it goes on from there"
+        ) from None
+    except OSError as error:
+        raise NotebookError(f"{notebook.name}: {error.strerror or error}. Mend that, and run make again") from None
+    _tidy(partial)
+    record = {
+        "seconds": round(time.monotonic() - begun, 1),
+        # The kernel is the only child that this process had. Linux counts in KiB, macOS in bytes.
+        "peak_memory_gb": round(
+            resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9, 2
+        ),
+    }
+    write_json(paths.RunPaths(parameters["run"]).stage_record(output.stem), record)
+    os.replace(partial, output)
+
+
+def _tidy(path: Path) -> None:
+    """Drop what papermill adds for itself and what differs from run to run without meaning: paths and durations."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+    nbformat.write(notebook, path)
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def main() -> None:
+    """Execute one notebook into its output."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("parameters", nargs="*", help="name=value")
+    args = parser.parse_args()
+    parameters = dict(text.split("=", 1) for text in args.parameters)
+    print(f"{args.output.stem}", file=sys.stderr, flush=True)
+    try:
+        run(args.notebook.resolve(), args.output.resolve(), parameters)
+    except NotebookError as error:
+        raise SystemExit(f"\nerror: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

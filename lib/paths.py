@@ -1,0 +1,103 @@
+"""Where things lie: what a run computes is under artifacts/<run>/, what it shows under reports/<run>/."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PARAMETERS = ROOT / "notebooks" / "parameters"
+PUBLISHED = ROOT / "reports" / "published"
+DEMO_BASE_MODEL = ROOT / "lib" / "demo" / "base_model"
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Every file of one run. A `name` says which training: iteration and seed, or `base` for none."""
+
+    run: str
+
+    @property
+    def artifacts(self) -> Path:
+        """What the run computes."""
+        return ROOT / "artifacts" / self.run
+
+    @property
+    def reports(self) -> Path:
+        """What the run shows: executed notebooks, figures/, report.html, results.csv, manifest.json."""
+        return ROOT / "reports" / self.run
+
+    @property
+    def figures(self) -> Path:
+        """Every figure, as PNG and SVG."""
+        return self.reports / "figures"
+
+    @property
+    def rows(self) -> Path:
+        """The rows of the six subsets, in Cendol's schema."""
+        return self.artifacts / "corpus" / "rows.parquet"
+
+    @property
+    def corpus_summary(self) -> Path:
+        """What was read, kept, left out and set aside, and the corpus's fingerprint."""
+        return self.artifacts / "corpus" / "summary.json"
+
+    @property
+    def split(self) -> Path:
+        """For each of those rows: its group and its side."""
+        return self.artifacts / "corpus" / "split.parquet"
+
+    @property
+    def embeddings(self) -> Path:
+        """The cache of embedded texts: the same for all runs, since a text is the same."""
+        return ROOT / "artifacts" / "embeddings"
+
+    def sample(self, iteration: str) -> Path:
+        """The drawn rows: position in `rows`, part (train or validation) and cluster."""
+        return self.artifacts / "samples" / f"{iteration}.parquet"
+
+    def examples(self, iteration: str, part: str) -> Path:
+        """Token ids and loss masks of one part of a sample."""
+        return self.artifacts / "examples" / iteration / f"{part}.parquet"
+
+    def training(self, name: str) -> Path:
+        """Checkpoints of one training, and its log."""
+        return self.artifacts / "trainings" / name
+
+    def training_log(self, name: str) -> Path:
+        """Losses, rates and speed by step."""
+        return self.training(name) / "log.csv"
+
+    def adapter(self, name: str) -> Path:
+        """A PEFT folder with tokenizer, chat template and its hash."""
+        return self.artifacts / "adapters" / name
+
+    @property
+    def final_adapter(self) -> Path:
+        """The adapter that the chat loads."""
+        return self.artifacts / "final_adapter"
+
+    def completions(self, name: str, protocol: str = "clean") -> Path:
+        """Completions of one model on the test rows, a line each."""
+        return self.artifacts / "completions" / f"{name}_{protocol}.jsonl"
+
+    def scores(self, name: str, protocol: str = "clean") -> Path:
+        """Their scores, tidy."""
+        return self.artifacts / "scores" / f"{name}_{protocol}.csv"
+
+    def stage_record(self, notebook: str) -> Path:
+        """Seconds and peak memory of one executed notebook."""
+        return self.artifacts / "stages" / f"{notebook}.json"
+
+    @property
+    def results(self) -> Path:
+        """All scores of the run, tidy."""
+        return self.reports / "results.csv"
+
+    @property
+    def manifest(self) -> Path:
+        """What made this run: commit, versions, device, fingerprints, seconds and memory of each stage."""
+        return self.reports / "manifest.json"
+
+    @property
+    def report(self) -> Path:
+        """The page to read."""
+        return self.reports / "report.html"

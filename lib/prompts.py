@@ -1,0 +1,175 @@
+"""From a row of the corpus to token ids, and the only place where that happens: training, evaluation and chat call it.
+
+The seven steps of the paper's Table 1: row -> ShareGPT turns -> chat format -> token ids -> truncation -> loss mask ->
+what is trained. The chat format is the tokenizer's own chat template. What people wrote is tokenized apart from the
+template, so a text such as `<|eot_id|>` inside a prompt stays text and cannot end a turn.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from lib.config import Prompt
+
+#: Llama 3's format with the system turn of Llama 3.1 and 3.2, for tokenizers that this project makes itself.
+LLAMA3_CHAT_TEMPLATE = """\
+{{- bos_token -}}
+{%- set ns = namespace(system='') -%}
+{%- if messages[0]['role'] == 'system' -%}
+{%- set ns.system = messages[0]['content'] | trim -%}
+{%- set messages = messages[1:] -%}
+{%- endif -%}
+{{- '<|start_header_id|>system<|end_header_id|>\\n\\n' -}}
+{{- 'Cutting Knowledge Date: December 2023\\nToday Date: ' + (date_string or '26 July 2024') + '\\n\\n' -}}
+{{- ns.system + '<|eot_id|>' -}}
+{%- for message in messages -%}
+{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' -}}
+{{- message['content'] | trim + '<|eot_id|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' -}}
+{%- endif -%}
+"""
+
+# Private-use characters: they hold the place of a content while the template is rendered, and stand in no template.
+_PLACE = "\ue000{}\ue001"
+_PLACES = re.compile("\ue000(\\d+)\ue001")
+
+Messages = list[dict[str, str]]
+
+
+class PromptError(ValueError):
+    """Messages that cannot be encoded; the message says why."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt-completion pair, ready to train on."""
+
+    input_ids: list[int]
+    loss_mask: list[int]
+    """1 where the token is trained (the completion and its end of turn), 0 on the prompt; as long as input_ids."""
+    truncated: bool
+    """The prompt or the completion was cut. A cut completion has no end-of-turn token: the text did not end there."""
+
+
+def to_sharegpt(prompt: str, completion: str) -> dict[str, Any]:
+    """Table 1, step 2: a row as ShareGPT turns."""
+    return {"conversations": [{"from": "human", "value": prompt}, {"from": "gpt", "value": completion}]}
+
+
+def to_messages(sharegpt: dict[str, Any]) -> Messages:
+    """ShareGPT turns as the messages that chat templates take."""
+    roles = {"human": "user", "gpt": "assistant", "system": "system"}
+    return [{"role": roles[turn["from"]], "content": turn["value"]} for turn in sharegpt["conversations"]]
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, settings: Prompt, **options: Any) -> str:
+    """Table 1, step 3: the messages in the chat format, as one string, to look at."""
+    return tokenizer.apply_chat_template(messages, tokenize=False, date_string=settings.date, **options)
+
+
+def chat_template_hash(tokenizer: PreTrainedTokenizerBase, settings: Prompt) -> str:
+    """SHA-256 over all that decides how messages become text. An adapter carries it, and chat compares it."""
+    text = f"{tokenizer.chat_template}\0{settings.date}\0{settings.bos_tokens}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, settings: Prompt, max_tokens: int
+) -> tuple[list[int], bool]:
+    """Token ids of a conversation with the assistant's turn opened, and whether it had to be cut to `max_tokens`.
+
+    Only the end of the last user's text is ever cut, never the template around it.
+
+    Raises:
+        PromptError: if the conversation does not fit even without that text.
+    """
+    pieces = _pieces(tokenizer, messages, settings, add_generation_prompt=True)
+    cut = _cut_last_content(pieces, max_tokens)
+    return [token for ids, _ in pieces for token in ids], cut
+
+
+def encode_example(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, settings: Prompt, max_tokens: int
+) -> Example | None:
+    """Table 1, steps 4 to 7, on messages that end with the assistant's completion.
+
+    A text that is too long loses the end of its completion, but keeps `min_answer_tokens` of it; to keep them, the end
+    of the prompt is cut. None if even that leaves no room: such an example is dropped.
+    """
+    completion, end_of_turn = _completion_ids(tokenizer, messages, settings)
+    if not completion:
+        return None
+    answer = [*completion, end_of_turn]
+    try:
+        prompt, prompt_cut = encode_prompt(
+            tokenizer, messages[:-1], settings, max_tokens - min(len(answer), settings.min_answer_tokens)
+        )
+    except PromptError:
+        return None
+    kept = answer[: max_tokens - len(prompt)]
+    return Example(
+        input_ids=prompt + kept,
+        loss_mask=[0] * len(prompt) + [1] * len(kept),
+        truncated=prompt_cut or len(kept) < len(answer),
+    )
+
+
+def end_of_turn_id(tokenizer: PreTrainedTokenizerBase, settings: Prompt) -> int:
+    """The token that ends the assistant's turn in this tokenizer's chat template."""
+    return _completion_ids(
+        tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], settings
+    )[1]
+
+
+def _completion_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages, settings: Prompt) -> tuple[list[int], int]:
+    pieces = _pieces(tokenizer, messages, settings, add_generation_prompt=False)
+    completion, closing = pieces[-2][0], pieces[-1][0]
+    special = set(tokenizer.all_special_ids)
+    end_of_turn = next((token for token in closing if token in special), None)
+    if end_of_turn is None:
+        raise PromptError(
+            "the chat template closes the assistant's turn without a special token, so a model trained on it would "
+            "never learn to stop; use a base model whose chat template has an end-of-turn token"
+        )
+    return completion, end_of_turn
+
+
+def _pieces(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, settings: Prompt, add_generation_prompt: bool
+) -> list[tuple[list[int], bool]]:
+    """The rendered conversation as (token ids, is somebody's text), template and texts by turns."""
+    if tokenizer.chat_template is None:
+        raise PromptError("the base model's tokenizer has no chat template; use an instruct model, or set one")
+    held = [message | {"content": _PLACE.format(n)} for n, message in enumerate(messages)]
+    rendered = render(tokenizer, held, settings, add_generation_prompt=add_generation_prompt)
+    parts = _PLACES.split(rendered)
+    if [int(n) for n in parts[1::2]] != list(range(len(messages))):
+        raise PromptError(f"the chat template does not write every message once and in order: {messages!r:.200}")
+    pieces = []
+    for position, part in enumerate(parts):
+        is_text = position % 2 == 1
+        text = messages[int(part)]["content"].strip() if is_text else part
+        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=is_text)["input_ids"]
+        pieces.append((list(ids), is_text))
+    bos = tokenizer.bos_token_id
+    if pieces[0][0][:1] == [bos]:
+        pieces[0] = ([bos] * (settings.bos_tokens - 1) + pieces[0][0], False)
+    return pieces
+
+
+def _cut_last_content(pieces: list[tuple[list[int], bool]], max_tokens: int) -> bool:
+    """Cut the end of the last text in place, so that all pieces together have at most `max_tokens`."""
+    excess = sum(len(ids) for ids, _ in pieces) - max_tokens
+    if excess <= 0:
+        return False
+    last = max(position for position, (_, is_text) in enumerate(pieces) if is_text)
+    ids, _ = pieces[last]
+    if len(ids) <= excess:
+        raise PromptError(f"the conversation is {excess} tokens over the limit of {max_tokens}, without its last text")
+    pieces[last] = (ids[: len(ids) - excess], True)
+    return True

@@ -1,0 +1,71 @@
+"""What made a run: enough to make it again, or to see why it cannot be."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from typing import Any
+
+import torch
+
+from lib import model as models
+from lib import paths
+from lib.config import Config
+
+#: The libraries that numbers hang on.
+PACKAGES = (
+    "torch", "transformers", "trl", "peft", "datasets", "sentence-transformers", "scikit-learn", "openTSNE", "rensa",
+    "sacrebleu", "rouge-score", "papermill", "numpy", "pandas", "pyarrow",
+)  # fmt: skip
+
+
+def manifest(configs: list[Config]) -> dict[str, Any]:
+    """The run's commit, versions, device, seeds, fingerprints, and the seconds and peak memory of each stage."""
+    config = configs[-1]
+    files = config.paths
+    corpus = json.loads(files.corpus_summary.read_text())
+    return {
+        "run": config.run,
+        "profile": config.profile,
+        "scale": config.scale,
+        "iterations": sorted({c.iteration for c in configs if c.iteration != "base"}),
+        "seeds": sorted({c.seed for c in configs if c.iteration != "base"}),
+        "decoding_runs": config.evaluation.decoding_runs,
+        "decoding_seed": config.evaluation.decoding_seed,
+        "git_commit": git_commit(),
+        "corpus": {"source": config.corpus.source, "rows_read": corpus["rows_read"], "sha256": corpus["fingerprint"]},
+        "base_model": {"source": config.model.base_model, "sha256": models.base_fingerprint(config.model)},
+        "adapters": {c.name: models.fingerprint(files.adapter(c.name)) for c in configs if c.iteration != "base"},
+        "device": device(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "stages": {path.stem: json.loads(path.read_text()) for path in sorted(files.stage_record("x").parent.glob("*.json"))},
+    }
+
+
+def git_commit() -> str:
+    """The commit of the working tree, with `+changes` if files that git tracks differ from it; `unknown` without git."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def device() -> str:
+    """The GPU, or the processor and its cores, in words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, {os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
+
+
+def version(package: str) -> str:
+    """The installed version of a package, or `absent`."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"

@@ -1,0 +1,230 @@
+"""LoRA+ on a frozen base model, through TRL's SFTTrainer.
+
+LoRA+ (Hayou, Ghosh and Yu, 2024) is one idea: LoRA's two matrices should not learn at one rate. With the update
+W + scale * B A, the rate of B is `loraplus_lr_ratio` times the rate of A. `optimizer` below is where that happens.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from peft.optimizers import create_loraplus_optimizer
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, set_seed
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils.notebook import NotebookProgressCallback
+from trl import SFTConfig, SFTTrainer
+
+from lib import model as models
+from lib.config import Config, Lora, Training
+from lib.prompts import chat_template_hash
+from lib.storage import whole, write_json
+
+ADAPTER_RECORD = "klepon.json"
+
+
+def optimizer(model: PeftModel, lora: Lora, training: Training) -> torch.optim.Optimizer:
+    """AdamW in which every B learns `loraplus_lr_ratio` times faster than every A (LoRA+, equation 1: eta_B / eta_A)."""
+    return create_loraplus_optimizer(
+        model, torch.optim.AdamW, lr=training.learning_rate, loraplus_lr_ratio=lora.loraplus_lr_ratio
+    )
+
+
+def learning_rates(made: torch.optim.Optimizer, model: PeftModel) -> pd.DataFrame:
+    """The learning rate of A and of B, and how many matrices and parameters learn at it."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    rows = []
+    for group in made.param_groups:
+        if group["params"]:
+            matrices = {"A" if "lora_A" in names[id(p)] else "B" for p in group["params"]}
+            size = sum(p.numel() for p in group["params"])
+            rows.append((" and ".join(sorted(matrices)), group["lr"], len(group["params"]), size))
+    return pd.DataFrame(rows, columns=["matrix", "learning rate", "matrices", "parameters"]).set_index("matrix")
+
+
+def train(config: Config) -> pd.DataFrame:
+    """Train the adapter of one iteration and seed, from its examples to its folder; return the log by step.
+
+    A training that was interrupted goes on from its last whole checkpoint, provided that its settings and examples are
+    still the same; otherwise it begins anew.
+    """
+    files = config.paths
+    folder = files.training(config.name)
+    train_file, validation_file = (files.examples(config.iteration, part) for part in ("train", "validation"))
+    _keep_if_same(
+        folder,
+        {
+            "model": asdict(config.model),
+            "lora": asdict(config.lora),
+            "training": asdict(config.training),
+            "seed": config.seed,
+            "train": _sha256(train_file),
+            "validation": _sha256(validation_file),
+        },
+    )
+    tokenizer = models.load_tokenizer(config.model)
+    set_seed(config.seed)
+    model = models.attach_lora(models.load_base(config.model), config.lora)
+    train_set, validation_set = load_examples(train_file), load_examples(validation_file)
+    # An epoch's last batch may be a small one; a fraction of an epoch is that fraction of its steps.
+    steps = math.ceil(math.ceil(len(train_set) / config.training.batch_size) * config.training.epochs)
+    every = max(1, steps // config.training.checkpoints)
+    trainer = SFTTrainer(
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=train_set,
+        eval_dataset=validation_set,
+        optimizers=(optimizer(model, config.lora, config.training), None),
+        args=SFTConfig(
+            output_dir=str(folder),
+            max_steps=steps,
+            per_device_train_batch_size=config.training.batch_size,
+            per_device_eval_batch_size=config.training.batch_size,
+            learning_rate=config.training.learning_rate,
+            lr_scheduler_type=config.training.schedule,
+            warmup_steps=config.training.warmup_share,
+            seed=config.seed,
+            data_seed=config.seed,
+            bf16=models.device().type == "cuda",
+            # The examples come with their labels: nothing is left to prepare, and nothing to cut.
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
+            eval_strategy="steps",
+            eval_steps=every,
+            eval_on_start=True,
+            save_strategy="steps",
+            save_steps=every,
+            save_total_limit=2,
+            logging_steps=max(1, steps // 100),
+            include_num_input_tokens_seen="non_padding",
+            disable_tqdm=True,
+            report_to="none",
+            dataloader_pin_memory=models.device().type == "cuda",
+        ),
+    )
+    for noisy in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
+        trainer.remove_callback(noisy)
+    trainer.add_callback(_Watch(steps, f"training {config.name}"))
+    checkpoint = last_whole_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    log = training_log(trainer.state.log_history)
+    with whole(files.training_log(config.name)) as temporary:
+        log.to_csv(temporary, index=False)
+    save_adapter(trainer.model, tokenizer, config, files.adapter(config.name))
+    return log
+
+
+def load_examples(path: Path) -> Dataset:
+    """A part of the preprocessed examples as TRL takes them: input_ids, and labels with -100 where nothing is trained."""
+    table = pd.read_parquet(path)
+    labels = [
+        [token if keep else -100 for token, keep in zip(ids, mask, strict=True)]
+        for ids, mask in zip(table["input_ids"], table["loss_mask"], strict=True)
+    ]
+    return Dataset.from_dict({"input_ids": table["input_ids"].tolist(), "labels": labels})
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end. Torn ones are removed: a kill can leave one behind."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    while found:
+        try:
+            # The trainer writes its state last.
+            json.loads((found[-1] / "trainer_state.json").read_text())
+            return found[-1]
+        except (OSError, ValueError):
+            shutil.rmtree(found.pop())
+    return None
+
+
+def save_adapter(model: PeftModel, tokenizer: Any, config: Config, folder: Path) -> None:
+    """Write a PEFT folder with the tokenizer, its chat template, and a record of what it was trained as."""
+    with whole(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        write_json(
+            temporary / ADAPTER_RECORD,
+            {
+                "base_model": config.model.base_model,
+                "iteration": config.iteration,
+                "seed": config.seed,
+                "chat_template_sha256": chat_template_hash(tokenizer, config.prompt),
+                "prompt": asdict(config.prompt),
+                "lora": asdict(config.lora),
+                "training": asdict(config.training),
+            },
+        )
+
+
+def training_log(history: list[dict[str, Any]]) -> pd.DataFrame:
+    """A trainer's history as a table: step, epoch, loss, validation loss, rates of A and B, tokens/s, peak memory."""
+    names = {
+        "step": "step",
+        "epoch": "epoch",
+        "loss": "train_loss",
+        "eval_loss": "validation_loss",
+        "learning_rate": "learning_rate_A",
+        "learning_rate_B": "learning_rate_B",
+        "tokens_per_second": "tokens_per_second",
+        "peak_memory_gb": "peak_memory_gb",
+    }
+    # The last record sums up the whole training; it is no step's.
+    steps = [record for record in history if "train_runtime" not in record]
+    log = pd.DataFrame(steps).reindex(columns=list(names)).rename(columns=names)
+    # Losses of the same step come as two records; one row a step reads better.
+    return log.groupby("step", as_index=False).first()
+
+
+class _Watch(TrainerCallback):
+    """A progress bar, and in every log record the rate of B, the speed since the last one, and the peak memory."""
+
+    def __init__(self, steps: int, label: str) -> None:
+        self._bar = tqdm(total=steps, desc=label, unit="step")
+        self._since, self._tokens = time.monotonic(), 0.0
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._bar.update(state.global_step)
+        self._since, self._tokens = time.monotonic(), float(state.num_input_tokens_seen)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._bar.update()
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # Evaluation is no training: its time must not count in the speed.
+        self._since, self._tokens = time.monotonic(), float(state.num_input_tokens_seen)
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        record = state.log_history[-1]
+        if "loss" not in record:
+            return
+        now, tokens = time.monotonic(), float(state.num_input_tokens_seen)
+        record["learning_rate_B"] = max(group["lr"] for group in given["optimizer"].param_groups)
+        record["tokens_per_second"] = (tokens - self._tokens) / (now - self._since)
+        record["peak_memory_gb"] = models.peak_memory_gb()
+        self._since, self._tokens = now, tokens
+        self._bar.set_postfix(loss=f"{record['loss']:.3f}")
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._bar.close()
+
+
+def _keep_if_same(folder: Path, settings: dict[str, Any]) -> None:
+    """Empty the folder unless what lies in it was made with these settings."""
+    record = folder / "settings.json"
+    if not record.is_file() or json.loads(record.read_text()) != settings:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(record, settings)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
