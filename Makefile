@@ -11,11 +11,14 @@ SEEDS      ?= 0
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.SECONDARY:
 .SUFFIXES:
+# Two samplings would write one corpus, and two trainings would share one device.
+.NOTPARALLEL:
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
 
+# As in lib.config: an empty RUN is the profile's.
+override RUN := $(or $(strip $(RUN)),$(PROFILE))
 ARTIFACTS := artifacts/$(RUN)
 REPORTS   := reports/$(RUN)
 SETTINGS  := $(ARTIFACTS)/settings
@@ -44,34 +47,36 @@ endif
 	@touch $@
 
 # --- The modules that each notebook reaches (tests/test_makefile.py keeps these lists true) --------------------------
+# What only shows (look, plots) counts for the report alone: a nicer table is no reason to train again.
 lib = $(addprefix lib/,$(addsuffix .py,$(1)))
-EVERYWHERE    := $(call lib,__init__ config paths storage notebooks)
-CORPUS_CODE   := $(call lib,corpus splits sampling embedding) $(wildcard lib/demo/*.py lib/demo/tables/*)
+EVERYWHERE    := $(call lib,__init__ config paths storage)
+CORPUS_CODE   := $(call lib,corpus) $(filter-out lib/demo/base_model.py,$(wildcard lib/demo/*.py)) $(wildcard lib/demo/tables/*)
 MODEL_CODE    := $(call lib,model prompts)
-SHOWN         := $(call lib,look plots examples)
-SAMPLING      := $(EVERYWHERE) $(CORPUS_CODE) $(call lib,projection)
-PREPROCESSING := $(EVERYWHERE) $(MODEL_CODE) $(call lib,audit examples corpus)
+SAMPLING      := $(EVERYWHERE) $(CORPUS_CODE) $(call lib,splits sampling embedding projection)
+PREPROCESSING := $(EVERYWHERE) $(CORPUS_CODE) $(MODEL_CODE) $(call lib,audit examples)
 TRAINING      := $(EVERYWHERE) $(MODEL_CODE) $(call lib,training)
-EVALUATION    := $(EVERYWHERE) $(MODEL_CODE) $(call lib,corpus splits sampling embedding evaluation generation metrics statistics)
-REPORT        := $(EVERYWHERE) $(SHOWN) $(call lib,report provenance statistics metrics evaluation) lib/templates/report.html.j2
+EVALUATION    := $(EVERYWHERE) $(CORPUS_CODE) $(MODEL_CODE) $(call lib,splits sampling embedding evaluation generation metrics statistics)
+REPORT        := $(EVALUATION) $(call lib,look plots examples report provenance) lib/templates/report.html.j2
 
 # --- The stages ------------------------------------------------------------------------------------------------------
 run_notebook = $(PY) -m lib.notebooks $(1) $@ run=$(RUN) profile=$(PROFILE) corpus='$(CORPUS)' base_model='$(BASE_MODEL)'
 CORPUS_FILES     := $(if $(CORPUS),$(wildcard $(CORPUS) $(CORPUS)/*))
 BASE_MODEL_FILES := $(wildcard $(or $(BASE_MODEL),lib/demo/base_model)/*)
 
-# What each stage can see of the settings. A file is rewritten only when that has changed.
+# What each stage can see of the settings. A file is rewritten only when that has changed. The plus signs run this for
+# `make -n` too, which would else take every setting for changed; it needs an environment for that.
 .PHONY: settings
 settings: | $(ENVIRONMENT)
-	@$(PY) -m lib.config --run '$(RUN)' --profile '$(PROFILE)' --corpus '$(CORPUS)' --base-model '$(BASE_MODEL)' \
+	+@$(if $(ENVIRONMENT),test -e $(ENVIRONMENT) || exit 0;) $(PY) -m lib.config --run '$(RUN)' --profile '$(PROFILE)' --corpus '$(CORPUS)' --base-model '$(BASE_MODEL)' \
 	    --iterations '$(ITERATIONS)' --seeds '$(SEEDS)'
-$(SETTINGS)/%.json: settings ; @:
+.PRECIOUS: $(SETTINGS)/%.json
+$(SETTINGS)/%.json: settings ; +@:
 
 $(REPORTS)/1_sampling_%.ipynb: notebooks/1_sampling.ipynb $(SETTINGS)/sampling_%.json $(SAMPLING) $(CORPUS_FILES)
 	@$(call run_notebook,$<) iteration=$*
 
 # Written by whichever sampling comes first, and only when it changes.
-$(ARTIFACTS)/corpus/split.parquet: $(REPORTS)/1_sampling_$(firstword $(ITERATIONS)).ipynb ; @:
+$(ARTIFACTS)/corpus/split.parquet: $(REPORTS)/1_sampling_$(firstword $(ITERATIONS)).ipynb ; +@:
 
 $(REPORTS)/2_preprocessing_%.ipynb: notebooks/2_preprocessing.ipynb $(SETTINGS)/preprocessing_%.json \
     $(REPORTS)/1_sampling_%.ipynb $(PREPROCESSING) $(BASE_MODEL_FILES)
@@ -92,10 +97,13 @@ $(REPORTS)/4_evaluation_%_seed$(1).ipynb: notebooks/4_evaluation.ipynb $(SETTING
 endef
 $(foreach seed,$(SEEDS),$(eval $(call with_seed,$(seed))))
 
+# Named one by one, since Make does not miss a file that only a pattern knows.
+PREPARED  := $(foreach iteration,$(ITERATIONS),$(REPORTS)/1_sampling_$(iteration).ipynb $(REPORTS)/2_preprocessing_$(iteration).ipynb)
+TRAINED   := $(foreach seed,$(SEEDS),$(ITERATIONS:%=$(REPORTS)/3_training_%_seed$(seed).ipynb))
 EVALUATED := $(REPORTS)/4_evaluation_base.ipynb \
     $(foreach seed,$(SEEDS),$(foreach iteration,$(ITERATIONS),$(REPORTS)/4_evaluation_$(iteration)_seed$(seed).ipynb))
 
-$(REPORTS)/5_report.ipynb: notebooks/5_report.ipynb $(SETTINGS)/report.json $(EVALUATED) $(REPORT)
+$(REPORTS)/5_report.ipynb: notebooks/5_report.ipynb $(SETTINGS)/report.json $(PREPARED) $(TRAINED) $(EVALUATED) $(REPORT)
 	@$(call run_notebook,$<) iterations='$(ITERATIONS)' seeds='$(SEEDS)'
 	@echo "The report: $(REPORTS)/report.html"
 
@@ -126,6 +134,7 @@ lint: $(ENVIRONMENT) ## ruff and mypy
 	@$(PY) -m mypy
 
 clean: ## remove what RUN computed and shows
+	@$(if $(findstring /,$(RUN))$(filter . .. example published bench,$(RUN)),$(error RUN=$(RUN) is no run: nothing is removed))
 	rm -rf '$(ARTIFACTS)' '$(REPORTS)'
 
 base-model: $(ENVIRONMENT) ## pretrain the demo's base model again (under 30 minutes on two cores)

@@ -25,9 +25,9 @@ def audit(
     Args:
         dropped: how many examples had no room for their answer and are not among `examples`.
     """
-    bos, pad = tokenizer.bos_token_id, tokenizer.pad_token_id
+    bos, pad, limit = tokenizer.bos_token_id, tokenizer.pad_token_id, settings.max_train_tokens
     end = end_of_turn_id(tokenizer, settings)
-    whole = [e for e in examples if not e.truncated]
+    whole = [e for e in examples if not e.answer_cut]
 
     def trained(example: Example) -> list[int]:
         return [token for token, keep in zip(example.input_ids, example.loss_mask, strict=True) if keep]
@@ -43,14 +43,15 @@ def audit(
         ("at least one trained token", [any(e.loss_mask) for e in examples]),
         ("prompt wholly masked: one unbroken trained stretch, at the end",
             [all(e.loss_mask[prompt_length(e) :]) and prompt_length(e) > 0 for e in examples]),
-        ("end of turn trained, once, as the last token (uncut examples)",
+        ("end of turn trained, once, as the last token (answers that were not cut)",
             [trained(e).count(end) == 1 and e.input_ids[-1] == end for e in whole]),
-        (f"at most {settings.max_train_tokens} tokens", [len(e.input_ids) <= settings.max_train_tokens for e in examples]),
+        (f"at most {limit} tokens", [len(e.input_ids) <= limit for e in examples]),
         ("no padding inside", [pad not in e.input_ids for e in examples]),
         ("pad is not an end of turn", [pad not in (end, tokenizer.eos_token_id)]),
     ]  # fmt: skip
     rows = [(name, sum(held), len(held), "pass" if all(held) else "FAIL") for name, held in checks]
-    rows.append(("cut to fit (kept, without an end of turn)", len(examples) - len(whole), len(examples), "count"))
+    rows.append(("prompt cut to fit", sum(e.prompt_cut for e in examples), len(examples), "count"))
+    rows.append(("answer cut to fit (it keeps no end of turn)", len(examples) - len(whole), len(examples), "count"))
     rows.append(("dropped: no room for the answer", dropped, len(examples) + dropped, "count"))
     return pd.DataFrame(rows, columns=["check", "examples", "of", "verdict"]).set_index("check")
 

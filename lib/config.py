@@ -248,6 +248,8 @@ def _merge(config: Config, layer: dict[str, Any]) -> Config:
             known = ["scale", *SECTIONS]
             raise ConfigError(f"unknown section [{name}]{nearest(name, known)}; there are: {', '.join(known)}")
         else:
+            if not isinstance(value, dict):
+                raise ConfigError(f"{name} = {value!r} is of type {type(value).__name__}, not a section [{name}]")
             section = getattr(config, name)
             known = [f.name for f in fields(section)]
             for key in value:
@@ -297,6 +299,8 @@ def _check(config: Config) -> None:
         )
     positive = {
         "scale": config.scale,
+        "prompt.bos_tokens": config.prompt.bos_tokens,
+        "prompt.min_answer_tokens": config.prompt.min_answer_tokens,
         "lora.lora_rank": config.lora.lora_rank,
         "lora.lora_alpha": config.lora.lora_alpha,
         "lora.loraplus_lr_ratio": config.lora.loraplus_lr_ratio,

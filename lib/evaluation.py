@@ -57,6 +57,7 @@ def complete(config: Config, rows: pd.DataFrame) -> None:
         batch_rows=settings.batch_rows,
         settings={
             "model": asdict(config.model),
+            "base": models.base_fingerprint(config.model),
             "adapter": models.fingerprint(config.paths.adapter(config.name)) if config.name != "base" else None,
             "chat_template_sha256": chat_template_hash(tokenizer, config.prompt),
             "evaluation": asdict(settings),

@@ -4,10 +4,11 @@ All decoding runs of a prompt are decoded together: the prompt is read once, and
 completion draws depends on nothing but (seed, row, run, position), never on what else is in the batch.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -157,15 +158,18 @@ def write_completions(
 
     A file that an earlier call left unfinished is continued: its whole batches are kept, a torn last one is redone.
     The batches are the same however often it was interrupted, so the file ends the same, byte for byte. A file that
-    was made with other `settings` is begun anew.
+    was made with other `settings`, from other prompts or with another decoding is begun anew.
 
     Args:
         prompts: token ids by row number.
-        settings: what the completions depend on; it stands in the first line.
+        settings: what else the completions depend on (such as the model); it stands in the first line.
     """
     order = sorted(prompts, key=lambda row: (len(prompts[row]), row))
     batches = [order[start : start + batch_rows] for start in range(0, len(order), batch_rows)]
-    head = json.dumps({"settings": settings, "rows": len(order), "runs": runs}, sort_keys=True, ensure_ascii=False)
+    asked = hashlib.sha256(json.dumps([(row, prompts[row]) for row in order]).encode()).hexdigest()
+    origin = {"settings": settings, "prompts": asked, "decoding": asdict(decoding), "batch_rows": batch_rows}
+    origin |= {"rows": len(order), "runs": runs, "seed": seed}
+    head = json.dumps(origin, sort_keys=True, ensure_ascii=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     done = _keep_whole_batches(path, head, [len(batch) * runs for batch in batches])
     with path.open("a", encoding="utf-8") as file, tqdm(total=len(order), desc=label, unit="row") as progress:

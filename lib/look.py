@@ -1,4 +1,4 @@
-"""What the notebooks show: tables to read, coloured tokens, and one sentence of conclusion each, made from the numbers."""
+"""What the notebooks show: tables, coloured tokens, and one sentence of conclusion each, made from the numbers."""
 
 from dataclasses import asdict
 from html import escape
@@ -24,8 +24,7 @@ _CLIP = 220
 
 def settings(config: Config, *sections: str) -> pd.DataFrame:
     """The settings that a stage can see, by section."""
-    rows = [("", "run", config.run), ("", "profile", config.profile), ("", "iteration", config.iteration)]
-    rows += [("", "seed", config.seed), ("", "scale", config.scale)]
+    rows = [("", name, getattr(config, name)) for name in ("run", "profile", "iteration", "seed", "scale")]
     for section in sections:
         rows += [(section, name, value) for name, value in asdict(getattr(config, section)).items()]
     return pd.DataFrame(rows, columns=["section", "setting", "value"]).set_index(["section", "setting"])
@@ -146,7 +145,8 @@ def conclude_preprocessing(table: pd.DataFrame, made: Examples) -> Markdown:
     train = made.counts.loc["train"]
     return Markdown(
         f"**All {passed} checks hold for all {train['examples']:,} examples; {train['trained tokens']:,} of their "
-        f"{train['tokens']:,} tokens are trained, {train['cut to fit']:,} were cut to fit and {train['dropped']:,} dropped.**"
+        f"{train['tokens']:,} tokens are trained, {train['cut to fit']:,} were cut to fit "
+        f"and {train['dropped']:,} dropped.**"
     )
 
 
@@ -155,7 +155,7 @@ def conclude_training(log: pd.DataFrame) -> Markdown:
     losses = log["validation_loss"].dropna()
     lowest = log.loc[losses.idxmin()]
     verb = "falls" if losses.iloc[-1] < losses.iloc[0] else "does not fall"
-    sentence = f"**The validation loss {verb}: {losses.iloc[0]:.3f} before the first step, {losses.iloc[-1]:.3f} after the last"
+    sentence = f"**The validation loss {verb}: {losses.iloc[0]:.3f} before training, {losses.iloc[-1]:.3f} after it"
     if losses.idxmin() != losses.index[-1]:
         sentence += f" (lowest at step {lowest['step']:,.0f}: {losses.min():.3f})"
     return Markdown(sentence + ".**")

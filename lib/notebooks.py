@@ -40,6 +40,8 @@ def run(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
         if name not in known:
             # Papermill only warns, and runs on with the default.
             raise NotebookError(f"{notebook} has no parameter {name!r}{nearest(name, known)}")
+    # Libraries ask for notebook widgets; our progress goes to the terminal.
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
     begun = time.monotonic()
     try:
         papermill.execute_notebook(
@@ -57,7 +59,8 @@ def run(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
     except PapermillExecutionError as error:
         why = f"{error.ename}: {error.evalue}".strip()
         raise NotebookError(
-            f"{notebook.name}, cell {error.exec_count}: {why}\nRead {_shown(partial)}, mend the cause, and run make again"
+            f"{notebook.name}, cell {error.exec_count}: {why}\n"
+            f"Read {_shown(partial)}, mend the cause, and run make again"
         ) from None
     except DeadKernelError:
         raise NotebookError(
@@ -76,7 +79,7 @@ def run(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
         ),
     }
     write_json(paths.RunPaths(parameters["run"]).stage_record(output.stem), record)
-    os.replace(partial, output)
+    partial.replace(output)
 
 
 def _tidy(path: Path) -> None:

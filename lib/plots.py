@@ -68,7 +68,7 @@ def leakage(table: pd.DataFrame) -> Figure:
         palette=["#0072b2", "#56b4e9", "#009e73"],
     )
     for bars, hatch in zip(axis.containers, ("", "//", ""), strict=True):
-        axis.bar_label(bars, fmt=lambda share: f"{share:.0%}", fontsize=7, padding=1)
+        axis.bar_label(bars, fmt=lambda share: f"{share:.0%}", fontsize=6, padding=1)
         for bar in bars:
             bar.set(hatch=hatch, edgecolor="white")
     axis.set(xlabel="", ylabel="also in training", ylim=(0, 1.12))
@@ -82,7 +82,7 @@ def clusters(points: pd.DataFrame) -> Figure:
     """t-SNE of the drawn rows, once by cluster and once by subset (paper, figure 3).
 
     Args:
-        points: columns x, y, cluster, subset, chosen.
+        points: columns x, y, cluster, subset and rows; the more rows share an output, the larger its point.
     """
     figure, axes = _axes(1, 2, 10.5, 4.9)
     for axis, by in zip(axes.flat, ("cluster", "subset"), strict=True):
@@ -94,7 +94,7 @@ def clusters(points: pd.DataFrame) -> Figure:
             axis.scatter(
                 part["x"],
                 part["y"],
-                s=14,
+                s=12 * part["rows"] ** 0.5,
                 color=palette[n],
                 marker=markers[n % 10],
                 alpha=0.75,
@@ -102,8 +102,9 @@ def clusters(points: pd.DataFrame) -> Figure:
                 label=str(kind),
             )
             if by == "cluster":
-                axis.text(part["x"].median(), part["y"].median(), str(kind), weight="bold", ha="center", va="center",
-                          bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0})  # fmt: skip
+                label = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
+                middle = part["x"].median(), part["y"].median()
+                axis.text(*middle, str(kind), weight="bold", ha="center", va="center", bbox=label)
         axis.set(title=f"by {by}", xlabel="t-SNE 1", ylabel="t-SNE 2", xticks=[], yticks=[])
         axis.grid(visible=False)
         if by == "subset":

@@ -1,6 +1,10 @@
 """A picture in two dimensions of points in many."""
 
 import numpy as np
+import pandas as pd
+from openTSNE import TSNE
+
+from lib.sampling import Sample
 
 
 def tsne(embeddings: np.ndarray, seed: int) -> np.ndarray:
@@ -10,10 +14,23 @@ def tsne(embeddings: np.ndarray, seed: int) -> np.ndarray:
     1.06 (one run each, busy machine); from 10,000 points on it approximates by interpolation.
     Raises ValueError below 4 points, where there are no neighbourhoods to keep.
     """
-    from openTSNE import TSNE
-
     if len(embeddings) < 4:
         raise ValueError(f"t-SNE needs at least 4 points, got {len(embeddings)}")
     perplexity = min(30.0, (len(embeddings) - 1) / 3)
     model = TSNE(perplexity=perplexity, initialization="pca", random_state=seed, n_jobs=-1)
     return np.asarray(model.fit(np.asarray(embeddings, dtype=np.float64)))
+
+
+def points(sample: Sample, limit: int, seed: int = 0) -> pd.DataFrame:
+    """The drawn rows' distinct outputs as points to plot: x, y, cluster, subset, and `rows`, how many rows share it.
+
+    At most `limit` of them, drawn at random. Copies are laid out once: many equal points would push each other apart
+    into an island. Empty where the sample was drawn without K-means, and so without embeddings.
+    """
+    if sample.clusters is None:
+        return pd.DataFrame(columns=["x", "y", "cluster", "subset", "rows"])
+    distinct, first, counts = np.unique(sample.embeddings, axis=0, return_index=True, return_counts=True)
+    shown = np.random.default_rng(seed).permutation(len(distinct))[:limit]
+    places = tsne(distinct[shown], seed)
+    table = sample.drawn.iloc[first[shown]][["cluster", "subset"]].reset_index(drop=True)
+    return table.assign(x=places[:, 0], y=places[:, 1], rows=counts[shown])

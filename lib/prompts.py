@@ -52,8 +52,14 @@ class Example:
     input_ids: list[int]
     loss_mask: list[int]
     """1 where the token is trained (the completion and its end of turn), 0 on the prompt; as long as input_ids."""
-    truncated: bool
-    """The prompt or the completion was cut. A cut completion has no end-of-turn token: the text did not end there."""
+    prompt_cut: bool
+    answer_cut: bool
+    """A cut answer has no end-of-turn token: the text did not end there."""
+
+    @property
+    def truncated(self) -> bool:
+        """Something was cut."""
+        return self.prompt_cut or self.answer_cut
 
 
 def to_sharegpt(prompt: str, completion: str) -> dict[str, Any]:
@@ -115,7 +121,8 @@ def encode_example(
     return Example(
         input_ids=prompt + kept,
         loss_mask=[0] * len(prompt) + [1] * len(kept),
-        truncated=prompt_cut or len(kept) < len(answer),
+        prompt_cut=prompt_cut,
+        answer_cut=len(kept) < len(answer),
     )
 
 

@@ -40,15 +40,19 @@ def manifest(configs: list[Config]) -> dict[str, Any]:
         "device": device(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
-        "stages": {path.stem: json.loads(path.read_text()) for path in sorted(files.stage_record("x").parent.glob("*.json"))},
+        "stages": {
+            path.stem: json.loads(path.read_text()) for path in sorted(files.stage_record("x").parent.glob("*.json"))
+        },
     }
 
 
 def git_commit() -> str:
-    """The commit of the working tree, with `+changes` if files that git tracks differ from it; `unknown` without git."""
+    """The commit of the working tree, with `+changes` if tracked files differ from it; `unknown` without git."""
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], cwd=paths.ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")

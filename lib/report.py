@@ -10,7 +10,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from lib import evaluation, look, metrics, paths, provenance, splits
+from lib import evaluation, generation, look, metrics, provenance, splits
 from lib.config import Config
 from lib.plots import METRIC_NAMES
 from lib.storage import whole, write_json
@@ -26,7 +26,9 @@ def collect(configs: list[Config]) -> pd.DataFrame:
     for config in configs:
         path = config.paths.scores(config.name)
         if not path.is_file():
-            raise ReportError(f"no scores of {config.name} in run {config.run!r} yet: run `make report RUN={config.run}`")
+            raise ReportError(
+                f"no scores of {config.name} in run {config.run!r} yet: run `make report RUN={config.run}`"
+            )
         tables.append(pd.read_csv(path, dtype={"iteration": str}))
     results = pd.concat(tables, ignore_index=True)
     with whole(configs[0].paths.results) as temporary:
@@ -60,7 +62,9 @@ def write(configs: list[Config], results: pd.DataFrame, summary: pd.DataFrame, s
     made = provenance.manifest(configs)
     write_json(files.manifest, made)
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(paths.ROOT / "lib" / "templates"), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
     )
     text = environment.get_template("report.html.j2").render(
         config=config,
@@ -137,9 +141,7 @@ def _cut(configs: list[Config]) -> dict[str, float]:
     """For each model, the share of completions that were still going when their tokens were used up."""
 
     def lengths(config: Config) -> Iterator[int]:
-        from lib.generation import read_completions
-
-        return (len(record["ids"]) for record in read_completions(config.paths.completions(config.name)))
+        return (len(record["ids"]) for record in generation.read_completions(config.paths.completions(config.name)))
 
     return {
         look.model_name(c.iteration, c.seed): float(

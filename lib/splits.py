@@ -148,7 +148,9 @@ class _Signatures:
     def near_duplicates(self, names: pd.Series, similarity: float) -> list[pd.Series]:
         """Ties between rows whose texts (by name) are alike: row -> key, one series for each band that ties any."""
         digests, signed = np.concatenate(self._digests), np.array(self._names, dtype=np.int64)
-        wanted = np.isin(signed, names.unique())
+        wanted = np.flatnonzero(np.isin(signed, names.unique()))
+        # By name, so that who leads a bucket does not hang on the order of the rows.
+        wanted = wanted[np.argsort(signed[wanted])]
         digests, signed = digests[wanted], signed[wanted]
         ties = []
         for band in range(_BANDS):

@@ -1,7 +1,6 @@
 """Files that are whole or absent, so that a run killed at any moment can go on from what it finds."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ def whole(path: Path) -> Iterator[Path]:
         temporary.rename(path)
         _remove(old)
     else:
-        os.replace(temporary, path)
+        temporary.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:

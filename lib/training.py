@@ -33,7 +33,7 @@ ADAPTER_RECORD = "klepon.json"
 
 
 def optimizer(model: PeftModel, lora: Lora, training: Training) -> torch.optim.Optimizer:
-    """AdamW in which every B learns `loraplus_lr_ratio` times faster than every A (LoRA+, equation 1: eta_B / eta_A)."""
+    """AdamW in which every B learns `loraplus_lr_ratio` times faster than every A: eta_B / eta_A in the LoRA+ paper."""
     return create_loraplus_optimizer(
         model, torch.optim.AdamW, lr=training.learning_rate, loraplus_lr_ratio=lora.loraplus_lr_ratio
     )
@@ -64,6 +64,7 @@ def train(config: Config) -> pd.DataFrame:
         folder,
         {
             "model": asdict(config.model),
+            "base": models.base_fingerprint(config.model),
             "lora": asdict(config.lora),
             "training": asdict(config.training),
             "seed": config.seed,
@@ -125,7 +126,7 @@ def train(config: Config) -> pd.DataFrame:
 
 
 def load_examples(path: Path) -> Dataset:
-    """A part of the preprocessed examples as TRL takes them: input_ids, and labels with -100 where nothing is trained."""
+    """A part of the examples as TRL takes them: input_ids, and labels with -100 where nothing is trained."""
     table = pd.read_parquet(path)
     labels = [
         [token if keep else -100 for token, keep in zip(ids, mask, strict=True)]
@@ -179,7 +180,7 @@ def training_log(history: list[dict[str, Any]]) -> pd.DataFrame:
         "peak_memory_gb": "peak_memory_gb",
     }
     # The last record sums up the whole training; it is no step's.
-    steps = [record for record in history if "train_runtime" not in record]
+    steps = [record for record in history if "train_loss" not in record]
     log = pd.DataFrame(steps).reindex(columns=list(names)).rename(columns=names)
     # Losses of the same step come as two records; one row a step reads better.
     return log.groupby("step", as_index=False).first()
@@ -191,6 +192,7 @@ class _Watch(TrainerCallback):
     def __init__(self, steps: int, label: str) -> None:
         self._bar = tqdm(total=steps, desc=label, unit="step")
         self._since, self._tokens = time.monotonic(), 0.0
+        self._rate_of_b = 0.0
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._bar.update(state.global_step)
@@ -203,12 +205,16 @@ class _Watch(TrainerCallback):
         # Evaluation is no training: its time must not count in the speed.
         self._since, self._tokens = time.monotonic(), float(state.num_input_tokens_seen)
 
-    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        # By the time of the log, the schedule has already set the rates of the next step.
+        self._rate_of_b = max(group["lr"] for group in given["optimizer"].param_groups)
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         record = state.log_history[-1]
         if "loss" not in record:
             return
         now, tokens = time.monotonic(), float(state.num_input_tokens_seen)
-        record["learning_rate_B"] = max(group["lr"] for group in given["optimizer"].param_groups)
+        record["learning_rate_B"] = self._rate_of_b
         record["tokens_per_second"] = (tokens - self._tokens) / (now - self._since)
         record["peak_memory_gb"] = models.peak_memory_gb()
         self._since, self._tokens = now, tokens

@@ -3,7 +3,8 @@ import pytest
 
 from lib import embedding
 
-TEXTS = [*"""Ibu kota Indonesia adalah Jakarta.
+TEXTS = [
+    *"""Ibu kota Indonesia adalah Jakarta.
 The capital of Japan is Tokyo.
 Hujan turun di atas atap seng, malam berlagu pelan.
 ya
@@ -31,7 +32,9 @@ Selamat pagi, dunia.
 A hundred years later, nobody remembered the flood.
 Suhu air mendidih adalah 100 derajat Celsius pada tekanan satu atmosfer.
 こんにちは
-Apakah manusia bisa hidup di Mars?""".splitlines(), "Nelayan berangkat sebelum fajar menyingsing. " * 60]
+Apakah manusia bisa hidup di Mars?""".splitlines(),
+    "Nelayan berangkat sebelum fajar menyingsing. " * 60,
+]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,9 @@
 """The demo's base model: a tiny Llama that this project pretrains, mostly on English, as Llama itself was.
 
-`make base-model` runs this on a CPU. It reads the English twin of the demo corpus, and of the Indonesian corpus only a
-tenth as much, and only rows whose group is on the training side: what the demo tests was never read in Indonesian.
+`make base-model` runs this on a CPU. In English it reads conversations, from the English twin of the demo corpus: so it
+can answer. In Indonesian it reads single texts, some of them beside their English twin, and never a prompt with its
+answer: so it has seen the language, but was never asked in it. Of the Indonesian corpus it reads only rows whose group
+is on the training side: what the demo tests stands nowhere in its pretraining.
 """
 
 import argparse
@@ -31,10 +33,9 @@ from lib.prompts import LLAMA3_CHAT_TEMPLATE, encode_example, to_messages, to_sh
 from lib.storage import whole
 
 VOCABULARY = 4_096
-INDONESIAN_SHARE = 0.1
 #: How often a pass takes each example of a subset, where not once: poems come through twenty prompts as it is.
 WEIGHTS = {"indo_puisi": 0.4, "wikihow": 2.0, "safety_prompt": 4.0, "identity_prompt": 4.0}
-STEPS = 1_200
+STEPS = 900
 TOKENS_PER_BATCH = 4_096
 LEARNING_RATE = 2e-3
 SPECIAL_TOKENS = (
@@ -52,7 +53,7 @@ def train_tokenizer(texts: list[str], settings: Prompt) -> PreTrainedTokenizerFa
     """A byte-level BPE tokenizer with Llama 3's pre-tokenizer, special tokens and chat template."""
     # The system turn and the roles stand in every prompt, so their words deserve tokens of their own.
     frame = ["Cutting Knowledge Date: December 2023", f"Today Date: {settings.date}\n\n", "user\n\n", "system\n\n"]
-    texts = texts + (frame + ["assistant\n\n"]) * (len(texts) // 20)
+    texts = [*texts, *[*frame, "assistant\n\n"] * (len(texts) // 20)]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -126,29 +127,55 @@ def batches(lengths: list[int], rng: random.Random) -> list[list[int]]:
     return made
 
 
-def draw_pass(pairs: dict[str, list[list[int]]], share: float, rng: random.Random) -> list[list[int]]:
-    """One pass over the subsets' examples: each subset in its `WEIGHTS`, the whole thinned to `share`."""
+def conversations(tokenizer: PreTrainedTokenizerFast, english: dict[str, list[Pair]]) -> dict[str, list[list[int]]]:
+    """Token ids of the English pairs in the chat format, by subset."""
+    settings = Prompt()
+    encoded: dict[str, list[list[int]]] = {}
+    for subset, pairs in english.items():
+        for pair in pairs:
+            messages = to_messages(to_sharegpt(pair.prompt, pair.completion))
+            example = encode_example(tokenizer, messages, settings, settings.max_train_tokens)
+            if example is not None:
+                encoded.setdefault(subset, []).append(example.input_ids)
+    return encoded
+
+
+def documents(
+    tokenizer: PreTrainedTokenizerFast, english: dict[str, list[Pair]], indonesian: dict[str, list[Pair]]
+) -> list[list[int]]:
+    """Token ids of plain texts: Indonesian completions thrice, prompts once, and completions once beside their twin."""
+    twins = {(subset, p.key, p.wording): p.completion for subset, pairs in english.items() for p in pairs}
+    alone = {pair.completion for pairs in indonesian.values() for pair in pairs}
+    prompts = {pair.prompt for pairs in indonesian.values() for pair in pairs}
+    beside = {
+        f"{twins[subset, pair.key, pair.wording]}\n\n{pair.completion}"
+        for subset, pairs in indonesian.items()
+        for pair in pairs
+    }
+    texts = [*sorted(alone) * 3, *sorted(prompts), *sorted(beside)]
+    bos, end = tokenizer.convert_tokens_to_ids(["<|begin_of_text|>", "<|end_of_text|>"])
+    return [[bos, *ids, end] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
+def draw_pass(pairs: dict[str, list[list[int]]], rng: random.Random) -> list[list[int]]:
+    """One pass over the subsets' examples: each subset as often as `WEIGHTS` says."""
     drawn = []
     for subset, examples in pairs.items():
-        count = len(examples) * WEIGHTS.get(subset, 1.0) * share
-        drawn += examples * int(count // len(examples)) + rng.sample(examples, int(count % len(examples)))
+        count = round(len(examples) * WEIGHTS.get(subset, 1.0))
+        drawn += examples * (count // len(examples)) + rng.sample(examples, count % len(examples))
     return drawn
 
 
 def pretrain(
-    model: LlamaForCausalLM,
-    english: dict[str, list[list[int]]],
-    indonesian: dict[str, list[list[int]]],
-    steps: int,
-    seed: int = 0,
+    model: LlamaForCausalLM, english: dict[str, list[list[int]]], indonesian: list[list[int]], steps: int, seed: int = 0
 ) -> list[float]:
     """Train on whole examples, all tokens; return the loss of every step.
 
     Args:
-        english, indonesian: token ids of the examples by subset.
+        english: token ids of conversations, by subset.
+        indonesian: token ids of documents.
     """
     rng = random.Random(seed)
-    share = INDONESIAN_SHARE / (1 - INDONESIAN_SHARE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1)
     schedule = get_cosine_schedule_with_warmup(optimizer, num_warmup_steps=50, num_training_steps=steps)
     pad = model.config.pad_token_id
@@ -156,7 +183,7 @@ def pretrain(
     model.train()
     with tqdm(total=steps, desc="pretraining", unit="step") as progress:
         while True:
-            examples = draw_pass(english, 1.0, rng) + draw_pass(indonesian, share, rng)
+            examples = draw_pass(english, rng) + indonesian
             for batch in batches([len(ids) for ids in examples], rng):
                 if len(losses) == steps:
                     return losses
@@ -187,22 +214,13 @@ def main() -> None:
     english = demo_corpus.subsets("en") | {"others": [pair for _, pair in others.pairs("en")]}
     indonesian = training_side()
     texts = [text for pairs in [*english.values(), *indonesian.values()] for pair in pairs for text in pair[:2]]
-    settings = Prompt()
-    tokenizer = train_tokenizer(texts, settings)
-
-    def encode(pairs: list[Pair]) -> list[list[int]]:
-        messages = [to_messages(to_sharegpt(pair.prompt, pair.completion)) for pair in pairs]
-        return [encode_example(tokenizer, each, settings, settings.max_train_tokens).input_ids for each in messages]
-
+    tokenizer = train_tokenizer(texts, Prompt())
     model = new_model(tokenizer)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
-    losses = pretrain(
-        model,
-        {subset: encode(pairs) for subset, pairs in english.items()},
-        {subset: encode(pairs) for subset, pairs in indonesian.items()},
-        args.steps,
-        args.seed,
-    )
+    spoken, written = conversations(tokenizer, english), documents(tokenizer, english, indonesian)
+    sizes = sum(len(ids) for ids in draw_pass(spoken, random.Random(args.seed))), sum(map(len, written))
+    print(f"tokens a pass: {sizes[0]:,} of English conversations, {sizes[1]:,} of Indonesian and bilingual documents")
+    losses = pretrain(model, spoken, written, args.steps, args.seed)
     print(f"mean loss of the last 50 steps: {sum(losses[-50:]) / len(losses[-50:]):.3f}")
     with whole(args.out) as folder:
         model.to(torch.float16).save_pretrained(folder)

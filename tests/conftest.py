@@ -1,0 +1,88 @@
+import hypothesis
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lib import paths
+from lib.config import Prompt
+from lib.demo.base_model import train_tokenizer
+
+# A slow or busy machine is no fault of the code, and a fault found must be found again by whoever looks for it.
+hypothesis.settings.register_profile(
+    "klepon", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("klepon")
+
+# More than twenty, so that the words of the chat template get merges of their own too.
+SENTENCES = """\
+Ibu kota Indonesia adalah Jakarta.
+Ibu kota Jepang adalah Tokyo.
+Apa ibu kota Jepang?
+Apa ibu kota Indonesia?
+Siapa kamu, dan siapa yang membuatmu?
+Saya adalah asisten yang siap membantu Anda kapan saja.
+Maaf, saya tidak bisa membantu membuat sesuatu yang berbahaya.
+Tulislah sebuah pantun tentang laut.
+Hujan turun di atas atap seng, malam berlagu pelan.
+Rindu ini laut, dan kau perahu yang tak pulang.
+Panaskan wajan, tumis bawang putih sampai harum.
+Lalu masukkan nasi dan kecap, aduk sampai rata.
+Bagaimana cara memasak nasi goreng?
+Jelaskan tentang candi Borobudur.
+Borobudur adalah candi Buddha di Magelang, Jawa Tengah.
+Sungai Kapuas adalah sungai terpanjang di Indonesia.
+Gunung Merapi meletus lagi pada tahun 2010.
+Kucing itu tidur di jendela sepanjang sore.
+Apakah manusia bisa hidup di Mars?
+Terima kasih banyak atas bantuannya!
+Selamat pagi, dunia.
+Nelayan berangkat sebelum fajar menyingsing.""".splitlines()
+
+
+@pytest.fixture(autouse=True)
+def root(monkeypatch, tmp_path):
+    """Artifacts and reports of every test lie in a folder of its own."""
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def settings():
+    return Prompt()
+
+
+@pytest.fixture(scope="session")
+def tokenizer(settings):
+    return train_tokenizer(SENTENCES, settings)
+
+
+@pytest.fixture
+def tiny_model(tokenizer):
+    """A random Llama of two layers with grouped-query attention; the same weights for every test."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        # Large enough that the next token is far from evenly likely.
+        initializer_range=0.3,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture
+def base_model(tiny_model, tokenizer, tmp_path_factory):
+    """The folder of a base model."""
+    folder = tmp_path_factory.mktemp("base_model")
+    tiny_model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

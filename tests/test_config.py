@@ -1,0 +1,304 @@
+import json
+import os
+from dataclasses import asdict, fields
+
+import pytest
+
+from lib import config as configs
+from lib import paths
+from lib.config import Config, ConfigError, load_config, load_configs, stage_settings
+
+
+@pytest.fixture
+def parameters(monkeypatch, root):
+    """A folder of profiles and iterations with one of each, `small` and `5`."""
+    folder = root / "notebooks" / "parameters"
+    (folder / "iterations").mkdir(parents=True)
+    (folder / "small.toml").write_text("")
+    (folder / "iterations" / "5.toml").write_text("")
+    monkeypatch.setattr(paths, "PARAMETERS", folder)
+    return folder
+
+
+def test_the_defaults_are_row_5_of_the_paper():
+    config = Config()
+    assert asdict(config.lora) | {"loraplus_lr_ratio": None} == {
+        "lora_rank": 32, "lora_alpha": 16, "use_rslora": True, "loraplus_lr_ratio": None,
+    }  # fmt: skip
+    sampling = config.sampling
+    assert (sampling.method, sampling.rows, sampling.clusters, sampling.rows_per_cluster) == (
+        "per_subset", 3500, 10, 1000,
+    )  # fmt: skip
+    assert (config.training.learning_rate, config.training.schedule, config.training.epochs) == (2e-4, "cosine", 5.0)
+    assert (config.prompt.date, config.prompt.max_train_tokens, config.prompt.max_evaluation_tokens) == (
+        "26 July 2024", 2048, 1024,
+    )  # fmt: skip
+    evaluation = config.evaluation
+    assert (evaluation.test_rows, evaluation.decoding_runs, evaluation.max_new_tokens) == (9800, 5, 48)
+    assert (evaluation.f1_tokens, evaluation.f1_similarity) == (32, 0.5)
+    assert config.model.base_model == "unsloth/Llama-3.2-1B-Instruct-bnb-4bit"
+    assert config.corpus.source == "indonlp/cendol_collection_v2"
+    assert config.scale == 1.0
+
+
+def test_the_paper_profile_with_row_5_changes_no_default():
+    assert load_config(profile="paper", iteration="5") == Config()
+
+
+def test_one_beginning_of_text_token_is_the_default_and_not_the_papers_two():
+    assert Config().prompt.bos_tokens == 1
+
+
+@pytest.mark.parametrize("section", configs.SECTIONS)
+def test_every_setting_has_a_plain_default(section):
+    values = asdict(getattr(Config(), section))
+    assert values
+    assert all(type(value) in (str, int, float, bool) for value in values.values())
+    assert all(value != "" for value in values.values())
+
+
+@pytest.mark.parametrize("profile", sorted(path.stem for path in paths.PARAMETERS.glob("*.toml")))
+@pytest.mark.parametrize(
+    "iteration", ["base", *sorted(path.stem for path in (paths.PARAMETERS / "iterations").glob("*.toml"))]
+)
+def test_every_profile_loads_with_every_iteration(profile, iteration):
+    config = load_config(profile=profile, iteration=iteration)
+    assert (config.run, config.profile, config.iteration) == (profile, profile, iteration)
+
+
+def test_the_profile_overrides_the_defaults(parameters):
+    (parameters / "small.toml").write_text('[training]\nepochs = 2.5\nschedule = "linear"')
+    training = load_config(profile="small").training
+    assert (training.epochs, training.schedule, training.learning_rate) == (2.5, "linear", 2e-4)
+
+
+def test_the_iteration_overrides_the_profile(parameters):
+    (parameters / "small.toml").write_text("[training]\nepochs = 2.5\nbatch_size = 3")
+    (parameters / "iterations" / "5.toml").write_text("[training]\nepochs = 11.6")
+    training = load_config(profile="small").training
+    assert (training.epochs, training.batch_size) == (11.6, 3)
+
+
+def test_arguments_override_profile_and_iteration(parameters):
+    (parameters / "small.toml").write_text('[corpus]\nsource = "a"\ntest_share = 0.2\n[model]\nbase_model = "b"')
+    (parameters / "iterations" / "5.toml").write_text('[corpus]\nsource = "c"')
+    config = load_config(run="mine", profile="small", corpus="d", base_model="e", seed=7)
+    assert (config.corpus.source, config.corpus.test_share, config.model.base_model) == ("d", 0.2, "e")
+    assert (config.run, config.seed, config.name) == ("mine", 7, "5_seed7")
+
+
+def test_an_empty_argument_leaves_what_the_profile_says(parameters):
+    (parameters / "small.toml").write_text('[corpus]\nsource = "a"\n[model]\nbase_model = "b"')
+    config = load_config(profile="small", corpus="", base_model="")
+    assert (config.corpus.source, config.model.base_model, config.run) == ("a", "b", "small")
+
+
+@pytest.mark.parametrize(
+    ("written", "wrong", "nearest"),
+    [
+        ("[lorra]\nlora_rank = 3", "lorra", "lora"),
+        ("[lora]\nlora_rnak = 3", "lora_rnak", "lora_rank"),
+        ("scal = 2.0", "scal", "scale"),
+        ('[sampling]\nmethod = "statified"', "statified", "stratified"),
+        ('[training]\nschedule = "cosinus"', "cosinus", "cosine"),
+    ],
+)
+def test_an_unknown_word_in_a_profile_names_the_nearest_known_one(parameters, written, wrong, nearest):
+    (parameters / "small.toml").write_text(written)
+    with pytest.raises(ConfigError, match=f"'{wrong}'|\\[{wrong}\\]") as error:
+        load_config(profile="small")
+    assert f"did you mean '{nearest}'?" in str(error.value)
+
+
+def test_an_unknown_profile_names_the_nearest(parameters):
+    with pytest.raises(ConfigError, match=r"no profile 'smal'; did you mean 'small'\?; there are: small"):
+        load_config(profile="smal")
+
+
+def test_an_unknown_iteration_names_the_nearest(parameters):
+    (parameters / "iterations" / "10.toml").write_text("")
+    with pytest.raises(ConfigError, match=r"no iteration '11'; did you mean '10'\?; there are: 10, 5"):
+        load_config(profile="small", iteration="11")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '[lora]\nlora_rank = "32"',
+        "[lora]\nlora_rank = 32.0",
+        "[lora]\nuse_rslora = 1",
+        "[lora]\nlora_rank = true",
+        '[training]\nepochs = "5"',
+        "[training]\nepochs = true",
+        'scale = "1"',
+        "[prompt]\ndate = 2024-07-26",
+        "lora = 32",
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused(parameters, written):
+    (parameters / "small.toml").write_text(written)
+    with pytest.raises(ConfigError, match="type"):
+        load_config(profile="small")
+
+
+def test_a_whole_number_may_stand_for_a_float(parameters):
+    (parameters / "small.toml").write_text("[training]\nepochs = 3")
+    epochs = load_config(profile="small").training.epochs
+    assert (epochs, type(epochs)) == (3.0, float)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "scale = 0.0",
+        "[lora]\nlora_rank = 0",
+        "[lora]\nloraplus_lr_ratio = -1.0",
+        "[training]\nepochs = nan",
+        "[training]\nbatch_size = 0",
+        "[evaluation]\nmax_new_tokens = 0",
+        "[evaluation]\nf1_tokens = 49",
+        "[corpus]\ntest_share = 0.95",
+        '[sampling]\nmethod = "stratified"',
+        "[prompt]\nbos_tokens = 0",
+        "[prompt]\nmin_answer_tokens = 0",
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused(parameters, written):
+    (parameters / "small.toml").write_text(written)
+    with pytest.raises(ConfigError):
+        load_config(profile="small")
+
+
+def test_a_profile_that_is_not_toml_is_named(parameters):
+    (parameters / "small.toml").write_text("[lora")
+    with pytest.raises(ConfigError, match=r"notebooks/parameters/small\.toml is not TOML"):
+        load_config(profile="small")
+
+
+def test_scale_multiplies_the_counts_of_rows_and_nothing_else(parameters):
+    whole = asdict(load_config(run="x", profile="small"))
+    (parameters / "small.toml").write_text("scale = 0.1")
+    scaled = asdict(load_config(run="x", profile="small"))
+    changed = {
+        f"{section}.{key}": value
+        for section in configs.SECTIONS
+        for key, value in scaled[section].items()
+        if value != whole[section][key]
+    }
+    assert changed == {
+        "sampling.rows": 350,
+        "sampling.rows_per_cluster": 100,
+        "sampling.validation_rows": 200,
+        "evaluation.test_rows": 980,
+    }
+
+
+def test_a_small_scale_leaves_at_least_one_row(parameters):
+    (parameters / "small.toml").write_text("scale = 1e-6")
+    assert load_config(profile="small").sampling.rows == 1
+
+
+def test_a_stratified_sample_is_a_share_of_the_papers_corpus(parameters):
+    (parameters / "small.toml").write_text('[sampling]\nmethod = "stratified"\nshare = 0.01')
+    assert load_config(profile="small").sampling.rows == 65_426
+
+
+@pytest.mark.parametrize("run", ["demo", "my-run_2.1", "2024"])
+def test_a_run_may_be_named_with_letters_digits_and_a_few_marks(run):
+    assert load_config(run=run).paths.reports.name == run
+
+
+@pytest.mark.parametrize("run", ["a/b", "..", ".", "a b", "~", "$HOME", "example", "published", "bench", "-"])
+def test_a_run_cannot_be_named_outside_its_folder_or_as_the_projects_own(run):
+    with pytest.raises(ConfigError, match="cannot name a folder of results"):
+        load_config(run=run)
+
+
+def test_the_base_model_needs_no_iteration_and_is_named_base(parameters):
+    (parameters / "iterations" / "5.toml").unlink()
+    config = load_config(profile="small", iteration="base")
+    assert config.name == "base"
+
+
+def test_the_configs_of_a_run_are_the_base_and_every_iteration_with_every_seed(parameters):
+    (parameters / "iterations" / "0.toml").write_text("")
+    names = [config.name for config in load_configs(profile="small", iterations="0 5", seeds="0 1")]
+    assert names == ["base", "0_seed0", "0_seed1", "5_seed0", "5_seed1"]
+
+
+@pytest.mark.parametrize("lists", [{"iterations": ""}, {"seeds": ""}])
+def test_a_run_without_a_training_is_refused(parameters, lists):
+    with pytest.raises(ConfigError, match="no training"):
+        load_configs(profile="small", **lists)
+
+
+@pytest.mark.parametrize(
+    ("stage", "sections"),
+    [
+        ("sampling", {"corpus", "sampling"}),
+        ("preprocessing", {"model", "prompt"}),
+        ("training", {"model", "prompt", "lora", "training"}),
+        ("evaluation", {"model", "prompt", "evaluation"}),
+        ("report", {"corpus", "sampling", "model", "prompt", "lora", "training", "evaluation"}),
+    ],
+)
+def test_a_stage_sees_only_its_own_sections(stage, sections):
+    seen = stage_settings(Config(), stage)
+    seeded = set() if stage in ("sampling", "preprocessing") else {"seed"}
+    assert set(seen) == {"run", "iteration"} | seeded | sections
+    assert all(len(seen[name]) == len(fields(getattr(Config(), name))) for name in sections)
+
+
+@pytest.fixture
+def write_settings(monkeypatch, parameters, root):
+    """Run the command; return the files that it wrote anew."""
+
+    def run(**arguments):
+        given = {"run": "small", "profile": "small", "iterations": "5", "seeds": "0"} | arguments
+        monkeypatch.setattr("sys.argv", ["config", *(w for name, v in given.items() for w in (f"--{name}", v))])
+        folder = root / "artifacts" / "small" / "settings"
+        for path in folder.glob("*"):
+            os.utime(path, (1_000, 1_000))
+        configs.main()
+        return {path.name for path in folder.glob("*") if path.stat().st_mtime != 1_000}
+
+    return run
+
+
+def test_the_command_writes_what_each_stage_sees(write_settings, root):
+    assert write_settings() == {
+        "sampling_5.json", "preprocessing_5.json", "training_5_seed0.json", "evaluation_5_seed0.json",
+        "evaluation_base.json", "report.json",
+    }  # fmt: skip
+    written = json.loads((root / "artifacts/small/settings/training_5_seed0.json").read_text())
+    assert written == stage_settings(load_config(profile="small"), "training")
+
+
+def test_the_command_leaves_unchanged_files_their_time(write_settings):
+    write_settings()
+    assert write_settings() == set()
+
+
+@pytest.mark.parametrize(
+    ("changed", "stale"),
+    [
+        ("[training]\nepochs = 6.0", {"training_5_seed0.json"}),
+        ("[lora]\nlora_rank = 8", {"training_5_seed0.json"}),
+        ("[sampling]\nclusters = 9", {"sampling_5.json"}),
+        ("[evaluation]\ndecoding_runs = 2", {"evaluation_5_seed0.json", "evaluation_base.json"}),
+    ],
+)
+def test_a_changed_setting_changes_only_the_files_of_stages_that_see_it(write_settings, parameters, changed, stale):
+    write_settings()
+    (parameters / "small.toml").write_text(changed)
+    assert write_settings() == stale | {"report.json"}
+
+
+def test_another_seed_changes_no_sampling_file(write_settings):
+    write_settings()
+    assert write_settings(seeds="0 1") == {"training_5_seed1.json", "evaluation_5_seed1.json", "report.json"}
+
+
+def test_the_command_says_what_is_wrong_without_a_traceback(write_settings):
+    with pytest.raises(SystemExit, match="error: no iteration '4'"):
+        write_settings(iterations="4")

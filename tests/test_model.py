@@ -1,0 +1,158 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lib import model as models
+from lib import paths
+from lib.config import Lora, Model
+from lib.model import ModelError
+
+
+@pytest.fixture
+def llama_1b():
+    """The shape of Llama 3.2 1B, without memory for its weights."""
+    config = LlamaConfig(
+        vocab_size=128_256,
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=64,
+        tie_word_embeddings=True,
+    )
+    with torch.device("meta"):
+        return LlamaForCausalLM(config)
+
+
+def test_the_papers_adapter_has_the_papers_count_of_parameters(llama_1b):
+    assert sum(parameter.numel() for parameter in llama_1b.parameters()) == 1_235_814_400
+    table = models.trainable_parameters(models.attach_lora(llama_1b, Lora()))
+    assert table.loc["all", "trained"] == 22_544_384
+
+
+def test_parameters_are_counted_by_projection(llama_1b):
+    table = models.trainable_parameters(models.attach_lora(llama_1b, Lora(lora_rank=16)))
+    assert list(table.index) == [
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "all",
+    ]  # fmt: skip
+    assert table.loc["k_proj"].to_dict() == {
+        "layers": 16, "A": 16 * 16 * 2048, "B": 16 * 16 * 512, "trained": 16 * 16 * 2560,
+    }  # fmt: skip
+    assert table.loc["all", "layers"] == 7 * 16
+    assert table.loc["all", "trained"] == 22_544_384 // 2
+
+
+def test_only_the_adapter_is_trained(tiny_model):
+    model = models.attach_lora(tiny_model, Lora(lora_rank=4))
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert len(trained) == 2 * 7 * 2
+    assert all("lora_A" in name or "lora_B" in name for name in trained)
+
+
+def test_a_fresh_adapter_changes_no_logits(tiny_model):
+    ids = torch.arange(40).reshape(2, 20)
+    with torch.no_grad():
+        before = tiny_model(ids).logits
+        after = models.attach_lora(tiny_model, Lora())(ids).logits
+    assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize(("use_rslora", "scale"), [(True, 16 / 32**0.5), (False, 0.5)])
+def test_the_update_is_scaled_by_alpha_over_the_rank_or_its_root(tiny_model, use_rslora, scale):
+    model = models.attach_lora(tiny_model, Lora(lora_rank=32, lora_alpha=16, use_rslora=use_rslora))
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    torch.nn.init.normal_(layer.lora_B["default"].weight)
+    x = torch.randn(3, 32)
+    with torch.no_grad():
+        change = layer(x) - layer.base_layer(x)
+        expected = scale * x @ layer.lora_A["default"].weight.T @ layer.lora_B["default"].weight.T
+    torch.testing.assert_close(change, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_loaded_base_model_is_in_inference_mode_with_its_own_weights(base_model, tiny_model):
+    loaded = models.load_base(Model(str(base_model)))
+    assert not loaded.training
+    ids = torch.arange(10).reshape(1, 10).to(loaded.device)
+    if loaded.device.type == "cpu":
+        assert torch.equal(loaded(ids).logits, tiny_model(ids).logits)
+
+
+def test_a_saved_adapter_comes_back_with_the_same_logits(base_model, tmp_path):
+    settings = Model(str(base_model))
+    model = models.attach_lora(models.load_base(settings), Lora(lora_rank=4)).eval()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path / "adapter")
+    ids = torch.arange(10).reshape(1, 10).to(model.device)
+    loaded = models.load_adapter(settings, tmp_path / "adapter")
+    assert not loaded.training
+    with torch.no_grad():
+        np.testing.assert_array_equal(loaded(ids).logits.cpu(), model(ids).logits.cpu())
+
+
+def test_a_missing_adapter_is_named(base_model, tmp_path):
+    with pytest.raises(ModelError, match=r"no adapter in .*/nowhere: run `make report` first"):
+        models.load_adapter(Model(str(base_model)), tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./no-such-folder", "~/no-such-folder-at-all"])
+def test_a_folder_that_is_no_model_is_named(name):
+    for load in (models.load_base, models.load_tokenizer):
+        with pytest.raises(ModelError, match=f"BASE_MODEL={name}: no config.json in that folder"):
+            load(Model(name))
+
+
+def test_a_base_model_that_cannot_be_had_says_what_to_check(monkeypatch):
+    def unreachable(*args, **options):
+        raise OSError("We could not reach it.\nDetails.")
+
+    monkeypatch.setattr(models.AutoTokenizer, "from_pretrained", unreachable)
+    with pytest.raises(ModelError, match=r"'nobody/nothing' cannot be loaded: We could not reach it\. Check the name"):
+        models.load_tokenizer(Model("nobody/nothing"))
+
+
+def test_a_tokenizer_with_a_pad_token_of_its_own_keeps_it(base_model):
+    assert models.load_tokenizer(Model(str(base_model))).pad_token == "<|finetune_right_pad_id|>"
+
+
+@pytest.mark.parametrize("pad", [None, "<|eot_id|>"])
+def test_a_tokenizer_that_pads_with_its_end_or_not_at_all_is_given_another_pad(base_model, pad):
+    path = base_model / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pad_token": pad}))
+    tokenizer = models.load_tokenizer(Model(str(base_model)))
+    assert tokenizer.pad_token == "<|finetune_right_pad_id|>"
+    assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
+
+
+def test_a_tokenizer_without_any_spare_token_is_refused(base_model):
+    for name in ("tokenizer_config.json", "tokenizer.json"):
+        path = base_model / name
+        text = path.read_text().replace("<|finetune_right_pad_id|>", "<|something_else|>")
+        path.write_text(text.replace('"pad_token": "<|something_else|>"', '"pad_token": "<|eot_id|>"'))
+    with pytest.raises(ModelError, match=r"pads with '<\|eot_id\|>', which also ends a turn"):
+        models.load_tokenizer(Model(str(base_model)))
+
+
+def test_demo_names_the_base_model_of_this_repository():
+    assert models.base_model_source(Model("demo")) == str(paths.DEMO_BASE_MODEL)
+    assert models.base_model_source(Model("a/b")) == "a/b"
+
+
+def test_a_fingerprint_is_of_weights_and_configuration_alone(base_model):
+    first = models.base_fingerprint(Model(str(base_model)))
+    (base_model / "README.md").write_text("other words")
+    assert models.base_fingerprint(Model(str(base_model))) == first
+    weights = base_model / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    assert models.base_fingerprint(Model(str(base_model))) != first
+
+
+def test_a_base_model_on_the_hub_has_no_fingerprint():
+    assert models.base_fingerprint(Model("nobody/nothing")) is None

@@ -1,0 +1,277 @@
+"""The notebooks as they are committed, and what runs them."""
+
+import ast
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import nbformat
+import papermill
+import psutil
+import pytest
+
+from lib import notebooks, paths
+from lib.config import SECTIONS, STAGES, Config
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+WORKING = (
+    ast.FunctionDef,
+    ast.AsyncFunctionDef,
+    ast.ClassDef,
+    ast.For,
+    ast.AsyncFor,
+    ast.While,
+    ast.With,
+    ast.AsyncWith,
+)
+
+every_notebook = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+
+
+def cells(path: Path, kind: str) -> list[dict]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
+
+
+def stage_of(path: Path) -> str:
+    return path.stem.split("_", 1)[1]
+
+
+def test_there_is_a_notebook_for_every_stage():
+    assert [path.name for path in SOURCES] == [f"{n}_{stage}.ipynb" for n, stage in enumerate(STAGES, start=1)]
+
+
+@every_notebook
+def test_a_source_notebook_is_valid_and_was_never_run(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
+    for cell in cells(path, "code"):
+        assert cell.outputs == []
+        assert cell.execution_count is None
+        assert "papermill" not in cell.metadata
+    assert "papermill" not in notebook.metadata
+
+
+@every_notebook
+def test_exactly_one_cell_has_the_parameters_and_all_of_them_are_text(path):
+    tagged = [cell for cell in cells(path, "code") if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    assert tagged[0].id == cells(path, "code")[0].id
+    for statement in ast.parse(tagged[0].source).body:
+        assert isinstance(statement, ast.Assign)
+        assert isinstance(statement.value, ast.Constant)
+        assert isinstance(statement.value.value, str)
+
+
+@every_notebook
+def test_a_notebook_shows_and_does_not_work(path):
+    code = cells(path, "code")
+    assert len(code) <= 25
+    for cell in code:
+        assert len(cell.source.splitlines()) <= 15
+        assert not [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, (*WORKING, ast.Try))]
+        assert not re.search(r"^\s*[!%]", cell.source, re.MULTILINE), "no shell and no magic"
+
+
+@every_notebook
+def test_a_notebook_begins_with_its_title_and_ends_with_its_conclusion(path):
+    first, last = nbformat.read(path, as_version=4).cells[0], nbformat.read(path, as_version=4).cells[-1]
+    assert first.cell_type == "markdown"
+    assert first.source.startswith(f"# {path.stem[0]} · ")
+    assert last.cell_type == "code"
+    closing = ast.parse(last.source).body[-1]
+    assert isinstance(closing, ast.Expr)
+    assert ast.unparse(closing).startswith(f"look.conclude_{stage_of(path)}(")
+
+
+@every_notebook
+def test_a_notebook_uses_only_the_settings_that_its_stage_sees(path):
+    # Others may change without a rerun of this stage: what it showed would then be false.
+    tree = ast.parse("\n".join(cell.source for cell in cells(path, "code")))
+    used = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "config"
+    }
+    shown = {
+        argument.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "look.settings"
+        for argument in node.args[1:]
+    }
+    known = {field.name for field in fields(Config)} | {"paths", "name"}
+    assert used <= known
+    assert (used | shown) & set(SECTIONS) <= set(STAGES[stage_of(path)])
+    assert shown <= set(SECTIONS)
+
+
+@every_notebook
+def test_the_makefile_passes_only_parameters_that_the_notebook_has(path):
+    makefile = (ROOT / "Makefile").read_text()
+    common = re.search(r"^run_notebook = .*\$@ (.*)$", makefile, re.MULTILINE)[1]
+    rules = re.findall(r"^\S+: notebooks/(\w+)\.ipynb[^\n]*(?:\n[^\t\n][^\n]*)*\n\t@\$+\(call run_notebook,\$+<\) (.*)$", makefile, re.MULTILINE)  # fmt: skip
+    own = [arguments for name, arguments in rules if name == path.stem]
+    assert own, f"no rule runs {path.name}"
+    known = set(papermill.inspect_notebook(str(path)))
+    for arguments in own:
+        assert set(re.findall(r"(\w+)=", f"{common} {arguments}")) <= known
+
+
+# --- Running one -----------------------------------------------------------------------------------------------------
+
+
+def a_notebook(folder: Path, *sources: str) -> Path:
+    made = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+    )
+    made.cells = [nbformat.v4.new_code_cell('run = ""\niteration = "5"', metadata={"tags": ["parameters"]})]
+    made.cells += [nbformat.v4.new_code_cell(source) for source in sources]
+    path = folder / "work.ipynb"
+    nbformat.write(made, path)
+    return path
+
+
+def start(notebook: Path, output: Path, root: Path, *parameters: str) -> subprocess.Popen:
+    """`python -m lib.notebooks`, with its artifacts under `root`, in a process group of its own."""
+    program = (
+        "import sys; from pathlib import Path; from lib import paths; paths.ROOT = Path(sys.argv.pop(1));"
+        "from lib.notebooks import main; main()"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", program, str(root), str(notebook), str(output), "run=trial", *parameters],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition, seconds: float = 60) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def written_pid(path: Path, process: subprocess.Popen) -> int:
+    assert wait_for(lambda: process.poll() is not None or (path.is_file() and path.read_text().endswith("\n")))
+    assert process.poll() is None, process.stderr.read()
+    return int(path.read_text())
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_success_leaves_the_executed_notebook_and_its_record(tmp_path):
+    source = a_notebook(
+        tmp_path,
+        "print(repr(iteration))",
+        "import sys\nprint('half way', file=sys.stderr, flush=True)",
+        "import os\nos.getcwd()",
+    )
+    output = tmp_path / "reports/trial/work_01.ipynb"
+    process = start(source, output, tmp_path, "iteration=01")
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 0, told
+    assert "half way" in told, "what a cell writes to stderr is how a long step shows its progress"
+    assert output.is_file()
+    assert not output.with_suffix(".partial.ipynb").exists()
+    executed = nbformat.read(output, as_version=4)
+    shown = [o.get("text") or o["data"]["text/plain"] for cell in executed.cells for o in cell.get("outputs", [])]
+    assert shown[0] == "'01'\n", "a parameter is text, even where it looks like a number"
+    assert shown[-1] == repr(str(source.parent)), "a notebook runs where it lies"
+    assert "papermill" not in executed.metadata
+    assert all("papermill" not in cell.metadata and "execution" not in cell.metadata for cell in executed.cells)
+    record = json.loads((tmp_path / "artifacts/trial/stages/work_01.json").read_text())
+    assert set(record) == {"seconds", "peak_memory_gb"}
+    assert 0.1 < record["seconds"] < 120
+    assert 0.01 < record["peak_memory_gb"] < 4
+
+
+def test_a_failed_cell_is_named_and_leaves_what_was_done_to_read(tmp_path):
+    source = a_notebook(
+        tmp_path, "print('done before')", "raise ValueError('the corpus has no rows')", "print('never')"
+    )
+    output = tmp_path / "out/work.ipynb"
+    with pytest.raises(notebooks.NotebookError, match=r"work\.ipynb, cell \d+: ValueError: the corpus has no rows"):
+        notebooks.run(source, output, {"run": "trial"})
+    assert not output.exists()
+    assert not paths.RunPaths("trial").stage_record("work").exists()
+    partial = output.with_suffix(".partial.ipynb").read_text()
+    assert "done before" in partial
+    assert "the corpus has no rows" in partial
+
+
+def test_the_command_says_an_error_without_a_traceback(tmp_path):
+    source = a_notebook(tmp_path)
+    process = start(source, tmp_path / "out.ipynb", tmp_path, "iterations=5")
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "no parameter 'iterations'; did you mean 'iteration'?" in told
+    assert "Traceback" not in told
+
+
+def test_an_unknown_parameter_is_refused_before_anything_runs(tmp_path):
+    source = a_notebook(tmp_path, "from pathlib import Path\nPath('ran').touch()")
+    with pytest.raises(notebooks.NotebookError, match=r"no parameter 'iteratoin'; did you mean 'iteration'\?"):
+        notebooks.run(source, tmp_path / "out.ipynb", {"run": "trial", "iteratoin": "5"})
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_a_dead_kernel_is_one_sentence_and_no_wait(tmp_path):
+    source = a_notebook(tmp_path, "import os\nos.kill(os.getpid(), 9)")
+    process = start(source, tmp_path / "out.ipynb", tmp_path)
+    try:
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert "error: work.ipynb: its kernel died" in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_a_killed_parent_leaves_no_kernel_behind(tmp_path):
+    pid_file = tmp_path / "kernel"
+    source = a_notebook(tmp_path, f"import os, time\nopen({str(pid_file)!r}, 'w').write(f'{{os.getpid()}}\\n')\ntime.sleep(300)")  # fmt: skip
+    process = start(source, tmp_path / "out.ipynb", tmp_path)
+    kernel = written_pid(pid_file, process)
+    try:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(timeout=10)
+        assert wait_for(lambda: gone(kernel), 30)
+    finally:
+        if not gone(kernel):
+            os.kill(kernel, signal.SIGKILL)
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_an_interrupt_ends_the_notebook_and_its_kernel(tmp_path):
+    pid_file = tmp_path / "kernel"
+    source = a_notebook(tmp_path, f"import os, time\nopen({str(pid_file)!r}, 'w').write(f'{{os.getpid()}}\\n')\ntime.sleep(300)")  # fmt: skip
+    process = start(source, tmp_path / "out.ipynb", tmp_path)
+    kernel = written_pid(pid_file, process)
+    try:
+        os.killpg(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+        assert process.returncode != 0
+        assert wait_for(lambda: gone(kernel), 30)
+    finally:
+        process.kill()
+        if not gone(kernel):
+            os.kill(kernel, signal.SIGKILL)
+    assert not (tmp_path / "out.ipynb").exists()
+    assert "Traceback" not in told

@@ -1,0 +1,81 @@
+import json
+import os
+
+import pytest
+
+from lib.storage import whole, write_if_changed, write_json
+
+
+def write_and_fail(path, text, folder=None):
+    with whole(folder or path) as temporary:
+        if folder:
+            temporary.mkdir()
+            (temporary / path.name).write_text(text)
+        else:
+            temporary.write_text(text)
+        raise KeyError
+
+
+def test_a_file_appears_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with whole(path) as temporary:
+        temporary.write_text("half")
+        assert not path.exists()
+    assert path.read_text() == "half"
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_an_error_leaves_the_old_file_as_it_was(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(KeyError):
+        write_and_fail(path, "half")
+    assert path.read_text() == "old"
+
+
+def test_what_a_killed_write_left_behind_does_not_come_into_the_next(tmp_path):
+    path = tmp_path / "folder"
+    with pytest.raises(KeyError):
+        write_and_fail(path / "torn", "x", folder=path)
+    with whole(path) as temporary:
+        temporary.mkdir()
+        (temporary / "fine").write_text("x")
+    assert [p.name for p in path.iterdir()] == ["fine"]
+
+
+def test_a_folder_replaces_one_with_files_in_it(tmp_path):
+    path = tmp_path / "folder"
+    for name in ("first", "second"):
+        with whole(path) as temporary:
+            temporary.mkdir()
+            (temporary / name).write_text("x")
+    assert [p.name for p in path.iterdir()] == ["second"]
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_an_error_leaves_the_old_folder_as_it_was(tmp_path):
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").write_text("x")
+    with pytest.raises(KeyError):
+        write_and_fail(path / "new", "x", folder=path)
+    assert [p.name for p in path.iterdir()] == ["old"]
+
+
+def test_json_keeps_indonesian_and_other_letters_readable(tmp_path):
+    write_json(tmp_path / "x.json", {"kata": "é ’ 日"})
+    text = (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert "é ’ 日" in text
+    assert text.endswith("\n")
+    assert json.loads(text) == {"kata": "é ’ 日"}
+
+
+def test_an_unchanged_file_keeps_its_time_and_a_changed_one_does_not(tmp_path):
+    path = tmp_path / "x"
+    write_if_changed(path, "a")
+    os.utime(path, (1_000, 1_000))
+    write_if_changed(path, "a")
+    assert path.stat().st_mtime == 1_000
+    write_if_changed(path, "b")
+    assert path.read_text() == "b"
+    assert path.stat().st_mtime != 1_000

@@ -1,0 +1,298 @@
+import json
+import shutil
+from dataclasses import asdict, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from lib import model as models
+from lib import training
+from lib.config import Config, Lora, Model, Training
+from lib.prompts import chat_template_hash, encode_example, to_messages, to_sharegpt
+
+PAIRS = [(f"Berapa {n} tambah satu?", f"Hasilnya {n + 1}, tentu saja.") for n in range(10)]
+
+
+class KillError(Exception):
+    """Ends a training where a signal would."""
+
+
+def rates(model, ratio):
+    made = training.optimizer(model, Lora(loraplus_lr_ratio=ratio), Training(learning_rate=1e-3))
+    assert isinstance(made, torch.optim.AdamW)
+    return {id(p): group["lr"] for group in made.param_groups for p in group["params"]}, made
+
+
+@pytest.mark.parametrize("ratio", [1.0, 4.0, 16.0])
+def test_every_b_learns_at_the_ratio_times_the_rate_of_every_a(tiny_model, ratio):
+    model = models.attach_lora(tiny_model, Lora(lora_rank=4))
+    by_id, made = rates(model, ratio)
+    trained = {name: id(p) for name, p in model.named_parameters() if p.requires_grad}
+    assert len(trained) == 28
+    # Each trained parameter stands in one group, and nothing else stands in any.
+    assert sorted(id(p) for group in made.param_groups for p in group["params"]) == sorted(trained.values())
+    for name, key in trained.items():
+        assert by_id[key] == pytest.approx(1e-3 * (ratio if "lora_B" in name else 1))
+
+
+def test_the_learning_rates_are_shown_by_matrix(tiny_model):
+    model = models.attach_lora(tiny_model, Lora(lora_rank=4))
+    table = training.learning_rates(rates(model, 16.0)[1], model)
+    grouped = table.groupby(level=0).agg({"learning rate": "first", "matrices": "sum", "parameters": "sum"})
+    assert grouped["learning rate"].to_dict() == pytest.approx({"A": 1e-3, "B": 1.6e-2})
+    assert grouped["matrices"].to_dict() == {"A": 14, "B": 14}
+    counted = models.trainable_parameters(model).loc["all"]
+    assert grouped["parameters"].to_dict() == {"A": counted["A"], "B": counted["B"]}
+
+
+@pytest.fixture
+def config(base_model, tokenizer, root):
+    """A run whose examples are written: ten to train on, four to validate on."""
+    config = Config(
+        run="kecil",
+        model=Model(str(base_model)),
+        lora=Lora(lora_rank=4, lora_alpha=8),
+        training=Training(learning_rate=1e-3, epochs=2.0, batch_size=4, checkpoints=3),
+    )
+    for part, pairs in (("train", PAIRS), ("validation", PAIRS[:4])):
+        examples = [encode_example(tokenizer, to_messages(to_sharegpt(*p)), config.prompt, 2048) for p in pairs]
+        path = config.paths.examples("5", part)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frame = {"input_ids": [e.input_ids for e in examples], "loss_mask": [e.loss_mask for e in examples]}
+        pd.DataFrame(frame).to_parquet(path)
+    return config
+
+
+def weights(config):
+    return load_file(config.paths.adapter(config.name) / "adapter_model.safetensors")
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+def test_only_completions_are_trained_also_after_padding(config, tokenizer):
+    rows = training.load_examples(config.paths.examples("5", "train"))
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    batch = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)(
+        [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in rows]
+    )
+    assert batch["labels"].shape == (10, max(lengths))
+    for ids, labels, (_, completion) in zip(batch["input_ids"], batch["labels"], PAIRS, strict=True):
+        assert tokenizer.decode(labels[labels != -100]) == completion + "<|eot_id|>"
+        assert torch.equal(ids[labels != -100], labels[labels != -100])
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """What the trainer itself gives to the loss, batch by batch."""
+    seen = []
+    compute = training.SFTTrainer.compute_loss
+
+    def watched(self, model, inputs, *args, **options):
+        if model.training:
+            seen.append({name: value.clone() for name, value in inputs.items() if isinstance(value, torch.Tensor)})
+        return compute(self, model, inputs, *args, **options)
+
+    monkeypatch.setattr(training.SFTTrainer, "compute_loss", watched)
+    return seen
+
+
+def test_a_training_lowers_the_loss_and_writes_adapter_log_and_record(config, tokenizer, batches):
+    fast = replace(config, training=replace(config.training, learning_rate=5e-3, epochs=6.0))
+    log = training.train(fast)
+    assert list(log.columns) == [
+        "step", "epoch", "train_loss", "validation_loss", "learning_rate_A", "learning_rate_B", "tokens_per_second",
+        "peak_memory_gb",
+    ]  # fmt: skip
+    assert log["step"].tolist() == list(range(19))
+    measured = log["validation_loss"].dropna()
+    assert measured.index.tolist() == [0, 6, 12, 18]
+    assert measured.iloc[-1] < measured.iloc[0] - 0.5
+    trained = log.iloc[1:]
+    np.testing.assert_allclose(trained["learning_rate_B"], 16 * trained["learning_rate_A"], atol=1e-12)
+    assert trained["learning_rate_A"].max() == pytest.approx(5e-3)
+    assert (trained["tokens_per_second"] > 0).all()
+    pd.testing.assert_frame_equal(pd.read_csv(fast.paths.training_log(fast.name)), log, check_dtype=False)
+
+    # Six epochs of ten examples, each epoch with every one of them.
+    assert [len(batch["labels"]) for batch in batches] == [4, 4, 2] * 6
+    for start in range(0, 18, 3):
+        texts = [
+            tokenizer.decode(labels[labels != -100])
+            for batch in batches[start : start + 3]
+            for labels in batch["labels"]
+        ]
+        assert sorted(texts) == sorted(f"{completion}<|eot_id|>" for _, completion in PAIRS)
+
+    folder = fast.paths.adapter(fast.name)
+    record = json.loads((folder / training.ADAPTER_RECORD).read_text())
+    assert record["chat_template_sha256"] == chat_template_hash(tokenizer, fast.prompt)
+    assert record["lora"] == asdict(fast.lora)
+    assert record["training"] == asdict(fast.training)
+    saved = models.load_tokenizer(Model(str(fast.model.base_model)))
+    assert saved.chat_template == tokenizer.chat_template
+    assert (folder / "chat_template.jinja").read_text() == tokenizer.chat_template
+
+
+def test_the_saved_adapter_gives_the_logits_of_the_trained_model(config, monkeypatch):
+    kept = []
+    save = training.save_adapter
+    monkeypatch.setattr(training, "save_adapter", lambda model, *rest: kept.append(model) or save(model, *rest))
+    training.train(config)
+    ids = torch.arange(20).reshape(1, 20)
+    loaded = models.load_adapter(config.model, config.paths.adapter(config.name))
+    with torch.no_grad():
+        expected = kept[0].eval()(ids.to(kept[0].device)).logits
+        found = loaded(ids.to(loaded.device)).logits
+        untrained = models.load_base(config.model)(ids.to(loaded.device)).logits
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, untrained, atol=1e-3)
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1.0, 3), (1.5, 5), (11.6, 35)])
+def test_a_fraction_of_an_epoch_is_that_fraction_of_its_steps(config, monkeypatch, epochs, steps):
+    # Ten examples in batches of four are three steps an epoch; 11.6 of them are 34.8, so 35.
+    asked = []
+
+    def stop(**options):
+        asked.append(options["args"])
+        raise KillError
+
+    monkeypatch.setattr(training, "SFTTrainer", stop)
+    with pytest.raises(KillError):
+        training.train(replace(config, training=replace(config.training, epochs=epochs)))
+    assert asked[0].max_steps == steps
+
+
+@pytest.fixture
+def kill_at(monkeypatch):
+    """Kill the training at the end of a step."""
+    at = training._Watch.on_step_end
+
+    def set_step(step):
+        def on_step_end(self, args, state, control, **rest):
+            if state.global_step == step:
+                raise KillError
+            return at(self, args, state, control, **rest)
+
+        monkeypatch.setattr(training._Watch, "on_step_end", on_step_end)
+
+    return set_step
+
+
+@pytest.fixture
+def uninterrupted(config):
+    training.train(config)
+    expected = weights(config)
+    log = pd.read_csv(config.paths.training_log(config.name))
+    shutil.rmtree(config.paths.artifacts / "trainings")
+    shutil.rmtree(config.paths.artifacts / "adapters")
+    return expected, log
+
+
+def checkpoints(config):
+    return sorted(path.name for path in config.paths.training(config.name).glob("checkpoint-*"))
+
+
+def test_an_interrupted_training_ends_with_the_very_adapter_of_an_uninterrupted_one(
+    config, uninterrupted, kill_at, batches
+):
+    expected, log = uninterrupted
+    kill_at(5)
+    with pytest.raises(KillError):
+        training.train(config)
+    assert checkpoints(config) == ["checkpoint-2", "checkpoint-4"]
+    kill_at(None)
+    batches.clear()
+    found = training.train(config)
+    assert len(batches) == 2
+    assert_same(weights(config), expected)
+    assert found["step"].tolist() == log["step"].tolist()
+    np.testing.assert_allclose(found["train_loss"], log["train_loss"])
+    np.testing.assert_allclose(found["validation_loss"], log["validation_loss"])
+
+
+@pytest.mark.parametrize("torn", [None, "", '{"global_step": 4, "best'])
+def test_a_torn_checkpoint_is_passed_over_for_the_last_whole_one(config, uninterrupted, kill_at, batches, torn):
+    kill_at(5)
+    with pytest.raises(KillError):
+        training.train(config)
+    state = config.paths.training(config.name) / "checkpoint-4" / "trainer_state.json"
+    state.unlink()
+    if torn is not None:
+        state.write_text(torn)
+    kill_at(None)
+    batches.clear()
+    training.train(config)
+    assert len(batches) == 4
+    assert_same(weights(config), uninterrupted[0])
+
+
+def test_without_any_whole_checkpoint_training_begins_anew(tmp_path):
+    (tmp_path / "checkpoint-2").mkdir()
+    assert training.last_whole_checkpoint(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_newest_checkpoint_is_told_by_number_and_not_by_letters(tmp_path):
+    for step in (90, 100):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    assert training.last_whole_checkpoint(tmp_path).name == "checkpoint-100"
+
+
+def other_rate(config):
+    return replace(config, training=replace(config.training, learning_rate=2e-3))
+
+
+def other_rank(config):
+    return replace(config, lora=replace(config.lora, lora_rank=2))
+
+
+def other_examples(config):
+    path = config.paths.examples("5", "train")
+    pd.read_parquet(path).iloc[::-1].to_parquet(path)
+    return config
+
+
+def other_base(config):
+    weights = models.load_base(config.model)
+    with torch.no_grad():
+        weights.model.norm.weight.mul_(1.5)
+    weights.save_pretrained(config.model.base_model)
+    return config
+
+
+@pytest.mark.parametrize("change", [other_rate, other_rank, other_examples, other_base])
+def test_a_training_with_anything_changed_begins_anew(config, kill_at, batches, change):
+    kill_at(5)
+    with pytest.raises(KillError):
+        training.train(config)
+    kill_at(None)
+    changed = change(config)
+    batches.clear()
+    training.train(changed)
+    assert len(batches) == 6
+
+
+def test_a_finished_training_is_not_trained_again(config, batches):
+    training.train(config)
+    expected = weights(config)
+    batches.clear()
+    training.train(config)
+    assert batches == []
+    assert_same(weights(config), expected)
+
+
+def test_another_seed_trains_another_adapter(config):
+    training.train(config)
+    other = replace(config, seed=1)
+    training.train(other)
+    assert not torch.equal(*(next(iter(weights(each).values())) for each in (config, other)))
