@@ -50,24 +50,24 @@ endif
 # What only shows (look, plots) counts for the report alone: a nicer table is no reason to train again.
 lib = $(addprefix lib/,$(addsuffix .py,$(1)))
 EVERYWHERE    := $(call lib,__init__ config paths storage)
-CORPUS_CODE   := $(call lib,corpus) $(filter-out lib/demo/base_model.py,$(wildcard lib/demo/*.py)) $(wildcard lib/demo/tables/*)
+CORPUS_CODE   := $(call lib,corpus corpus_files corpus_rows) $(filter-out lib/demo/base_model.py,$(wildcard lib/demo/*.py)) $(wildcard lib/demo/tables/*)
 MODEL_CODE    := $(call lib,model prompts)
 SAMPLING      := $(EVERYWHERE) $(CORPUS_CODE) $(call lib,splits sampling embedding projection)
 PREPROCESSING := $(EVERYWHERE) $(CORPUS_CODE) $(MODEL_CODE) $(call lib,audit examples)
 TRAINING      := $(EVERYWHERE) $(MODEL_CODE) $(call lib,training)
 EVALUATION    := $(EVERYWHERE) $(CORPUS_CODE) $(MODEL_CODE) $(call lib,splits sampling embedding evaluation generation metrics statistics)
-REPORT        := $(EVALUATION) $(call lib,look plots examples report provenance) lib/templates/report.html.j2
+REPORT        := $(EVALUATION) $(call lib,look plots examples report provenance) $(wildcard lib/templates/*)
 
 # --- The stages ------------------------------------------------------------------------------------------------------
 run_notebook = $(PY) -m lib.notebooks $(1) $@ run=$(RUN) profile=$(PROFILE) corpus='$(CORPUS)' base_model='$(BASE_MODEL)'
 CORPUS_FILES     := $(if $(CORPUS),$(wildcard $(CORPUS) $(CORPUS)/*))
 BASE_MODEL_FILES := $(wildcard $(or $(BASE_MODEL),lib/demo/base_model)/*)
 
-# What each stage can see of the settings. A file is rewritten only when that has changed. The plus signs run this for
-# `make -n` too, which would else take every setting for changed; it needs an environment for that.
+# What each stage can see of the settings. A file is rewritten only when that has changed. The plus sign keeps `make -n`
+# from taking every file for a new one: it plans by the settings of the last run.
 .PHONY: settings
 settings: | $(ENVIRONMENT)
-	+@$(if $(ENVIRONMENT),test -e $(ENVIRONMENT) || exit 0;) $(PY) -m lib.config --run '$(RUN)' --profile '$(PROFILE)' --corpus '$(CORPUS)' --base-model '$(BASE_MODEL)' \
+	@$(PY) -m lib.config --run '$(RUN)' --profile '$(PROFILE)' --corpus '$(CORPUS)' --base-model '$(BASE_MODEL)' \
 	    --iterations '$(ITERATIONS)' --seeds '$(SEEDS)'
 .PRECIOUS: $(SETTINGS)/%.json
 $(SETTINGS)/%.json: settings ; +@:

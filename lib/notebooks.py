@@ -54,7 +54,8 @@ def run(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
             # What a cell writes to stderr (its progress bar) goes to the terminal as it comes.
             stderr_file=sys.stderr,
             coalesce_streams=True,
-            extra_arguments=["--log-level=40"],
+            # What goes wrong in a cell is told below; what goes wrong while a stopped kernel ends is of no use.
+            extra_arguments=["--log-level=50"],
         )
     except PapermillExecutionError as error:
         why = f"{error.ename}: {error.evalue}".strip()
@@ -109,6 +110,8 @@ def main() -> None:
         run(args.notebook.resolve(), args.output.resolve(), parameters)
     except NotebookError as error:
         raise SystemExit(f"\nerror: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("\nstopped: make goes on from here") from None
 
 
 if __name__ == "__main__":

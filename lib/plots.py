@@ -190,7 +190,12 @@ def _boxes(axis: Axes, results: pd.DataFrame, metric: str) -> None:
     names = _models(results)
     values = [results[(results["iteration"] == name) & (results["metric"] == metric)]["value"] for name in names]
     drawn = axis.boxplot(
-        values, tick_labels=[_label(n) for n in names], widths=0.45, patch_artist=True, medianprops={"color": "black"}
+        values,
+        tick_labels=[_label(n) for n in names],
+        widths=0.45,
+        patch_artist=True,
+        showfliers=False,
+        medianprops={"color": "black"},
     )
     for name, box, some, x in zip(names, drawn["boxes"], values, range(1, len(names) + 1), strict=True):
         colour = BASE_COLOUR if name == "base" else ADAPTER_COLOUR
@@ -201,7 +206,7 @@ def _boxes(axis: Axes, results: pd.DataFrame, metric: str) -> None:
 
 def box_plot(results: pd.DataFrame, metric: str = "bleu") -> Figure:
     """One metric of every model: a box over its decoding runs, and each run as a point (paper, figure 5)."""
-    figure, axes = _axes(1, 1, max(4.2, 1.0 + 1.1 * len(_models(results))), 3.6)
+    figure, axes = _axes(1, 1, max(6.4, 1.0 + 1.1 * len(_models(results))), 3.2)
     axis = axes[0, 0]
     _boxes(axis, results, metric)
     axis.set(ylabel=METRIC_NAMES[metric], ylim=(0, None))

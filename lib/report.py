@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,35 +57,44 @@ def side_by_side(configs: list[Config], count: int, seed: int = 0) -> pd.DataFra
 
 
 def write(configs: list[Config], results: pd.DataFrame, summary: pd.DataFrame, samples: pd.DataFrame) -> Path:
-    """Write manifest.json and report.html, put the chosen adapter in its place, and return the page's path."""
+    """Write manifest.json and report.html, put the last adapter where the chat finds it, and return the page's path."""
     config = configs[-1]
     files = config.paths
     made = provenance.manifest(configs)
     write_json(files.manifest, made)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
+        autoescape=jinja2.select_autoescape(["html.j2"]),
         undefined=jinja2.StrictUndefined,
     )
-    text = environment.get_template("report.html.j2").render(
-        config=config,
-        manifest=made,
+    shared = {
+        "config": config,
+        "manifest": made,
+        "scores": _score_rows(summary),
+        "test_rows": len(evaluation.test_rows(config, splits.read(config))),
+        "trained_rows": int((pd.read_parquet(files.sample(config.iteration))["part"] == "train").sum()),
+    }
+    page = environment.get_template("report.html.j2").render(
+        **shared,
         corpus=json.loads(files.corpus_summary.read_text()),
         verdicts=verdicts(summary),
-        scores=_score_rows(summary),
         signatures=_signatures(),
         samples=samples.to_dict("records"),
         models=[look.model_name(c.iteration, c.seed) for c in configs],
         training=_training(configs),
         cut=_cut(configs),
         figure=lambda name: _figure(files.figures / f"{name}.png"),
-        test_rows=len(evaluation.test_rows(config, splits.read(config))),
-        trained_rows=int((pd.read_parquet(files.sample(config.iteration))["part"] == "train").sum()),
         runs=int(results["decoding_run"].nunique()),
         seeds=sorted({c.seed for c in configs[1:]}),
     )
+    with whole(files.final_adapter) as temporary:
+        shutil.copytree(files.adapter(config.name), temporary)
+        card = environment.get_template("model_card.md.j2").render(
+            **shared, name=look.model_name(config.iteration, config.seed)
+        )
+        (temporary / "README.md").write_text(card, encoding="utf-8")
     with whole(files.report) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8")
     return files.report
 
 

@@ -153,6 +153,10 @@ def save_adapter(model: PeftModel, tokenizer: Any, config: Config, folder: Path)
     with whole(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        # PEFT writes a set, in another order every time; the same adapter must have the same fingerprint.
+        peft_file = temporary / "adapter_config.json"
+        settings = json.loads(peft_file.read_text())
+        write_json(peft_file, settings | {"target_modules": sorted(settings["target_modules"])})
         write_json(
             temporary / ADAPTER_RECORD,
             {

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lib import corpus
+from lib import corpus, corpus_files, corpus_rows
 from lib.corpus import COLUMNS, SUBSETS, CorpusError, CorpusSummary, read, select, shortages
 
 
@@ -248,7 +248,7 @@ def test_more_than_half_bad_rows_is_an_error_that_names_the_commonest_reason(tmp
 
 
 def test_a_selection_over_many_batches_keeps_order_and_numbers(tmp_path, destination, monkeypatch):
-    monkeypatch.setattr(corpus, "_BATCH_ROWS", 7)
+    monkeypatch.setattr(corpus_rows, "_BATCH_ROWS", 7)
     monkeypatch.setattr(corpus, "_GROUP_ROWS", 50)
     choice = random.Random(1)
     rows = [make_row(n, choice.choice([*SUBSETS, "other", "other"])) for n in range(1, 1001)]
@@ -404,7 +404,7 @@ def test_a_destination_within_the_corpus_is_refused(tmp_path):
 
 
 def test_an_endless_line_is_refused_before_it_fills_the_memory(tmp_path, destination, monkeypatch):
-    monkeypatch.setattr(corpus, "_LINE_BYTES", 1000)
+    monkeypatch.setattr(corpus_files, "_LINE_BYTES", 1000)
     path = write_jsonl(tmp_path / "a.jsonl", [make_row(1), make_row(2, output="x" * 2000)])
     with pytest.raises(CorpusError, match=r"a\.jsonl: line 2 is over"):
         select(str(path), destination)
@@ -430,7 +430,7 @@ def test_shortages_tell_of_every_subset_with_too_few_rows():
 @pytest.fixture
 def selection(tmp_path, destination, monkeypatch) -> Path:
     monkeypatch.setattr(corpus, "_GROUP_ROWS", 10)
-    monkeypatch.setattr(corpus, "_BATCH_ROWS", 10)
+    monkeypatch.setattr(corpus_rows, "_BATCH_ROWS", 10)
     select(str(write_jsonl(tmp_path / "a.jsonl", [make_row(n) for n in range(95)])), destination)
     return destination
 

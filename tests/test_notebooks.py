@@ -116,7 +116,8 @@ def test_a_notebook_uses_only_the_settings_that_its_stage_sees(path):
 def test_the_makefile_passes_only_parameters_that_the_notebook_has(path):
     makefile = (ROOT / "Makefile").read_text()
     common = re.search(r"^run_notebook = .*\$@ (.*)$", makefile, re.MULTILINE)[1]
-    rules = re.findall(r"^\S+: notebooks/(\w+)\.ipynb[^\n]*(?:\n[^\t\n][^\n]*)*\n\t@\$+\(call run_notebook,\$+<\) (.*)$", makefile, re.MULTILINE)  # fmt: skip
+    head = r"^\S+: notebooks/(\w+)\.ipynb[^\n]*(?:\n[^\t\n][^\n]*)*"
+    rules = re.findall(head + r"\n\t@\$+\(call run_notebook,\$+<\) (.*)$", makefile, re.MULTILINE)
     own = [arguments for name, arguments in rules if name == path.stem]
     assert own, f"no rule runs {path.name}"
     known = set(papermill.inspect_notebook(str(path)))
@@ -125,6 +126,13 @@ def test_the_makefile_passes_only_parameters_that_the_notebook_has(path):
 
 
 # --- Running one -----------------------------------------------------------------------------------------------------
+
+
+SLEEPER = """\
+import os, time
+with open("{}", "w") as file:
+    file.write(str(os.getpid()) + "\\n")
+time.sleep(300)"""
 
 
 def a_notebook(folder: Path, *sources: str) -> Path:
@@ -246,7 +254,7 @@ def test_a_dead_kernel_is_one_sentence_and_no_wait(tmp_path):
 
 def test_a_killed_parent_leaves_no_kernel_behind(tmp_path):
     pid_file = tmp_path / "kernel"
-    source = a_notebook(tmp_path, f"import os, time\nopen({str(pid_file)!r}, 'w').write(f'{{os.getpid()}}\\n')\ntime.sleep(300)")  # fmt: skip
+    source = a_notebook(tmp_path, SLEEPER.format(pid_file))
     process = start(source, tmp_path / "out.ipynb", tmp_path)
     kernel = written_pid(pid_file, process)
     try:
@@ -261,7 +269,7 @@ def test_a_killed_parent_leaves_no_kernel_behind(tmp_path):
 
 def test_an_interrupt_ends_the_notebook_and_its_kernel(tmp_path):
     pid_file = tmp_path / "kernel"
-    source = a_notebook(tmp_path, f"import os, time\nopen({str(pid_file)!r}, 'w').write(f'{{os.getpid()}}\\n')\ntime.sleep(300)")  # fmt: skip
+    source = a_notebook(tmp_path, SLEEPER.format(pid_file))
     process = start(source, tmp_path / "out.ipynb", tmp_path)
     kernel = written_pid(pid_file, process)
     try:
@@ -274,4 +282,5 @@ def test_an_interrupt_ends_the_notebook_and_its_kernel(tmp_path):
         if not gone(kernel):
             os.kill(kernel, signal.SIGKILL)
     assert not (tmp_path / "out.ipynb").exists()
+    assert "stopped: make goes on from here" in told
     assert "Traceback" not in told

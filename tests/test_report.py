@@ -242,7 +242,7 @@ def test_results_have_exactly_their_columns_base_first():
 def test_missing_scores_are_named_with_what_to_run():
     configs = a_run()
     configs[1].paths.scores("5_seed0").unlink()
-    with pytest.raises(report.ReportError, match=r"no scores of 5_seed0 in run 'trial' yet: run `make report RUN=trial`"):
+    with pytest.raises(report.ReportError, match="no scores of 5_seed0 in run 'trial' yet: run `make report RUN=trial"):
         report.collect(configs)
     assert not configs[0].paths.results.exists()
 
@@ -341,7 +341,10 @@ def test_the_report_concludes_by_intervals_that_do_not_touch(tmp_path):
 
 def test_training_concludes_with_the_loss_that_there_is():
     log = training_log()
-    assert "The validation loss falls: 3.500 before the first step, 2.250 after the last." in look.conclude_training(log).data
+    said = look.conclude_training(log).data
+    assert "validation loss falls: 3.500 before" in said
+    assert "2.250 after" in said
+    assert "lowest" not in said
     log["validation_loss"] = [2.0, 1.5, 2.5]
     said = look.conclude_training(log).data
     assert "does not fall" in said
@@ -372,7 +375,7 @@ def test_tokens_are_escaped_and_coloured_where_they_are_trained(tokenizer):
     from lib.prompts import Example
 
     ids = tokenizer("<b>halo</b>", add_special_tokens=False)["input_ids"]
-    shown = look.loss_mask(tokenizer, Example(ids, [0] * (len(ids) - 1) + [1], False)).data
+    shown = look.loss_mask(tokenizer, Example(ids, [0] * (len(ids) - 1) + [1], False, False)).data
     assert "<b>" not in shown
     assert shown.count("#fbd9c0") == 1
     assert shown.count("#eceef0") == len(ids) - 1
@@ -385,7 +388,8 @@ def test_settings_show_the_sections_asked_for_and_no_others():
 
 
 def test_shortages_are_told():
-    assert "`dolly` has 70 rows on the training side where 100 were asked for" in look.shortages({"dolly": (100, 70)}).data
+    said = look.shortages({"dolly": (100, 70)}).data
+    assert "`dolly` has 70 rows on the training side where 100 were asked for" in said
     assert look.shortages({}).data == "Every subset has the rows that were asked of it."
 
 
@@ -398,7 +402,8 @@ def small_results() -> pd.DataFrame:
 
 def small_points() -> pd.DataFrame:
     n = np.arange(12)
-    return pd.DataFrame({"x": n % 4, "y": n // 4, "cluster": n % 3, "subset": [SUBSETS[i % 2] for i in n], "rows": n + 1})
+    subsets = [SUBSETS[i % 2] for i in n]
+    return pd.DataFrame({"x": n % 4, "y": n // 4, "cluster": n % 3, "subset": subsets, "rows": n + 1})
 
 
 def small_leakage() -> pd.DataFrame:
@@ -415,7 +420,7 @@ FIGURES = {
     "leakage": lambda: plots.leakage(small_leakage()),
     "clusters": lambda: plots.clusters(small_points()),
     "cluster_sizes": lambda: plots.cluster_sizes(small_draw(), 4),
-    "lengths": lambda: plots.lengths(pd.DataFrame({"subset": ["dolly", "wikihow"] * 5, "tokens": range(10, 20)}), 2_048),
+    "lengths": lambda: plots.lengths(pd.DataFrame({"subset": SUBSETS * 4, "tokens": range(10, 22)}), 2_048),
     "training": lambda: plots.training(training_log()),
     "box_plot": lambda: plots.box_plot(small_results()),
     "rouge": lambda: plots.rouge(small_results()),
@@ -453,8 +458,8 @@ def test_figures_leave_no_drawing_open(tmp_path):
 def test_the_box_plot_shows_every_run_and_models_in_order():
     axis = FIGURES["box_plot"]().axes[0]
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["base", "row 5"]
-    points = [line.get_ydata() for line in axis.get_lines() if line.get_marker() in ("o", "s") and len(line.get_ydata())]
-    assert [sorted(values) for values in points] == [[10, 11, 12], [40, 41, 42]]
+    points = [sorted(line.get_ydata()) for line in axis.get_lines() if line.get_marker() in ("o", "s")]
+    assert [values for values in points if values] == [[10, 11, 12], [40, 41, 42]]
 
 
 def test_scores_start_at_zero():

@@ -34,9 +34,16 @@ from lib.storage import whole
 
 VOCABULARY = 4_096
 #: How often a pass takes each example of a subset, where not once: poems come through twenty prompts as it is.
-WEIGHTS = {"indo_puisi": 0.4, "wikihow": 2.0, "safety_prompt": 4.0, "identity_prompt": 4.0}
-STEPS = 900
-TOKENS_PER_BATCH = 4_096
+WEIGHTS = {
+    "indo_puisi": 0.15,
+    "wikipedia_id": 0.5,
+    "dolly": 0.6,
+    "safety_prompt": 3.0,
+    "identity_prompt": 3.0,
+    "others": 0.5,
+}
+STEPS = 2_600
+TOKENS_PER_BATCH = 1_536
 LEARNING_RATE = 2e-3
 SPECIAL_TOKENS = (
     "<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>", "<|start_header_id|>", "<|end_header_id|>",

@@ -1,0 +1,193 @@
+"""The locks, and what the repository holds: what a stranger's machine is built from."""
+
+import ast
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCKS = ("requirements.txt", "requirements-gpu.txt")
+TOP_LEVEL = {
+    "CHANGELOG.md",
+    "CITATION.cff",
+    "LICENSE",
+    "Makefile",
+    "README.id.md",
+    "README.md",
+    "environment.yml",
+    "lib",
+    "notebooks",
+    "pyproject.toml",
+    "reports",
+    "tests",
+    "webapp",
+}
+
+
+def lines(lock: str) -> list[str]:
+    text = (ROOT / lock).read_text()
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins(lock: str) -> dict[str, str]:
+    return {canonical(name): version for name, version in (line.split("==") for line in lines(lock))}
+
+
+def git(*arguments: str) -> list[str]:
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        pytest.skip("not a git checkout")
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_line_of_a_lock_is_one_exact_pin(lock):
+    assert lines(lock)
+    for line in lines(lock):
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.!+-]*", line), line
+    assert len(pins(lock)) == len(lines(lock))
+
+
+def test_the_locks_do_not_speak_of_the_same_package():
+    assert not set(pins(LOCKS[0])) & set(pins(LOCKS[1]))
+
+
+def test_torch_is_pinned_where_the_makefile_looks_for_it():
+    # It is installed first: resolved on its own it would bring gigabytes for a GPU that may not be there.
+    assert "grep '^torch==' requirements.txt" in (ROOT / "Makefile").read_text()
+    assert [line for line in lines("requirements.txt") if re.match("^torch==", line)]
+
+
+def third_party(folder: str) -> set[str]:
+    """The top-level modules that a folder's sources import and that are neither Python's nor this project's."""
+    sources = list((ROOT / folder).rglob("*.py"))
+    own = {"lib", "tests", "webapp"} | {path.stem for path in sources} | {path.parent.name for path in sources}
+    found = set()
+    for path in sources:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(node.module.split(".")[0])
+    return found - own - set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("folder", ["lib", "tests", "webapp"])
+def test_every_import_is_pinned(folder):
+    distributions = importlib.metadata.packages_distributions()
+    pinned = pins("requirements.txt") | pins("requirements-gpu.txt")
+    unpinned = {
+        module
+        for module in third_party(folder)
+        if not {canonical(name) for name in distributions.get(module, [module])} & set(pinned)
+    }
+    assert unpinned == set()
+
+
+def test_what_the_commands_start_is_pinned():
+    # None of them is imported anywhere.
+    started = {"ipykernel", "jupyterlab", "mypy", "papermill", "pytest", "ruff", "setuptools"}
+    assert started <= set(pins("requirements.txt"))
+
+
+def test_the_installed_versions_are_the_pinned_ones():
+    installed = {canonical(found.name): found.version for found in importlib.metadata.distributions()}
+    # A local label, as in 2.13.0+cpu, names another build of the same version.
+    differing = {
+        name: (version, installed[name])
+        for name, version in pins("requirements.txt").items()
+        if name in installed and installed[name].split("+")[0] != version
+    }
+    assert differing == {}
+
+
+def test_the_environment_fits_together():
+    checked = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_conda_installs_the_same_pins():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["name"] == "klepon"
+    assert environment["channels"][0] == "conda-forge"
+    plain = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    assert {re.split(r"[=<> ]", entry)[0] for entry in plain} >= {"python", "pip", "make", "redis-server"}
+    python = next(entry for entry in plain if re.match("python[=<> ]", entry))
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert f">={python.partition('=')[2]}" == wanted, "the oldest Python that the project takes"
+    from_pip = next(entry for entry in environment["dependencies"] if isinstance(entry, dict))["pip"]
+    named = [entry.removeprefix("-r ").strip() for entry in from_pip if entry.startswith("-r ")]
+    assert sorted(named) == sorted(LOCKS)
+    assert "-e ." in from_pip
+    written_out = [entry for entry in from_pip if not entry.startswith("-")]
+    assert set(written_out) <= set(lines(LOCKS[0])) | set(lines(LOCKS[1])), "a pin of its own would drift"
+
+
+def test_the_packages_that_are_installed_are_there():
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    code = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "lib").rglob("*.py")}
+    assert set(packages) == code
+
+
+def test_a_readme_names_only_commands_that_there_are():
+    makefile = (ROOT / "Makefile").read_text()
+    commands = {name for line in re.findall(r"^\.PHONY:(.*)$", makefile, re.MULTILINE) for name in line.split()}
+    variables = set(re.findall(r"^([A-Z_]+) *\?=", makefile, re.MULTILINE)) | {"PY", "PYTHON", "ADAPTER"}
+    assert (ROOT / "README.md").is_file()
+    for readme in ROOT.glob("README*.md"):
+        fenced = re.findall(r"```\w*\n(.*?)```", readme.read_text(), re.DOTALL)
+        inline = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", readme.read_text())
+        for line in [line for block in [*fenced, *inline] for line in block.splitlines()]:
+            call = re.match(r"\s*(?:\$ )?(?:\S+=\S* )*make\b([^#]*)", line)
+            if call:
+                words = re.sub(r"=(\"[^\"]*\"|'[^']*'|\S*)", "=", call[1]).split()
+                assert {word for word in words if not word.endswith("=")} <= commands, f"{readme.name}: {line}"
+                assert {word[:-1] for word in words if word.endswith("=")} <= variables, f"{readme.name}: {line}"
+
+
+def test_git_does_not_ignore_the_code():
+    # Stock ignore files for Python do.
+    found = [path.relative_to(ROOT) for path in (ROOT / "lib").rglob("*") if path.is_file()]
+    code = [str(path) for path in found if "__pycache__" not in path.parts]
+    code += ["lib/new.py", "lib/demo/base_model/x.safetensors", "reports/published/x.csv", "reports/example/x.png"]
+    git("status", "--porcelain")
+    asked = subprocess.run(["git", "check-ignore", *code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert asked.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "path", ["artifacts/demo/x", "reports/demo/report.html", ".venv/x", "x.partial.ipynb", "lib/__pycache__/x"]
+)
+def test_git_ignores_what_is_made(path):
+    assert git("check-ignore", path) == [path]
+
+
+def test_the_top_level_holds_what_it_should_and_no_more():
+    tops = {path.split("/")[0] for path in git("ls-files")}
+    unknown = {top for top in tops if not top.startswith(".") and not re.fullmatch(r"requirements[\w-]*\.txt", top)}
+    assert unknown <= TOP_LEVEL
+
+
+def test_no_tracked_file_names_a_path_of_somebody_s_machine():
+    absolute = re.compile(rb"(?<![\w.:/-])(?:/work|/tmp|/root|/home|/Users|/mnt)/[\w.-]|\b[A-Z]:\\Users")
+    for name in git("ls-files"):
+        path = ROOT / name
+        if name.startswith("tests/") or not path.is_file() or path.suffix in (".png", ".safetensors"):
+            continue
+        found = absolute.search(path.read_bytes())
+        assert not found, f"{name}: {found[0].decode()}"
+
+
+def test_no_tracked_file_is_large():
+    sizes = {name: (ROOT / name).stat().st_size for name in git("ls-files") if (ROOT / name).is_file()}
+    assert {name: size for name, size in sizes.items() if size > 16 * 2**20} == {}
