@@ -20,7 +20,7 @@ def failed(table):
 def test_sound_examples_pass_every_check(example, tokenizer, settings):
     table = audit([example] * 3, 2, tokenizer, settings)
     assert failed(table) == []
-    assert table["verdict"].value_counts().to_dict() == {"pass": 7, "count": 2}
+    assert table["verdict"].value_counts().to_dict() == {"pass": 7, "count": 3}
     assert table.loc["dropped: no room for the answer", ["examples", "of"]].tolist() == [2, 5]
     require(table)
 
@@ -30,7 +30,16 @@ def test_a_cut_example_needs_no_end_of_turn_and_is_counted(tokenizer, settings):
     cut = encode_example(tokenizer, messages, settings, 80)
     table = audit([cut], 0, tokenizer, settings)
     assert failed(table) == []
-    assert table.loc["cut to fit (kept, without an end of turn)", "examples"] == 1
+    assert table.loc["answer cut to fit (it keeps no end of turn)", "examples"] == 1
+    assert table.loc["prompt cut to fit", "examples"] == 0
+
+
+def test_an_example_with_only_its_prompt_cut_still_needs_its_end_of_turn(tokenizer, settings):
+    messages = to_messages(to_sharegpt("satu dua tiga " * 50, "Ya."))
+    cut = encode_example(tokenizer, messages, settings, 80)
+    assert failed(audit([cut], 0, tokenizer, settings)) == []
+    endless = replace(cut, input_ids=cut.input_ids[:-1], loss_mask=cut.loss_mask[:-1])
+    assert failed(audit([endless], 0, tokenizer, settings)) == [END]
 
 
 def double_bos(example, tokenizer):
@@ -92,7 +101,7 @@ def padding_inside(example, tokenizer):
 BOS = "exactly 1 beginning-of-text token(s), at the start"
 SOME = "at least one trained token"
 MASKED = "prompt wholly masked: one unbroken trained stretch, at the end"
-END = "end of turn trained, once, as the last token (uncut examples)"
+END = "end of turn trained, once, as the last token (answers that were not cut)"
 
 
 @pytest.mark.parametrize(
