@@ -137,7 +137,7 @@ clean: ## remove what RUN computed and shows
 	@$(if $(findstring /,$(RUN))$(filter . .. example published bench,$(RUN)),$(error RUN=$(RUN) is no run: nothing is removed))
 	rm -rf '$(ARTIFACTS)' '$(REPORTS)'
 
-base-model: $(ENVIRONMENT) ## pretrain the demo's base model again (under 30 minutes on two cores)
+base-model: $(ENVIRONMENT) ## pretrain the demo's base model again (about half an hour)
 	@$(PY) -m lib.demo.base_model
 
 example: report ## copy this run's report into reports/example, which is committed
