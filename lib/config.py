@@ -10,6 +10,7 @@ import argparse
 import difflib
 import json
 import tomllib
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -234,7 +235,7 @@ def _read_toml(path: Path, kind: str) -> dict[str, Any]:
         raise ConfigError(f"{path.relative_to(paths.ROOT)} is not TOML: {error}") from None
 
 
-def nearest(word: str, known: list[str]) -> str:
+def nearest(word: str, known: Sequence[str]) -> str:
     """`; did you mean 'x'?`, or nothing where no known word is near."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
@@ -282,9 +283,7 @@ def _scaled(config: Config) -> Config:
 def _check(config: Config) -> None:
     def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
         if value not in known:
-            raise ConfigError(
-                f"{name} = {value!r} is unknown{nearest(value, list(known))}; there are: {', '.join(known)}"
-            )
+            raise ConfigError(f"{name} = {value!r} is unknown{nearest(value, known)}; there are: {', '.join(known)}")
 
     one_of("sampling.method", config.sampling.method, METHODS)
     one_of("training.schedule", config.training.schedule, SCHEDULES)

@@ -18,13 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from lib.config import Config
+from lib.config import Config, nearest
 from lib.corpus_files import (
     COLUMNS,
     SUBSETS,
     CorpusError,
     check_file,
-    did_you_mean,
     find_files,
     listed,
     row_count,
@@ -209,9 +208,7 @@ def _take(file: pq.ParquetFile, rows: np.ndarray, columns: list[str], destinatio
 def _check_subsets(subsets: Sequence[str]) -> None:
     for name in subsets:
         if name not in SUBSETS:
-            raise CorpusError(
-                f"{name!r} is not a subset.{did_you_mean(name, SUBSETS)} The subsets are {listed(SUBSETS)}."
-            )
+            raise CorpusError(f"{name!r} is not a subset{nearest(name, SUBSETS)}; the subsets are {listed(SUBSETS)}.")
     if not subsets:
         raise CorpusError(f"no subset is asked for; name at least one of {listed(SUBSETS)}.")
 

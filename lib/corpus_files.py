@@ -16,6 +16,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lib.config import nearest
+
 SUBSETS = ("indo_puisi", "wikihow", "wikipedia_id", "safety_prompt", "identity_prompt", "dolly")
 COLUMNS = ("dataset_name", "subset_name", "prompt_id", "template_name", "dataset_key", "input", "output")
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json", ".json.gz")
@@ -138,7 +140,7 @@ def _check_columns(name: str, found: Sequence[str]) -> None:
     for column in COLUMNS:
         if column not in found:
             raise CorpusError(
-                f"{name} has no column {column!r}.{did_you_mean(column, found)} Its columns are {listed(found)}. "
+                f"{name} has no column {column!r}{nearest(column, found)}; its columns are {listed(found)}. "
                 f"Rename them to {listed(COLUMNS)}."
             )
 
@@ -186,11 +188,6 @@ def _nearest_paths(path: Path) -> str:
     names = sorted(entry.name for entry in missing.parent.iterdir() if not entry.name.startswith("."))
     near = difflib.get_close_matches(missing.name, names, n=3, cutoff=0.5) or names[:5]
     return f" {missing.parent} has {listed(near)}." if near else f" {missing.parent} is empty."
-
-
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f" Is it {near[0]!r}?" if near else ""
 
 
 def listed(names: Sequence[str]) -> str:

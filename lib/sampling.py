@@ -3,7 +3,6 @@
 Everything is seeded: the same rows and the same seed give the same sample.
 """
 
-import difflib
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,7 @@ import pandas as pd
 from sklearn.cluster import KMeans
 
 from lib import corpus
-from lib.config import METHODS, Config
+from lib.config import METHODS, Config, nearest
 from lib.embedding import embed
 from lib.storage import whole
 
@@ -42,9 +41,8 @@ def draw(subsets: np.ndarray, method: str, rows: int, seed: int) -> Draw:
     Raises ValueError for an unknown method or a negative number of rows.
     """
     if method not in METHODS:
-        nearest = difflib.get_close_matches(str(method), METHODS, n=1, cutoff=0) or METHODS
         raise ValueError(
-            f"unknown sampling method {method!r}: did you mean {nearest[0]!r}? (one of {', '.join(METHODS)})"
+            f"unknown sampling method {method!r}{nearest(method, METHODS)}; there are: {', '.join(METHODS)}"
         )
     if rows < 0:
         raise ValueError(f"rows must not be negative, got {rows}")

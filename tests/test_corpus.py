@@ -302,7 +302,7 @@ def test_a_folder_without_readable_files_names_the_kinds_it_has(tmp_path, destin
 def test_a_missing_column_names_the_columns_found_and_the_nearest(tmp_path, destination, writer):
     rows = [without(make_row(1), "input") | {"inputs": "x"}]
     path = writer(tmp_path / ("a.parquet" if writer is write_parquet else "a.jsonl"), rows)
-    with pytest.raises(CorpusError, match=r"no column 'input'\. Is it 'inputs'\? Its columns are dataset_name,"):
+    with pytest.raises(CorpusError, match=r"no column 'input'; did you mean 'inputs'\?; its columns are dataset_name,"):
         select(str(path), destination)
     assert not destination.parent.exists()
 
@@ -331,7 +331,7 @@ def test_a_corpus_with_none_of_the_subsets_names_those_it_has(tmp_path, destinat
 
 def test_an_unknown_subset_names_the_nearest(tmp_path, destination):
     path = write_jsonl(tmp_path / "a.jsonl", ROWS)
-    with pytest.raises(CorpusError, match=r"'wiki_how' is not a subset\. Is it 'wikihow'\?"):
+    with pytest.raises(CorpusError, match=r"'wiki_how' is not a subset; did you mean 'wikihow'\?"):
         select(str(path), destination, subsets=("wiki_how",))
     with pytest.raises(CorpusError, match="no subset is asked for"):
         select(str(path), destination, subsets=())
