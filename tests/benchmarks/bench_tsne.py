@@ -1,8 +1,9 @@
 """lib.projection.tsne against scikit-learn's TSNE, on the same points, with each picture's KL divergence.
 
-    python tests/benchmarks/bench_tsne.py [--corpus EMBEDDINGS.npy] [--quick] [--out CSV]
+    python tests/benchmarks/bench_tsne.py [--corpus FOLDER] [--quick] [--out CSV]
 
-Without --corpus the points are unit vectors around 10 centres, 384 wide. The divergence of both is computed here, from
+The points are the embeddings of distinct outputs of a corpus, drawn as the sampling benchmark draws them; without
+--corpus they are unit vectors around 10 centres, 384 wide. The divergence of both is computed here, from
 scikit-learn's neighbour probabilities and the exact distances in the picture, so that the two are comparable.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
+from bench_sampling import corpus_texts  # noqa: E402
 from harness import compare, record  # noqa: E402
 
 
@@ -23,6 +25,17 @@ def synthetic(count: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     points = rng.normal(size=(10, 384))[rng.integers(10, size=count)] + rng.normal(size=(count, 384))
     return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+
+
+def embedded(folder: Path, count: int) -> np.ndarray:
+    """At most `count` distinct outputs, embedded."""
+    from lib import embedding
+
+    texts = list(dict.fromkeys(corpus_texts(folder, count // 3)))
+    with tempfile.TemporaryDirectory() as cache:
+        return embedding.embed(
+            [texts[i] for i in np.random.default_rng(0).permutation(len(texts))[:count]], Path(cache)
+        )
 
 
 def divergence(points: np.ndarray, picture: np.ndarray) -> float:
@@ -44,7 +57,7 @@ def divergence(points: np.ndarray, picture: np.ndarray) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, help="embeddings as .npy, (n, d); the first 10,000 are used")
+    parser.add_argument("--corpus", type=Path, help="folder of parquet files in the Cendol schema")
     parser.add_argument("--quick", action="store_true", help="1,000 points and one turn")
     parser.add_argument("--out", type=Path, default=Path("reports/bench/results.csv"))
     parser.add_argument("--side", choices=["ours", "peer"], help=argparse.SUPPRESS)
@@ -70,7 +83,7 @@ def main() -> None:
     count = 1_000 if args.quick else 10_000
     if not args.corpus:
         print("no --corpus: the points are synthetic")
-    points = np.load(args.corpus)[:count] if args.corpus else synthetic(count)
+    points = embedded(args.corpus, count) if args.corpus else synthetic(count)
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder) / "points.npy", points)
         argv = [sys.executable, __file__, "--folder", folder, "--side"]
