@@ -7,13 +7,20 @@ CORPUS     ?=
 BASE_MODEL ?=
 ITERATIONS ?= 5
 SEEDS      ?= 0
+STUDIES    ?=
+# Notebooks at a time, which share the cores.
+JOBS       ?= 1
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .SUFFIXES:
-# Two samplings would write one corpus, and two trainings would share one device.
+# Unless asked otherwise: two trainings would share one device.
+ifeq ($(JOBS),1)
 .NOTPARALLEL:
+endif
+# What make itself was asked: -n, -q, -t.
+FLAGS := $(firstword -$(MAKEFLAGS))
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
 
@@ -23,18 +30,17 @@ ARTIFACTS := artifacts/$(RUN)
 REPORTS   := reports/$(RUN)
 SETTINGS  := $(ARTIFACTS)/settings
 
-ifeq ($(ITERATIONS),all)
-override ITERATIONS := $(sort $(patsubst notebooks/parameters/iterations/%.toml,%,$(wildcard notebooks/parameters/iterations/*.toml)))
-endif
-
 # --- The environment -------------------------------------------------------------------------------------------------
 # Made on first use in .venv, and again only when the lock changes. `make report PY=python` uses the active environment.
 PYTHON ?= python3
 ifdef PY
 ENVIRONMENT :=
+PLANNER := $(PY)
 else
 PY := .venv/bin/python
 ENVIRONMENT := .venv/installed
+# What draws the graph while the Makefile is read: maybe before there is an environment.
+PLANNER := $(or $(wildcard $(PY)),$(PYTHON))
 endif
 
 .venv/installed: requirements.txt
@@ -47,7 +53,7 @@ endif
 	@touch $@
 
 # --- The modules that each notebook reaches (tests/test_makefile.py keeps these lists true) --------------------------
-# What only shows (look, plots) counts for the report alone: a nicer table is no reason to train again.
+# What only shows (look, plots and theirs) counts for the report alone: a nicer table is no reason to train again.
 lib = $(addprefix lib/,$(addsuffix .py,$(1)))
 EVERYWHERE    := $(call lib,__init__ config paths storage)
 CORPUS_CODE   := $(call lib,corpus corpus_files corpus_rows) $(filter-out lib/demo/base_model.py,$(wildcard lib/demo/*.py)) $(wildcard lib/demo/tables/*)
@@ -55,66 +61,90 @@ MODEL_CODE    := $(call lib,model prompts)
 SAMPLING      := $(EVERYWHERE) $(CORPUS_CODE) $(call lib,splits sampling embedding projection)
 PREPROCESSING := $(EVERYWHERE) $(CORPUS_CODE) $(MODEL_CODE) $(call lib,audit examples)
 TRAINING      := $(EVERYWHERE) $(MODEL_CODE) $(call lib,training)
-EVALUATION    := $(EVERYWHERE) $(CORPUS_CODE) $(MODEL_CODE) $(call lib,splits sampling embedding evaluation generation metrics statistics)
-REPORT        := $(EVALUATION) $(call lib,look plots examples report provenance) $(wildcard lib/templates/*)
+EVALUATION    := $(EVERYWHERE) $(CORPUS_CODE) $(MODEL_CODE) $(call lib,splits sampling embedding evaluation generation metrics english language)
+REPORT        := $(EVALUATION) $(call lib,ablation statistics look plots drawing comparison_plots published examples report provenance) $(wildcard lib/templates/* reports/published/*.csv)
 
 # --- The stages ------------------------------------------------------------------------------------------------------
-run_notebook = $(PY) -m lib.notebooks $(1) $@ run=$(RUN) profile=$(PROFILE) corpus='$(CORPUS)' base_model='$(BASE_MODEL)'
+VARIABLES = --run '$(RUN)' --profile '$(PROFILE)' --corpus '$(CORPUS)' --base-model '$(BASE_MODEL)' \
+    --iterations '$(ITERATIONS)' --seeds '$(SEEDS)' --studies '$(STUDIES)'
+run_notebook = $(PY) -m lib.notebooks $(1) $(2) run=$(RUN) profile=$(PROFILE) corpus='$(CORPUS)' base_model='$(BASE_MODEL)'
 CORPUS_FILES     := $(if $(CORPUS),$(wildcard $(CORPUS) $(CORPUS)/*))
 BASE_MODEL_FILES := $(wildcard $(or $(BASE_MODEL),lib/demo/base_model)/*)
 
 # What each stage can see of the settings. A file is rewritten only when that has changed. The plus sign keeps `make -n`
 # from taking every file for a new one: it plans by the settings of the last run.
-.PHONY: settings
 settings: | $(ENVIRONMENT)
-	@$(PY) -m lib.config --run '$(RUN)' --profile '$(PROFILE)' --corpus '$(CORPUS)' --base-model '$(BASE_MODEL)' \
-	    --iterations '$(ITERATIONS)' --seeds '$(SEEDS)'
+	@$(if $(KLEPON_GRAPH),,$(PY) -m lib.config $(VARIABLES))
+	+@$(if $(GRAPH),,$(DRAW_GRAPH))
 .PRECIOUS: $(SETTINGS)/%.json
 $(SETTINGS)/%.json: settings ; +@:
 
+# Which notebooks the run has, each as `notebook:the notebook that it goes on with`. Only lib.config knows: iterations
+# that sample alike share a sample, and equal ones a training. What is wrong with a variable is told by `settings`.
+DRAW_GRAPH = $(PLANNER) -m lib.config --graph $(VARIABLES)
+GRAPH  := $(or $(KLEPON_GRAPH),$(shell $(DRAW_GRAPH) 2>/dev/null))
+NAMES  := $(foreach edge,$(GRAPH),$(firstword $(subst :, ,$(edge))))
+STAGED := $(NAMES:%=$(REPORTS)/%.ipynb)
+FIRST  := $(firstword $(STAGED))
+goes_on = $(REPORTS)/$(1).ipynb: $(if $(2),$(REPORTS)/$(2).ipynb)
+$(foreach edge,$(GRAPH),$(eval $(call goes_on,$(firstword $(subst :, ,$(edge))),$(word 2,$(subst :, ,$(edge))))))
+# A stem is an iteration, with its seed where there is one.
+iteration_and_seed = iteration=$(firstword $(subst _seed, ,$*)) seed=$(or $(word 2,$(subst _seed, ,$*)),0)
+
+# The corpus and its split are written by whichever sampling comes first, and only when they change.
+$(filter-out $(FIRST),$(filter $(REPORTS)/1_sampling_%,$(STAGED))): | $(FIRST)
+$(ARTIFACTS)/corpus/split.parquet: $(FIRST) ; +@:
+
 $(REPORTS)/1_sampling_%.ipynb: notebooks/1_sampling.ipynb $(SETTINGS)/sampling_%.json $(SAMPLING) $(CORPUS_FILES)
-	@$(call run_notebook,$<) iteration=$*
+	@$(call run_notebook,$<,$@) iteration=$*
 
-# Written by whichever sampling comes first, and only when it changes.
-$(ARTIFACTS)/corpus/split.parquet: $(REPORTS)/1_sampling_$(firstword $(ITERATIONS)).ipynb ; +@:
+$(REPORTS)/2_preprocessing_%.ipynb: notebooks/2_preprocessing.ipynb $(SETTINGS)/preprocessing_%.json $(PREPROCESSING) \
+    $(BASE_MODEL_FILES)
+	@$(call run_notebook,$<,$@) iteration=$*
 
-$(REPORTS)/2_preprocessing_%.ipynb: notebooks/2_preprocessing.ipynb $(SETTINGS)/preprocessing_%.json \
-    $(REPORTS)/1_sampling_%.ipynb $(PREPROCESSING) $(BASE_MODEL_FILES)
-	@$(call run_notebook,$<) iteration=$*
+$(REPORTS)/3_training_%.ipynb: notebooks/3_training.ipynb $(SETTINGS)/training_%.json $(TRAINING) $(BASE_MODEL_FILES)
+	@$(call run_notebook,$<,$@) $(iteration_and_seed)
 
-$(REPORTS)/4_evaluation_base.ipynb: notebooks/4_evaluation.ipynb $(SETTINGS)/evaluation_base.json \
+$(REPORTS)/4_evaluation_%.ipynb: notebooks/4_evaluation.ipynb $(SETTINGS)/evaluation_%.json \
     $(ARTIFACTS)/corpus/split.parquet $(EVALUATION) $(BASE_MODEL_FILES)
-	@$(call run_notebook,$<) iteration=base
+	@$(call run_notebook,$<,$@) $(iteration_and_seed)
 
-define with_seed
-$(REPORTS)/3_training_%_seed$(1).ipynb: notebooks/3_training.ipynb $(SETTINGS)/training_%_seed$(1).json \
-    $(REPORTS)/2_preprocessing_%.ipynb $(TRAINING) $(BASE_MODEL_FILES)
-	@$$(call run_notebook,$$<) iteration=$$* seed=$(1)
-
-$(REPORTS)/4_evaluation_%_seed$(1).ipynb: notebooks/4_evaluation.ipynb $(SETTINGS)/evaluation_%_seed$(1).json \
-    $(REPORTS)/3_training_%_seed$(1).ipynb $(ARTIFACTS)/corpus/split.parquet $(EVALUATION)
-	@$$(call run_notebook,$$<) iteration=$$* seed=$(1)
-endef
-$(foreach seed,$(SEEDS),$(eval $(call with_seed,$(seed))))
-
-# Named one by one, since Make does not miss a file that only a pattern knows.
-PREPARED  := $(foreach iteration,$(ITERATIONS),$(REPORTS)/1_sampling_$(iteration).ipynb $(REPORTS)/2_preprocessing_$(iteration).ipynb)
-TRAINED   := $(foreach seed,$(SEEDS),$(ITERATIONS:%=$(REPORTS)/3_training_%_seed$(seed).ipynb))
-EVALUATED := $(REPORTS)/4_evaluation_base.ipynb \
-    $(foreach seed,$(SEEDS),$(foreach iteration,$(ITERATIONS),$(REPORTS)/4_evaluation_$(iteration)_seed$(seed).ipynb))
-
-$(REPORTS)/5_report.ipynb: notebooks/5_report.ipynb $(SETTINGS)/report.json $(PREPARED) $(TRAINED) $(EVALUATED) $(REPORT)
-	@$(call run_notebook,$<) iterations='$(ITERATIONS)' seeds='$(SEEDS)'
+# The page is made of what there is, and tells why a row failed. It needs a corpus, the base model and one training.
+PRESENT := $(filter-out $(KLEPON_MISSING),$(STAGED))
+MISSING := $(filter $(KLEPON_MISSING),$(STAGED))
+BASE    := $(REPORTS)/4_evaluation_base.ipynb
+SCORED  := $(filter-out $(BASE),$(filter $(REPORTS)/4_evaluation_%,$(PRESENT)))
+$(REPORTS)/5_report.ipynb: notebooks/5_report.ipynb $(SETTINGS)/report.json $(PRESENT) $(REPORT) \
+    $(wildcard $(NAMES:%=$(ARTIFACTS)/failures/%.json))
+	@$(call run_notebook,$<,$@) iterations='$(ITERATIONS)' seeds='$(SEEDS)' studies='$(STUDIES)'
 	@echo "The report: $(REPORTS)/report.html"
+
+.PHONY: settings stages page
+stages: settings $(STAGED)
+page: settings $(if $(filter $(FIRST) $(BASE),$(MISSING)),,$(if $(SCORED),$(REPORTS)/5_report.ipynb))
+	@$(if $(MISSING),exit 1)
 
 # --- Commands --------------------------------------------------------------------------------------------------------
 .PHONY: help report test quick-test lab bench lint clean base-model example
 help: ## what these commands do
 	@echo "Klepon: a report that can be run again. Commands:"
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/  make /'
-	@echo "Variables: PROFILE=$(PROFILE) RUN=$(RUN) CORPUS=$(CORPUS) BASE_MODEL=$(BASE_MODEL) ITERATIONS=\"$(ITERATIONS)\" SEEDS=\"$(SEEDS)\""
+	@echo "Variables: PROFILE=$(PROFILE) RUN=$(RUN) CORPUS=$(CORPUS) BASE_MODEL=$(BASE_MODEL) ITERATIONS=\"$(ITERATIONS)\" SEEDS=\"$(SEEDS)\" STUDIES=\"$(STUDIES)\" JOBS=$(JOBS)"
 
-report: $(REPORTS)/5_report.ipynb ## from a fresh clone to reports/<run>/report.html; runs what is stale, and only that
+# In steps, so that a row that fails loses no other: all that can run, then the page. Each step is a make of its own,
+# which knows the graph already and, of what this one was asked, the variables alone.
+step = KLEPON_GRAPH='$(GRAPH)' MAKEFLAGS=' -- $(MAKEOVERRIDES)' $(MAKE) --silent
+plan = $(step) -n page | sed -nE 's/.* -m lib\.notebooks [^ ]+ ([^ ]+) .*/\1/p' | xargs
+ifneq ($(findstring n,$(FLAGS))$(findstring q,$(FLAGS))$(findstring t,$(FLAGS)),)
+report: page
+else
+report: export KLEPON_TODO := $(ARTIFACTS)/todo
+report: settings ## from a fresh clone to reports/<run>/report.html; runs what is stale, and only that
+	@[[ '$(JOBS)' =~ ^[1-9][0-9]*$$ ]] || { echo "error: JOBS='$(JOBS)' must be a whole number above 0" >&2; exit 1; }
+	+@$(plan) > $(KLEPON_TODO)
+	-+@$(step) --keep-going -j$(JOBS) stages
+	+@KLEPON_MISSING="$$($(plan))" $(step) page
+endif
 
 test: $(ENVIRONMENT) ## the whole suite, offline
 	@$(PY) -m pytest

@@ -123,6 +123,16 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class English:
+    """What the adapter costs English: rows in English that every model is measured on too."""
+
+    source: str = ""
+    """`demo` for the English twin of the demo's test rows; else a hub dataset id, or a file, glob or folder in
+    Cendol's schema that holds English rows; empty: English is not measured."""
+    rows: int = 1_000
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of one run and one iteration."""
 
@@ -132,6 +142,12 @@ class Config:
     seed: int = 0
     scale: float = 1.0
     """One factor on every count of rows (never on K, epochs or tokens): how the demo is made small."""
+    sampled_as: str = "5"
+    """The first iteration that samples alike: its sample serves this one too."""
+    prepared_as: str = "5"
+    """The first iteration with the same examples."""
+    trained_as: str = "5"
+    """The first iteration that is equal in every setting: its adapter and scores are this one's too."""
     corpus: Corpus = field(default_factory=Corpus)
     sampling: Sampling = field(default_factory=Sampling)
     model: Model = field(default_factory=Model)
@@ -139,6 +155,7 @@ class Config:
     lora: Lora = field(default_factory=Lora)
     training: Training = field(default_factory=Training)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    english: English = field(default_factory=English)
 
     @property
     def paths(self) -> RunPaths:
@@ -148,7 +165,7 @@ class Config:
     @property
     def name(self) -> str:
         """What names this training's files: iteration and training seed; `base` for the untrained model."""
-        return "base" if self.iteration == "base" else f"{self.iteration}_seed{self.seed}"
+        return "base" if self.iteration == "base" else f"{self.trained_as}_seed{self.seed}"
 
 
 SECTIONS = tuple(f.name for f in fields(Config) if f.default_factory is not MISSING)
@@ -157,13 +174,19 @@ STAGES = {
     "sampling": ("corpus", "sampling"),
     "preprocessing": ("model", "prompt"),
     "training": ("model", "prompt", "lora", "training"),
-    "evaluation": ("model", "prompt", "evaluation"),
-    "report": ("corpus", "sampling", "model", "prompt", "lora", "training", "evaluation"),
+    "evaluation": ("model", "prompt", "evaluation", "english"),
+    "report": ("corpus", "sampling", "model", "prompt", "lora", "training", "evaluation", "english"),
 }
 #: The counts of rows that `scale` multiplies.
-SCALED = {"sampling": ("rows", "rows_per_cluster", "validation_rows"), "evaluation": ("test_rows",)}
+SCALED = {
+    "sampling": ("rows", "rows_per_cluster", "validation_rows"),
+    "evaluation": ("test_rows",),
+    "english": ("rows",),
+}
 SCHEDULES = ("linear", "cosine", "cosine_with_restarts")
 METHODS = ("random", "per_subset", "stratified")
+#: What goes beyond the paper: each a folder of variants of row 5 in notebooks/parameters/studies.
+STUDIES = ("loraplus", "sampling", "bos")
 
 
 class ConfigError(ValueError):
@@ -181,18 +204,41 @@ def load_config(
         ConfigError: for an unknown profile, iteration, section or key (naming the nearest right one), a value of the
             wrong type, or a value that makes no sense.
     """
-    layers = [
-        _read_toml(paths.PARAMETERS / f"{profile}.toml", "profile"),
-    ]
+    config = _read(run, profile, iteration, seed, corpus, base_model)
+    if iteration == "base":
+        return config
+    return _shared(config, [_read(run, profile, name, 0, corpus, base_model) for name in iterations()])
+
+
+def _shared(config: Config, others: list[Config]) -> Config:
+    """The same settings, with the names under which it finds what it has in common with an earlier iteration."""
+
+    def first(sections: Sequence[str]) -> str:
+        return next(o.iteration for o in others if all(getattr(o, s) == getattr(config, s) for s in sections))
+
+    return replace(
+        config,
+        sampled_as=first(STAGES["sampling"]),
+        prepared_as=first(STAGES["sampling"] + STAGES["preprocessing"]),
+        trained_as=first(SECTIONS),
+    )
+
+
+def _read(run: str, profile: str, iteration: str, seed: int, corpus: str, base_model: str) -> Config:
+    files = [_known(profile, _profiles(), "profile")]
     if iteration != "base":
-        layers.append(_read_toml(paths.PARAMETERS / "iterations" / f"{iteration}.toml", "iteration"))
+        files.append(_known(iteration, _iteration_files(), "iteration"))
+    config = Config(run=_run_name(run or profile), profile=profile, iteration=iteration, seed=seed)
+    for file in files:
+        try:
+            config = _merge(config, tomllib.loads(file.read_text(encoding="utf-8")))
+        except ValueError as error:
+            wrong = "not TOML: " if isinstance(error, tomllib.TOMLDecodeError) else ""
+            raise ConfigError(f"{file.relative_to(paths.PARAMETERS)}: {wrong}{error}") from None
     if corpus:
-        layers.append({"corpus": {"source": corpus}})
+        config = replace(config, corpus=replace(config.corpus, source=corpus))
     if base_model:
-        layers.append({"model": {"base_model": base_model}})
-    config = Config(run=_run_name(run or profile), profile=profile, iteration=str(iteration), seed=int(seed))
-    for layer in layers:
-        config = _merge(config, layer)
+        config = replace(config, model=replace(config.model, base_model=base_model))
     config = _scaled(config)
     _check(config)
     return config
@@ -205,15 +251,55 @@ def load_configs(
     seeds: str = "0",
     corpus: str = "",
     base_model: str = "",
+    studies: str = "",
 ) -> list[Config]:
-    """The settings of the base model and of every training of a run, base first; lists are words apart by spaces."""
+    """The settings of the base model and of every training of a run, base first; lists are words apart by spaces.
+
+    `all` stands for every row of Table 2, or for every study. A study brings its variants, and row 5 that they vary.
+    """
+    wanted = list(rows()) if iterations.split() == ["all"] else iterations.split()
+    chosen = STUDIES if studies.split() == ["all"] else studies.split()
+    for study in chosen:
+        if study not in STUDIES:
+            raise ConfigError(f"no study {study!r}{nearest(study, STUDIES)}; there are: {', '.join(STUDIES)}")
+        wanted += ["5", *(name for name in _iteration_files() if name.startswith(f"{study}_"))]
     configs = [load_config(run, profile, "base", 0, corpus, base_model)]
-    for iteration in iterations.split():
-        for seed in seeds.split():
-            configs.append(load_config(run, profile, iteration, int(seed), corpus, base_model))
+    others = [_read(run, profile, name, 0, corpus, base_model) for name in _iteration_files()]
+    for iteration in dict.fromkeys(wanted):
+        for seed in dict.fromkeys(seeds.split()):
+            if not seed.isdigit():
+                raise ConfigError(f"SEEDS={seeds!r} must be whole numbers apart by spaces, such as 0 1 2")
+            configs.append(_shared(_read(run, profile, iteration, int(seed), corpus, base_model), others))
     if len(configs) == 1:
         raise ConfigError("ITERATIONS and SEEDS name no training: give at least one of each, such as 5 and 0")
     return configs
+
+
+def rows() -> list[str]:
+    """The rows of the paper's Table 2 that have a parameter file, in order."""
+    return sorted((path.stem for path in (paths.PARAMETERS / "iterations").glob("*.toml")), key=int)
+
+
+def iterations() -> list[str]:
+    """All that can be trained: the rows of Table 2, then the variants of the studies, named `<study>_<variant>`."""
+    return list(_iteration_files())
+
+
+def _iteration_files() -> dict[str, Path]:
+    variants = sorted((paths.PARAMETERS / "studies").glob("*/*.toml"))
+    return {name: paths.PARAMETERS / "iterations" / f"{name}.toml" for name in rows()} | {
+        f"{path.parent.name}_{path.stem}": path for path in variants
+    }
+
+
+def _profiles() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(paths.PARAMETERS.glob("*.toml"))}
+
+
+def _known(name: str, files: dict[str, Path], kind: str) -> Path:
+    if name not in files:
+        raise ConfigError(f"no {kind} {name!r}{nearest(name, list(files))}; there are: {', '.join(files)}")
+    return files[name]
 
 
 def _run_name(run: str) -> str:
@@ -223,16 +309,6 @@ def _run_name(run: str) -> str:
             "and none of the names example, published and bench, which the project keeps for itself"
         )
     return run
-
-
-def _read_toml(path: Path, kind: str) -> dict[str, Any]:
-    if not path.is_file():
-        known = sorted(p.stem for p in path.parent.glob("*.toml"))
-        raise ConfigError(f"no {kind} {path.stem!r}{nearest(path.stem, known)}; there are: {', '.join(known)}")
-    try:
-        return tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path.relative_to(paths.ROOT)} is not TOML: {error}") from None
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -315,34 +391,67 @@ def _check(config: Config) -> None:
 
 
 def stage_settings(config: Config, stage: str) -> dict[str, Any]:
-    """What one stage can see of the settings, as plain values: when this is unchanged, the stage need not rerun."""
-    identity: dict[str, Any] = {"run": config.run, "iteration": config.iteration}
+    """What one stage can see of the settings, as plain values: when this is unchanged, the stage need not rerun.
+
+    With whose sample or examples it goes on: an iteration that comes to share another's finds them older than its own
+    work, and yet must work anew. Not which iteration asks, since several may.
+    """
+    identity: dict[str, Any] = {"run": config.run}
+    if stage == "preprocessing":
+        identity["sampled_as"] = config.sampled_as
+    if stage == "training":
+        identity["prepared_as"] = config.prepared_as
     if stage not in ("sampling", "preprocessing"):
         identity["seed"] = config.seed
+    if stage == "report":
+        identity["iteration"] = config.iteration
     return identity | {name: asdict(getattr(config, name)) for name in STAGES[stage]}
 
 
+def stages(configs: list[Config]) -> dict[str, tuple[Config, str, str]]:
+    """The executed notebooks of a run, apart from the report, in an order in which they can run.
+
+    Returns:
+        By the notebook's name: the settings that it runs with, its stage, and the notebook whose work it goes on with
+        ("" for none). What several iterations share is there once, named after the first of all that share it.
+    """
+    found: dict[str, tuple[Config, str, str]] = {}
+    for config in configs[1:]:
+        sampled, prepared = f"1_sampling_{config.sampled_as}", f"2_preprocessing_{config.prepared_as}"
+        found[sampled] = (config, "sampling", "")
+        found[prepared] = (config, "preprocessing", sampled)
+    found["4_evaluation_base"] = (configs[0], "evaluation", "")
+    for config in configs[1:]:
+        trained = f"3_training_{config.name}"
+        found[trained] = (config, "training", f"2_preprocessing_{config.prepared_as}")
+        found[f"4_evaluation_{config.name}"] = (config, "evaluation", trained)
+    return found
+
+
 def main() -> None:
-    """Write what each stage can see of the settings to artifacts/<run>/settings/, for Make to compare."""
+    """Write what each stage can see of the settings to artifacts/<run>/settings/, for Make to compare.
+
+    With --graph, print instead the notebooks of the run as `notebook:notebook it needs`, a word each.
+    """
     parser = argparse.ArgumentParser(description=main.__doc__)
-    for name in ("run", "profile", "corpus", "base-model", "iterations", "seeds"):
+    for name in ("run", "profile", "corpus", "base-model", "iterations", "seeds", "studies"):
         parser.add_argument(f"--{name}", default="")
+    parser.add_argument("--graph", action="store_true")
     args = parser.parse_args()
+    given = args.run, args.profile, args.iterations, args.seeds, args.corpus, args.base_model, args.studies
     try:
-        configs = load_configs(args.run, args.profile, args.iterations, args.seeds, args.corpus, args.base_model)
+        configs = load_configs(*given)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
-    for config in configs:
-        for stage in STAGES:
-            if stage == "report" or (config.iteration == "base" and stage != "evaluation"):
-                continue
-            settings = stage_settings(config, stage)
-            name = config.name if stage in ("training", "evaluation") else config.iteration
-            path = config.paths.artifacts / "settings" / f"{stage}_{name}.json"
-            write_if_changed(path, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
+    if args.graph:
+        print(*(f"{name}:{need}" for name, (_, _, need) in stages(configs).items()))
+        return
+    folder = configs[0].paths.artifacts / "settings"
+    for name, (config, stage, _) in stages(configs).items():
+        settings = json.dumps(stage_settings(config, stage), indent=1, ensure_ascii=False)
+        write_if_changed(folder / f"{name.partition('_')[2]}.json", settings + "\n")
     report = [stage_settings(config, "report") for config in configs]
-    path = configs[0].paths.artifacts / "settings" / "report.json"
-    write_if_changed(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_if_changed(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

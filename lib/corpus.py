@@ -16,8 +16,10 @@ import orjson
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock
 from tqdm import tqdm
 
+from lib import paths
 from lib.config import Config, nearest
 from lib.corpus_files import (
     COLUMNS,
@@ -31,7 +33,6 @@ from lib.corpus_files import (
 )
 from lib.corpus_rows import REPETITIVE, SCHEMA, counts, jsonl_parts, parquet_parts
 from lib.demo import corpus as demo_corpus
-from lib.paths import ROOT
 from lib.storage import write_json
 
 BAD_ROWS = "bad_rows.jsonl"
@@ -135,17 +136,24 @@ def prepare(config: Config) -> CorpusSummary:
 
     The demo's corpus is generated first. Raises CorpusError if the corpus cannot be used.
     """
-    source = config.corpus.source
-    if source == "demo":
-        path = config.paths.artifacts / "corpus" / "demo" / "corpus.jsonl.gz"
-        demo_corpus.write(path)
-        source = str(path)
-    elif not Path(source).is_absolute() and (ROOT / source).exists():
-        # A notebook's working directory is not the one that `make` was called in.
-        source = str(ROOT / source)
-    summary = select(source, config.paths.rows)
-    write_json(config.paths.corpus_summary, summary.to_dict())
+    source, rows = config.corpus.source, config.paths.rows
+    rows.parent.mkdir(parents=True, exist_ok=True)
+    # Samplings of several iterations may run side by side.
+    with FileLock(rows.parent / ".lock"):
+        if source == "demo":
+            path = rows.parent / "demo" / "corpus.jsonl.gz"
+            demo_corpus.write(path)
+            source = str(path)
+        summary = select(located(source), rows)
+        write_json(config.paths.corpus_summary, summary.to_dict())
     return summary
+
+
+def located(source: str) -> str:
+    """A corpus that is named relative to the repository, by its full path; any other as it is."""
+    # A notebook's working directory is not the one that `make` was called in.
+    inside = not Path(source).is_absolute() and (paths.ROOT / source).exists()
+    return str(paths.ROOT / source) if inside else source
 
 
 def shortages(summary: CorpusSummary, needed_per_subset: int) -> list[str]:

@@ -29,14 +29,14 @@ class Examples:
 
 def first_row(config: Config) -> pd.Series:
     """The first drawn training row of the corpus, to look at."""
-    table = pd.read_parquet(config.paths.sample(config.iteration))
+    table = pd.read_parquet(config.paths.sample(config.sampled_as))
     position = table.loc[table["part"] == "train", "position"].to_numpy()[:1]
     return corpus.read(config.paths.rows, position).iloc[0]
 
 
 def prepare(config: Config, tokenizer: PreTrainedTokenizerBase) -> Examples:
     """Encode the sample of one iteration and write its examples, a file a part."""
-    table = pd.read_parquet(config.paths.sample(config.iteration))
+    table = pd.read_parquet(config.paths.sample(config.sampled_as))
     counts, dropped, kept = {}, {}, {}
     lengths = pd.DataFrame(columns=["subset", "tokens"])
     for part in PARTS:
@@ -75,5 +75,5 @@ def _count(examples: Sequence[Example], rows: int) -> dict[str, int]:
 
 def _write(config: Config, part: str, examples: Sequence[Example]) -> None:
     frame = pd.DataFrame({"input_ids": [e.input_ids for e in examples], "loss_mask": [e.loss_mask for e in examples]})
-    with whole(config.paths.examples(config.iteration, part)) as temporary:
+    with whole(config.paths.examples(config.prepared_as, part)) as temporary:
         frame.to_parquet(temporary, index=False)

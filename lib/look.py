@@ -1,23 +1,28 @@
 """What the notebooks show: tables, coloured tokens, and one sentence of conclusion each, made from the numbers."""
 
+from __future__ import annotations
+
+import io
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from IPython.display import HTML, Markdown
+from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
-from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
 
 from lib import corpus
 from lib.config import Config
 from lib.corpus import CorpusSummary
 from lib.examples import Examples
-from lib.model import trainable_parameters
 from lib.plots import METRIC_NAMES
 from lib.prompts import Example
 from lib.sampling import Sample, nearest_to_centres
+
+if TYPE_CHECKING:  # seconds to import, and the sampling needs none of it
+    from transformers import PreTrainedTokenizerBase
 
 _CLIP = 220
 
@@ -87,14 +92,14 @@ def counts(made: Examples) -> Styler:
     return made.counts.style.format("{:,.0f}")
 
 
-def trainable(model: PeftModel) -> Styler:
-    """Trained parameters by projection."""
-    return trainable_parameters(model).style.format("{:,.0f}")
+def trainable(parameters: pd.DataFrame) -> Styler:
+    """Trained parameters by projection (table of `model.trainable_parameters`)."""
+    return parameters.style.format("{:,.0f}")
 
 
 def completions(table: pd.DataFrame, count: int) -> Styler:
     """The first completions of a few prompts, beside their references."""
-    first = table[table["run"] == 0].drop_duplicates("subset").head(count)
+    first = table[(table["run"] == 0) & (table["protocol"] == "clean")].drop_duplicates("subset").head(count)
     shown = first[["subset", "prompt", "text", "reference"]].map(lambda text: _clip(str(text), _CLIP))
     return shown.style.hide(axis="index").set_properties(**{"text-align": "left", "white-space": "pre-wrap"})
 
@@ -116,6 +121,168 @@ def scores(summary: pd.DataFrame) -> Styler:
     return table.style
 
 
+def table2(ours: pd.DataFrame, printed: pd.DataFrame) -> Styler:
+    """The paper's Table 2 with our counts and losses beside it, a line a row (and a line more for each further seed).
+
+    Args:
+        ours: columns iteration, seed, rows (trained on), steps, train_loss and validation_loss; rows that were not
+            trained may be left out.
+        printed: table of `published.table2`.
+    """
+    settings = {
+        "lora_rank": "rank",
+        "lora_alpha": "alpha",
+        "use_rslora": "rank-stabilised",
+        "sampling": "sampling",
+        "schedule": "schedule",
+        "learning_rate": "learning rate",
+        "epochs": "epochs",
+    }
+    losses = {"train_loss": "train loss", "validation_loss": "validation loss"}
+    known = printed.assign(
+        sampling=[_sampling(row) for row in printed.to_dict("records")],
+        use_rslora=printed["use_rslora"].map({True: "yes", False: "no"}),
+        schedule=printed["schedule"].str.replace("_", " "),
+    )
+    table = known.merge(ours, on="iteration", how="left", suffixes=("", "_ours"))
+    names = {("", "row"): "iteration"}
+    names |= {("the paper's settings", shown): name for name, shown in settings.items()}
+    names |= {("the paper", shown): name for name, shown in losses.items()}
+    names |= {("this run", name): name for name in ("seed", "steps")} | {("this run", "rows"): "rows_ours"}
+    names |= {("this run", shown): f"{name}_ours" for name, shown in losses.items()}
+    shown = pd.DataFrame({key: table[name] for key, name in names.items()})
+    loss = [key for key in names if "loss" in key[1]]
+    counts = [key for key in names if key[1] in ("seed", "steps", "rows")]
+    return (
+        shown.style.hide(axis="index")
+        .format("{:.3f}", subset=loss, na_rep="-")
+        .format("{:,.0f}", subset=counts, na_rep="-")
+        .format("{:g}", subset=[("the paper's settings", "learning rate"), ("the paper's settings", "epochs")])
+    )
+
+
+def table3(summary: pd.DataFrame, printed: pd.DataFrame) -> Styler:
+    """Mean ± deviation over decoding runs, ours and the paper's: a line a model, and a pair of columns a metric.
+
+    Args:
+        summary: table of `statistics.summarise`, of one protocol.
+        printed: table of `published.table3`; a metric or a model that it lacks is left empty.
+    """
+    order = [name for name in METRIC_NAMES if name in set(summary["metric"])]
+    digits = {name: "{:.3f}" if name == "weighted_f1" else "{:.2f}" for name in METRIC_NAMES}
+    ours = summary.assign(ours=_with_deviation(summary, digits))
+    # The paper's numbers keep the digits that it gives them.
+    paper = printed.assign(paper=_with_deviation(printed, dict.fromkeys(METRIC_NAMES, "{:g}")))
+    paper = paper[["iteration", "metric", "paper"]]
+    table = ours.merge(paper, on=["iteration", "metric"], how="left")
+    table["model"] = [model_name(i, s) for i, s in zip(table["iteration"], table["seed"], strict=True)]
+    wide = table.pivot(index="model", columns="metric", values=["ours", "paper"]).swaplevel(axis=1)
+    columns = [(metric, whose) for metric in order for whose in ("ours", "paper") if wide[metric, whose].notna().any()]
+    shown = wide.loc[list(dict.fromkeys(table["model"])), columns].rename(columns=METRIC_NAMES, level=0).fillna("-")
+    shown.index.name, shown.columns.names = None, [None, None]
+    return shown.style
+
+
+def failures(failed: dict[str, str]) -> Markdown:
+    """The trainings that failed, and why."""
+    lines = [f"- {name[0].upper()}{name[1:]} failed: {why}" for name, why in failed.items()]
+    return Markdown("\n".join(lines) or "Every training that was asked for is here.")
+
+
+def picked(rule: str, config: Config, trainings: pd.DataFrame) -> Markdown:
+    """The rule for the best row, and which it picks."""
+    rows = trainings.groupby("iteration", sort=False)["validation_loss"].mean()
+    # Studies are not chosen from.
+    choice = sum(name.isdigit() for name in rows.index)
+    among = f" among {choice} rows" if choice > 1 else ", the only one trained" if len(rows) == 1 else ""
+    return Markdown(
+        f"{rule}\n\n**It picks {_row_name(config.iteration)}**{among} (validation loss {rows[config.iteration]:.3f})."
+    )
+
+
+def test_rows(tests: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Test rows by subset, a column a protocol."""
+    counts = pd.DataFrame({protocol: rows["subset_name"].value_counts() for protocol, rows in tests.items()})
+    return counts.fillna(0).astype(int).sort_index()
+
+
+def spread(over_seeds: pd.DataFrame) -> Styler:
+    """Spread over training seeds and over decoding runs, apart (table of `statistics.over_seeds`)."""
+    shown = over_seeds.assign(
+        model=["base" if name == "base" else _row_name(name) for name in over_seeds["iteration"]],
+        metric=over_seeds["metric"].map(METRIC_NAMES),
+        shown=[
+            " / ".join("-" if pd.isna(sd) else f"{sd:.{_digits(row.metric) + 1}f}" for sd in (row.sd, row.run_sd))
+            for row in over_seeds.itertuples()
+        ],
+    )
+    order = list(dict.fromkeys(shown["model"])), list(dict.fromkeys(shown["metric"]))
+    wide = shown.pivot(index="model", columns="metric", values="shown").loc[order[0], order[1]]
+    wide.columns.name = wide.index.name = None
+    return wide.style
+
+
+def nested(table: pd.DataFrame) -> Styler:
+    """Right and wrongly nested BLEU (table of `ablation.nested_bleu`): mean and standard deviation a model."""
+    found = table.groupby(["iteration", "seed"], sort=False)[["right", "nested"]].agg(["mean", "std"])
+    found.index = pd.Index([model_name(i, s) for i, s in found.index])
+    names = {"right": "corpus BLEU", "nested": "wrongly nested", "mean": "mean", "std": "sd over runs"}
+    return found.rename(columns=names).style.format("{:.2f}", na_rep="-")
+
+
+def figures(found: dict[str, Figure]) -> HTML:
+    """Some figures, one below the other."""
+    return HTML("".join(f"<h3>{escape(name)}</h3>{_svg(figure)}" for name, figure in found.items()) or "No study.")
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def comparisons(table: pd.DataFrame) -> Styler:
+    """Paired differences (table of `ablation.comparisons`), a line a model, with a star where they are significant."""
+    if table.empty:
+        return pd.DataFrame({"": ["nothing to compare with"]}).style.hide(axis="index")
+    shown = table.assign(
+        shown=[
+            f"{row.difference:+.{_digits(row.metric)}f}{'*' if row.differs else ''} "
+            f"[{row.low:+.{_digits(row.metric)}f}, {row.high:+.{_digits(row.metric)}f}]"
+            for row in table.itertuples()
+        ],
+        metric=table["metric"].map(METRIC_NAMES),
+        model=[_row_name(name) for name in table["iteration"]],
+    )
+    order = list(dict.fromkeys(shown["model"])), list(dict.fromkeys(shown["metric"]))
+    wide = shown.pivot(index="model", columns="metric", values="shown").loc[order[0], order[1]]
+    effects = table[table["metric"] == "rougeL"]["d_z"]
+    wide["effect (d_z, ROUGE-L)"] = ["-" if pd.isna(effect) else f"{effect:+.2f}" for effect in effects]
+    wide.columns.name = wide.index.name = None
+    return wide.style
+
+
+def leaked(found: pd.DataFrame) -> Styler:
+    """How much of each protocol's test set stands in the training sample (table of `ablation.leaked_share`)."""
+    return found.style.format("{:.1%}")
+
+
+def english(table: pd.DataFrame) -> Styler:
+    """English before and after (table of `ablation.english_cost`), a line a model."""
+    names = {
+        "loss": "English loss (nats a token)",
+        "rougeL": "English ROUGE-L",
+        "english_share": "English answered in English",
+        "reference_english_share": "of the references",
+        "indonesian_share": "Indonesian answered in Indonesian",
+        "reference_indonesian_share": "of the references ",
+    }
+    shown = table.set_axis([model_name(i, s) for i, s in zip(table["iteration"], table["seed"], strict=True)])
+    shown = shown[[name for name in names if name in table]].rename(columns=names)
+    formats = {names[name]: "{:.1%}" if "share" in name else "{:.2f}" for name in names if name in table}
+    return shown.style.format(formats, na_rep="-")
+
+
 def side_by_side(samples: pd.DataFrame) -> Styler:
     """Prompts with the reference, and what each model wrote."""
     return samples.style.hide(axis="index").set_properties(
@@ -125,7 +292,11 @@ def side_by_side(samples: pd.DataFrame) -> Styler:
 
 def model_name(iteration: str, seed: int) -> str:
     """How tables name a model."""
-    return "base" if iteration == "base" else f"row {iteration}, seed {seed}"
+    return "base" if iteration == "base" else f"{_row_name(iteration)}, seed {seed}"
+
+
+def _row_name(iteration: str) -> str:
+    return f"row {iteration}" if iteration.isdigit() else iteration.replace("_", " ")
 
 
 def conclude_sampling(sample: Sample, leaked: pd.DataFrame) -> Markdown:
@@ -163,7 +334,7 @@ def conclude_training(log: pd.DataFrame) -> Markdown:
 
 def conclude_evaluation(config: Config, table: pd.DataFrame, found: pd.DataFrame) -> Markdown:
     """One sentence from the numbers."""
-    means = found.groupby("metric")["value"].mean()
+    means = found[found["protocol"] == "clean"].groupby("metric")["value"].mean()
     cut = (table["ids"].map(len) >= config.evaluation.max_new_tokens).mean()
     return Markdown(
         f"**{model_name(config.iteration, config.seed).capitalize()}: BLEU {means['bleu']:.1f}, ROUGE-L "
@@ -172,19 +343,35 @@ def conclude_evaluation(config: Config, table: pd.DataFrame, found: pd.DataFrame
     )
 
 
-def conclude_report(summary: pd.DataFrame, page: Path) -> Markdown:
-    """One sentence for each trained model: which metrics rose or fell with intervals that do not touch."""
-    lines = []
-    base = summary[summary["iteration"] == "base"].set_index("metric")
-    for (iteration, seed), part in summary[summary["iteration"] != "base"].groupby(["iteration", "seed"]):
-        own = part.set_index("metric")
-        up = [METRIC_NAMES[m] for m in own.index if own.loc[m, "low"] > base.loc[m, "high"]]
-        down = [METRIC_NAMES[m] for m in own.index if own.loc[m, "high"] < base.loc[m, "low"]]
-        lines.append(
-            f"**{model_name(iteration, seed).capitalize()} against the base, by intervals that do not touch: better in "
-            f"{', '.join(up) or 'nothing'}; worse in {', '.join(down) or 'nothing'}.** The report is `{page.name}`."
-        )
-    return Markdown("\n\n".join(lines))
+def conclude_report(picked: Config, against_base: pd.DataFrame, page: Path) -> Markdown:
+    """One sentence: in which metrics the final adapter differs from the base, by the adjusted paired bootstrap."""
+    own = against_base[(against_base["iteration"] == picked.iteration) & against_base["differs"]]
+    up = [METRIC_NAMES[m] for m in own.loc[own["difference"] > 0, "metric"]]
+    down = [METRIC_NAMES[m] for m in own.loc[own["difference"] < 0, "metric"]]
+    return Markdown(
+        f"**The final adapter is {model_name(picked.iteration, picked.seed)}. Against the base it is significantly "
+        f"better in {', '.join(up) or 'nothing'} and worse in {', '.join(down) or 'nothing'}.** "
+        f"The report is `{page.name}`."
+    )
+
+
+def _with_deviation(table: pd.DataFrame, formats: dict[str, str]) -> list[str]:
+    return [
+        formats[metric].format(mean) + ("" if pd.isna(sd) else " ± " + formats[metric].format(sd))
+        for metric, mean, sd in zip(table["metric"], table["mean"], table["sd"], strict=True)
+    ]
+
+
+def _sampling(row: dict[str, Any]) -> str:
+    """A row's sampling (table of `published.table2`) in a few words."""
+    words = {
+        "random": "random, {rows:,}",
+        "per_subset": "{rows:,} from each subset",
+        "stratified": "stratified {share:.1%}",
+    }
+    drawn = words[row["sampling_method"]].format(**row)
+    clusters = ", K = {clusters}, {rows_per_cluster:,} from each" if row["clusters"] else ""
+    return drawn + clusters.format(**row)
 
 
 def _digits(metric: str) -> int:

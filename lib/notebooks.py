@@ -2,16 +2,20 @@
 
     python -m lib.notebooks notebooks/3_training.ipynb reports/demo/3_training_5_seed0.ipynb run=demo iteration=5
 
-The output appears under its name only if every cell succeeded. A failure leaves `<name>.partial.ipynb` to read, and one
-sentence that says which cell failed and why.
+The output appears under its name only if every cell succeeded. A failure leaves `<name>.partial.ipynb` to read, one
+sentence that says which cell failed and why, and that sentence in artifacts/<run>/failures/ for the report.
 """
 
 import argparse
+import json
 import os
 import resource
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from statistics import fmean
 
 import nbformat
 import papermill
@@ -97,6 +101,44 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
+def time_left(todo: Sequence[Path], seconds: dict[str, float]) -> float | None:
+    """Seconds that the stages of a run still need, by what stages of the same kind took; None where none ever ran.
+
+    Args:
+        todo: outputs that are still to be made.
+        seconds: what each executed notebook took, by its name.
+    """
+    if not seconds:
+        return None
+    kinds: dict[str, list[float]] = {}
+    for name, taken in seconds.items():
+        kinds.setdefault(name[0], []).append(taken)
+    usual = {kind: fmean(taken) for kind, taken in kinds.items()}
+    return sum(usual.get(path.stem[0], fmean(usual.values())) for path in todo)
+
+
+def _place_in_run(output: Path, run: str) -> str:
+    """Where in its run this notebook stands, such as `12 of 34, about 6 min left`; nothing where Make planned none.
+
+    The plan is a file that KLEPON_TODO names: the outputs of all that is out of date, in the order in which they run.
+    """
+    plan = os.environ.get("KLEPON_TODO")
+    planned = [Path(name).resolve() for name in Path(plan).read_text(encoding="utf-8").split()] if plan else []
+    if output not in planned:
+        return ""
+    done = planned.index(output)
+    records = paths.RunPaths(run).stage_record("x").parent.glob("*.json")
+    left = time_left(planned[done:], {path.stem: json.loads(path.read_text())["seconds"] for path in records})
+    place = f" · {done + 1} of {len(planned)}"
+    return place if left is None else f"{place}, about {max(1, round(left / 60))} min left"
+
+
+def _record_failure(file: Path, why: str) -> None:
+    # A full disk is a failure too, and is told on the terminal all the same.
+    with suppress(OSError):
+        write_json(file, why)
+
+
 def main() -> None:
     """Execute one notebook into its output."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -105,13 +147,20 @@ def main() -> None:
     parser.add_argument("parameters", nargs="*", help="name=value")
     args = parser.parse_args()
     parameters = dict(text.split("=", 1) for text in args.parameters)
-    print(f"{args.output.stem}", file=sys.stderr, flush=True)
+    output = args.output.resolve()
+    failure = paths.RunPaths(parameters["run"]).failure(output.stem)
+    # What is there is out of date, or this stage would not run; and until it ends it has failed, whatever ends it.
+    output.unlink(missing_ok=True)
+    _record_failure(failure, f"{output.stem} was stopped before its end")
+    print(f"{output.stem}{_place_in_run(output, parameters['run'])}", file=sys.stderr, flush=True)
     try:
-        run(args.notebook.resolve(), args.output.resolve(), parameters)
+        run(args.notebook.resolve(), output, parameters)
     except NotebookError as error:
+        _record_failure(failure, str(error))
         raise SystemExit(f"\nerror: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit("\nstopped: make goes on from here") from None
+    failure.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -79,13 +79,34 @@ class RunPaths:
         """Completions of one model on the test rows, a line each."""
         return self.artifacts / "completions" / f"{name}_{protocol}.jsonl"
 
-    def scores(self, name: str, protocol: str = "clean") -> Path:
-        """Their scores, tidy."""
-        return self.artifacts / "scores" / f"{name}_{protocol}.csv"
+    def scores(self, name: str) -> Path:
+        """Their scores in both protocols, tidy."""
+        return self.artifacts / "scores" / f"{name}.csv"
+
+    def language(self, name: str) -> Path:
+        """What one model does on English, and the language of its completions, tidy."""
+        return self.artifacts / "scores" / f"{name}_language.csv"
+
+    def pairs(self, name: str, protocol: str = "clean") -> Path:
+        """The scores of each completion against its reference, and what corpus scores are made of."""
+        return self.artifacts / "scores" / f"{name}_{protocol}_pairs.parquet"
+
+    @property
+    def english_rows(self) -> Path:
+        """The rows that English is measured on, where they come from a corpus of their own."""
+        return self.artifacts / "english" / "rows.parquet"
+
+    def english_loss(self, name: str) -> Path:
+        """The loss of one model on English completions, and what it depends on."""
+        return self.artifacts / "english" / f"{name}.json"
 
     def stage_record(self, notebook: str) -> Path:
         """Seconds and peak memory of one executed notebook."""
         return self.artifacts / "stages" / f"{notebook}.json"
+
+    def failure(self, notebook: str) -> Path:
+        """Why a notebook last failed; absent where it did not."""
+        return self.artifacts / "failures" / f"{notebook}.json"
 
     @property
     def results(self) -> Path:

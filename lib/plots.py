@@ -1,7 +1,5 @@
-"""The figures. Tidy tables in, a matplotlib figure out; nothing is computed here that is not drawn.
-
-One visual language: the base model is grey and round, the adapter is orange and square, whatever is not a model takes
-the colour-blind palette of seaborn.
+"""The figures of the stages and the scores. Tidy tables in, a matplotlib figure out; nothing is computed here that is
+not drawn. `lib.drawing` has their visual language; whatever is not a model takes the colour-blind palette of seaborn.
 """
 
 from pathlib import Path
@@ -14,15 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-BASE_COLOUR, ADAPTER_COLOUR = "#7a7f87", "#d55e00"
-METRIC_NAMES = {
-    "bleu": "BLEU",
-    "chrf": "chrF++",
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L",
-    "weighted_f1": "Weighted F1",
-}
+from lib import drawing
+from lib.drawing import ADAPTER_COLOUR, METRIC_NAMES
 
 
 def save(figure: Figure, folder: Path, name: str) -> Figure:
@@ -35,22 +26,9 @@ def save(figure: Figure, folder: Path, name: str) -> Figure:
     return figure
 
 
-def _axes(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
-    with (
-        sns.axes_style("whitegrid", {"grid.color": "#e4e6ea", "axes.edgecolor": "#9aa0a8"}),
-        sns.plotting_context("paper", 1.15),
-    ):
-        plt.rcParams["svg.hashsalt"] = "klepon"
-        figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
-    for axis in axes.flat:
-        sns.despine(ax=axis, left=True)
-        axis.grid(axis="x", visible=False)
-    return figure, axes
-
-
 def leakage(table: pd.DataFrame) -> Figure:
     """How much of a random test split stands in its training set, by subset (table of `splits.leakage`)."""
-    figure, axes = _axes(1, 1, 7.2, 3.2)
+    figure, axes = drawing.axes(1, 1, 7.2, 3.2)
     columns = ["random split: rows leaked", "random split: outputs leaked", "grouped split: rows leaked"]
     names = ["random split: the same row", "random split: the same output", "grouped split: the same row"]
     tidy = (
@@ -84,7 +62,7 @@ def clusters(points: pd.DataFrame) -> Figure:
     Args:
         points: columns x, y, cluster, subset and rows; the more rows share an output, the larger its point.
     """
-    figure, axes = _axes(1, 2, 10.5, 4.9)
+    figure, axes = drawing.axes(1, 2, 9.6, 4.9)
     for axis, by in zip(axes.flat, ("cluster", "subset"), strict=True):
         kinds = sorted(points[by].unique())
         palette = sns.color_palette("colorblind" if len(kinds) <= 10 else "husl", len(kinds))
@@ -109,14 +87,14 @@ def clusters(points: pd.DataFrame) -> Figure:
         axis.grid(visible=False)
         if by == "subset":
             axis.legend(
-                loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=3, frameon=False, markerscale=1.6, fontsize=8
+                loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=3, frameon=False, markerscale=1.6, fontsize=9
             )
     return figure
 
 
 def cluster_sizes(drawn: pd.DataFrame, per_cluster: int) -> Figure:
     """How many rows each cluster has, by subset, and how many of them were chosen."""
-    figure, axes = _axes(1, 1, 7.2, 3.2)
+    figure, axes = drawing.axes(1, 1, 7.2, 3.2)
     axis = axes[0, 0]
     counts = drawn.groupby(["cluster", "subset"]).size().unstack(fill_value=0)
     bottom = np.zeros(len(counts))
@@ -137,16 +115,18 @@ def lengths(examples: pd.DataFrame, limit: int) -> Figure:
     Args:
         examples: columns subset and tokens.
     """
-    figure, axes = _axes(1, 1, 7.2, 3.0)
+    figure, axes = drawing.axes(1, 1, 7.2, 3.0)
     axis = axes[0, 0]
-    sns.boxplot(
-        examples,
-        x="tokens",
-        y="subset",
-        order=sorted(examples["subset"].unique()),
-        color="#56b4e9",
-        fliersize=2,
-        ax=axis,
+    subsets = sorted(examples["subset"].unique(), reverse=True)
+    axis.boxplot(
+        [examples.loc[examples["subset"] == subset, "tokens"] for subset in subsets],
+        tick_labels=subsets,
+        orientation="horizontal",
+        widths=0.7,
+        patch_artist=True,
+        boxprops={"facecolor": "#56b4e9"},
+        medianprops={"color": "black"},
+        flierprops={"markersize": 2},
     )
     axis.set(xlabel=f"tokens an example (limit {limit:,})", ylabel="")
     return figure
@@ -154,7 +134,7 @@ def lengths(examples: pd.DataFrame, limit: int) -> Figure:
 
 def training(log: pd.DataFrame) -> Figure:
     """Losses, and the learning rates of A and B, over the steps of one training (table of `training.train`)."""
-    figure, axes = _axes(1, 2, 9.6, 3.4)
+    figure, axes = drawing.axes(1, 2, 9.6, 3.4)
     losses, rates = axes.flat
     trained, validated = log.dropna(subset="train_loss"), log.dropna(subset="validation_loss")
     losses.plot(trained["step"], trained["train_loss"], color=ADAPTER_COLOUR, linewidth=1.2, label="training")
@@ -177,71 +157,105 @@ def training(log: pd.DataFrame) -> Figure:
     return figure
 
 
-def _models(results: pd.DataFrame) -> list[str]:
-    found = list(dict.fromkeys(results["iteration"].astype(str)))
-    return [name for name in ("base", *sorted(set(found) - {"base"}, key=int)) if name in found]
+def box_plot(
+    results: pd.DataFrame, metric: str = "bleu", printed: pd.DataFrame | None = None, picked: str = "5"
+) -> Figure:
+    """One metric of every model: a box over its decoding runs, and each run as a point (paper, figure 5).
 
-
-def _label(name: str) -> str:
-    return "base" if name == "base" else f"row {name}"
-
-
-def _boxes(axis: Axes, results: pd.DataFrame, metric: str) -> None:
-    names = _models(results)
-    values = [results[(results["iteration"] == name) & (results["metric"] == metric)]["value"] for name in names]
-    drawn = axis.boxplot(
-        values,
-        tick_labels=[_label(n) for n in names],
-        widths=0.45,
-        patch_artist=True,
-        showfliers=False,
-        medianprops={"color": "black"},
-    )
-    for name, box, some, x in zip(names, drawn["boxes"], values, range(1, len(names) + 1), strict=True):
-        colour = BASE_COLOUR if name == "base" else ADAPTER_COLOUR
-        box.set(facecolor=colour, alpha=0.35, edgecolor=colour)
-        spots = np.linspace(-0.12, 0.12, len(some)) if len(some) > 1 else [0]
-        axis.plot(x + np.asarray(spots), some, "o" if name == "base" else "s", color=colour, markersize=4.5)
-
-
-def box_plot(results: pd.DataFrame, metric: str = "bleu") -> Figure:
-    """One metric of every model: a box over its decoding runs, and each run as a point (paper, figure 5)."""
-    figure, axes = _axes(1, 1, max(6.4, 1.0 + 1.1 * len(_models(results))), 3.2)
-    axis = axes[0, 0]
-    _boxes(axis, results, metric)
-    axis.set(ylabel=METRIC_NAMES[metric], ylim=(0, None))
+    Args:
+        results: tidy, as in results.csv, of one protocol.
+        printed: what the paper printed (table of `published.table3`), for an axis of its own below.
+        picked: the iteration that is emphasised.
+    """
+    figure, axes = drawing.axes(1 if printed is None else 2, 1, 7.2, 3.2 if printed is None else 5.2)
+    _boxes(axes[0, 0], results, metric, picked)
+    axes[0, 0].set(ylabel=METRIC_NAMES[metric], ylim=(0, None))
+    if printed is not None:
+        _printed(axes[1, 0], drawing.order(results), printed[printed["metric"] == metric], picked)
+        axes[0, 0].set(title="this run", xlabel="")
+        axes[1, 0].set(title="as printed in the paper (mean ± sd), another protocol", ylabel=METRIC_NAMES[metric])
+    drawing.seed_legend(figure, drawing.seeds_of(results))
     return figure
 
 
-def rouge(results: pd.DataFrame) -> Figure:
-    """ROUGE-1, -2 and -L: bars of the means above, boxes over the decoding runs below (paper, figure 6)."""
+def rouge(results: pd.DataFrame, picked: str = "5") -> Figure:
+    """ROUGE-1, -2 and -L: bars of the means, and boxes over the decoding runs (paper, figure 6)."""
     metrics = ["rouge1", "rouge2", "rougeL"]
-    figure, axes = _axes(2, 3, 9.6, 5.6)
-    for column, metric in enumerate(metrics):
-        _bars(axes[0, column], results, metric)
-        _boxes(axes[1, column], results, metric)
-        axes[0, column].set(title=METRIC_NAMES[metric])
-    axes[0, 0].set(ylabel="mean over decoding runs")
-    axes[1, 0].set(ylabel="decoding runs")
+    figure, axes = drawing.axes(3, 2, 8.6, 7.2)
+    for row, metric in enumerate(metrics):
+        _bars(axes[row, 0], results, metric, picked)
+        _boxes(axes[row, 1], results, metric, picked)
+        axes[row, 0].set(ylabel=METRIC_NAMES[metric])
+        for axis in axes[row] if row < 2 else []:
+            axis.set(xlabel="")
+    axes[0, 0].set(title="means")
+    axes[0, 1].set(title="decoding runs")
+    drawing.seed_legend(figure, drawing.seeds_of(results))
     return figure
 
 
-def weighted_f1(results: pd.DataFrame) -> Figure:
+def weighted_f1(results: pd.DataFrame, picked: str = "5") -> Figure:
     """Weighted F1: bars of the means, and every decoding run as a point (paper, figure 7)."""
-    figure, axes = _axes(1, 2, 8.4, 3.4)
-    _bars(axes[0, 0], results, "weighted_f1", digits=3)
-    _boxes(axes[0, 1], results, "weighted_f1")
-    axes[0, 0].set(ylabel="mean Weighted F1")
-    axes[0, 1].set(ylabel="decoding runs")
+    figure, axes = drawing.axes(1, 2, 8.6, 3.3)
+    _bars(axes[0, 0], results, "weighted_f1", picked)
+    _boxes(axes[0, 1], results, "weighted_f1", picked)
+    axes[0, 0].set(ylabel=METRIC_NAMES["weighted_f1"], title="means")
+    axes[0, 1].set(title="decoding runs")
+    drawing.seed_legend(figure, drawing.seeds_of(results))
     return figure
 
 
-def _bars(axis: Axes, results: pd.DataFrame, metric: str, digits: int = 1) -> None:
-    names = _models(results)
+def _boxes(axis: Axes, results: pd.DataFrame, metric: str, picked: str) -> None:
+    names, seeds = drawing.order(results), drawing.seeds_of(results)
+    beside, size = drawing.strips(seeds, 0.6), 4.2 if len(seeds) == 1 else 3.2
+    for x, name in enumerate(names):
+        some = results[(results["iteration"] == name) & (results["metric"] == metric)]
+        edge = drawing.colour(name)
+        drawn = axis.boxplot(
+            some["value"],
+            positions=[x],
+            widths=_width(names),
+            patch_artist=True,
+            showfliers=False,
+            manage_ticks=False,
+            medianprops={"color": "black"},
+            whiskerprops={"color": edge},
+            capprops={"color": edge},
+        )
+        drawn["boxes"][0].set(facecolor=f"{drawing.colour(name)}40", edgecolor=edge)
+        for seed, part in some.groupby("seed"):
+            place = 0 if name == "base" else seeds.index(seed)
+            middle = x + (0 if name == "base" else beside[seed])
+            # Runs stand side by side, but below each other where seeds do that.
+            aside = np.linspace(-0.15, 0.15, len(part)) if len(seeds) == 1 and len(part) > 1 else np.zeros(len(part))
+            axis.plot(
+                middle + aside, part["value"], markersize=size, zorder=4, clip_on=False, **drawing.marker(name, place)
+            )
+    drawing.name_ticks(axis, "x", names, picked)
+
+
+def _width(names: list[str]) -> float:
+    """Boxes and bars of a few models need not fill the figure."""
+    return min(0.66, 0.3 + 0.04 * len(names))
+
+
+def _bars(axis: Axes, results: pd.DataFrame, metric: str, picked: str) -> None:
+    names = drawing.order(results)
     means = [results[(results["iteration"] == name) & (results["metric"] == metric)]["value"].mean() for name in names]
-    colours = [BASE_COLOUR if name == "base" else ADAPTER_COLOUR for name in names]
-    bars = axis.bar([_label(n) for n in names], means, color=colours, width=0.6, edgecolor="white")
+    bars = axis.bar(
+        range(len(names)), means, color=[drawing.colour(name) for name in names], width=_width(names), edgecolor="white"
+    )
     for bar, name in zip(bars, names, strict=True):
-        bar.set_hatch("" if name == "base" else "//")
-    axis.bar_label(bars, fmt=f"%.{digits}f", padding=2)
+        bar.set(hatch="" if name == "base" else "//")
+    axis.bar_label(
+        bars, fmt="%.3f" if metric == "weighted_f1" else "%.1f", padding=2, fontsize=8 if len(names) < 6 else 7
+    )
     axis.set(ylim=(0, max(means) * 1.18))
+    drawing.name_ticks(axis, "x", names, picked)
+
+
+def _printed(axis: Axes, names: list[str], printed: pd.DataFrame, picked: str) -> None:
+    there = printed.set_index("iteration").reindex(names)
+    axis.errorbar(range(len(names)), there["mean"], there["sd"].fillna(0), capsize=3, markersize=6, **drawing.PAPER)
+    axis.set(ylim=(0, None))
+    drawing.name_ticks(axis, "x", names, picked)

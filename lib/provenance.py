@@ -16,7 +16,7 @@ from lib.config import Config
 #: The libraries that numbers hang on.
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "datasets", "sentence-transformers", "scikit-learn", "openTSNE", "rensa",
-    "sacrebleu", "rouge-score", "papermill", "numpy", "pandas", "pyarrow",
+    "sacrebleu", "rouge-score", "py3langid", "papermill", "numpy", "pandas", "pyarrow",
 )  # fmt: skip
 
 

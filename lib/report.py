@@ -10,8 +10,9 @@ from typing import Any
 import jinja2
 import numpy as np
 import pandas as pd
+from pandas.io.formats.style import Styler
 
-from lib import evaluation, generation, look, metrics, provenance, splits
+from lib import ablation, evaluation, generation, look, metrics, provenance, splits
 from lib.config import Config
 from lib.plots import METRIC_NAMES
 from lib.storage import whole, write_json
@@ -22,7 +23,10 @@ class ReportError(ValueError):
 
 
 def collect(configs: list[Config]) -> pd.DataFrame:
-    """All scores of a run in one tidy table, written to results.csv: base first, then the trainings in order."""
+    """All scores of a run in one tidy table, written to results.csv: base first, then the trainings in order.
+
+    Iterations that share a training have the same scores, under their own names.
+    """
     tables = []
     for config in configs:
         path = config.paths.scores(config.name)
@@ -30,7 +34,7 @@ def collect(configs: list[Config]) -> pd.DataFrame:
             raise ReportError(
                 f"no scores of {config.name} in run {config.run!r} yet: run `make report RUN={config.run}`"
             )
-        tables.append(pd.read_csv(path, dtype={"iteration": str}))
+        tables.append(pd.read_csv(path, dtype={"iteration": str}).assign(iteration=config.iteration))
     results = pd.concat(tables, ignore_index=True)
     with whole(configs[0].paths.results) as temporary:
         results.to_csv(temporary, index=False)
@@ -43,23 +47,41 @@ def side_by_side(configs: list[Config], count: int, seed: int = 0) -> pd.DataFra
     The subsets are drawn as evenly as they allow; which rows they are depends on the seed alone, not on how good the
     completions turned out.
     """
-    rows = evaluation.test_rows(configs[0], splits.read(configs[0]))
+    tests = {"clean": evaluation.test_rows(configs[0], splits.read(configs[0]))["clean"]}
+    rows = tests["clean"]
     order = np.random.default_rng(seed).permutation(len(rows))
     shuffled = rows.iloc[order]
     turn = shuffled.groupby("subset_name").cumcount()
     chosen = shuffled.iloc[np.argsort(turn.to_numpy(), kind="stable")[:count]]
     table = chosen.rename(columns={"subset_name": "subset", "input": "prompt", "output": "reference"})
     for config in configs:
-        completions = evaluation.read(config, rows)
+        completions = evaluation.read(config, tests)
         first = completions[completions["run"] == 0].set_index("row")["text"]
         table = table.assign(**{look.model_name(config.iteration, config.seed): first.reindex(table.index)})
     return table
 
 
-def write(configs: list[Config], results: pd.DataFrame, summary: pd.DataFrame, samples: pd.DataFrame) -> Path:
-    """Write manifest.json and report.html, put the last adapter where the chat finds it, and return the page's path."""
-    config = configs[-1]
-    files = config.paths
+def write(
+    configs: list[Config],
+    picked: Config,
+    summary: pd.DataFrame,
+    against_base: pd.DataFrame,
+    samples: pd.DataFrame,
+    tables: dict[str, Styler],
+    failed: dict[str, str],
+) -> Path:
+    """Write manifest.json and report.html, put the picked adapter where the chat finds it, and return the page's path.
+
+    Args:
+        configs: every model of the run, base first.
+        picked: of which the page speaks where it speaks of one adapter.
+        summary: of the clean protocol (`statistics.summarise`).
+        against_base: every training against the base (`ablation.comparisons`).
+        samples: of base and picked (`side_by_side`).
+        tables: shown as they are, by the names that the template knows.
+        failed: for each training that is missing, why.
+    """
+    files, trained = picked.paths, configs[1:]
     made = provenance.manifest(configs)
     write_json(files.manifest, made)
     environment = jinja2.Environment(
@@ -67,30 +89,41 @@ def write(configs: list[Config], results: pd.DataFrame, summary: pd.DataFrame, s
         autoescape=jinja2.select_autoescape(["html.j2"]),
         undefined=jinja2.StrictUndefined,
     )
+    two = [configs[0], picked]
+    shown = summary[[(i, s) in {(c.iteration, c.seed) for c in two} for i, s in summary[["iteration", "seed"]].values]]
     shared = {
-        "config": config,
+        "config": picked,
         "manifest": made,
-        "scores": _score_rows(summary),
-        "test_rows": len(evaluation.test_rows(config, splits.read(config))),
-        "trained_rows": int((pd.read_parquet(files.sample(config.iteration))["part"] == "train").sum()),
+        "scores": _score_rows(shown),
+        "test_rows": len(evaluation.test_rows(picked, splits.read(picked))["clean"]),
+        "trained_rows": int((pd.read_parquet(files.sample(picked.sampled_as))["part"] == "train").sum()),
     }
     page = environment.get_template("report.html.j2").render(
         **shared,
         corpus=json.loads(files.corpus_summary.read_text()),
-        verdicts=verdicts(summary),
+        verdicts=verdicts(shown, against_base[against_base["iteration"] == picked.iteration]),
+        resamples=int(against_base["resamples"].iloc[0]),
         signatures=_signatures(),
         samples=samples.to_dict("records"),
-        models=[look.model_name(c.iteration, c.seed) for c in configs],
-        training=_training(configs),
-        cut=_cut(configs),
+        models=[look.model_name(c.iteration, c.seed) for c in two],
+        # Rows that are alike share one.
+        trainings=len({c.name for c in trained}),
+        against_5=len({c.iteration for c in trained}) > 1 and "5" in {c.iteration for c in trained},
+        training=_training(picked),
+        cut=_cut(two),
         figure=lambda name: _figure(files.figures / f"{name}.png"),
-        runs=int(results["decoding_run"].nunique()),
-        seeds=sorted({c.seed for c in configs[1:]}),
+        tables={name: table.set_uuid(name).to_html() for name, table in tables.items()},
+        failed=failed,
+        rule=ablation.RULE,
+        picked=look.model_name(picked.iteration, picked.seed),
+        studies=list(ablation.studies(configs)),
+        runs=int(summary["runs"].max()),
+        seeds=sorted({c.seed for c in trained}),
     )
     with whole(files.final_adapter) as temporary:
-        shutil.copytree(files.adapter(config.name), temporary)
+        shutil.copytree(files.adapter(picked.name), temporary)
         card = environment.get_template("model_card.md.j2").render(
-            **shared, name=look.model_name(config.iteration, config.seed)
+            **shared, name=look.model_name(picked.iteration, picked.seed)
         )
         (temporary / "README.md").write_text(card, encoding="utf-8")
     with whole(files.report) as temporary:
@@ -98,23 +131,22 @@ def write(configs: list[Config], results: pd.DataFrame, summary: pd.DataFrame, s
     return files.report
 
 
-def verdicts(summary: pd.DataFrame) -> list[dict[str, Any]]:
-    """For the last training and each metric: base, adapter, the change, and whether their intervals touch."""
+def verdicts(summary: pd.DataFrame, comparison: pd.DataFrame) -> list[dict[str, Any]]:
+    """For each metric of a summary of two models: base, adapter, the change, and whether it is more than chance."""
+    differs = comparison.set_index("metric")["differs"]
     base = summary[summary["iteration"] == "base"].set_index("metric")
-    last = summary[summary["iteration"] != "base"].iloc[-1]
-    own = summary[(summary["iteration"] == last["iteration"]) & (summary["seed"] == last["seed"])].set_index("metric")
+    own = summary[summary["iteration"] != "base"].set_index("metric")
     rows = []
     for metric in metrics.METRICS:
-        before, after = base.loc[metric], own.loc[metric]
-        apart = after["low"] > before["high"] or after["high"] < before["low"]
+        before, after = base.loc[metric, "mean"], own.loc[metric, "mean"]
         rows.append(
             {
                 "metric": metric,
                 "name": METRIC_NAMES[metric],
-                "before": before["mean"],
-                "after": after["mean"],
-                "better": bool(after["mean"] > before["mean"]),
-                "apart": bool(apart),
+                "before": before,
+                "after": after,
+                "better": bool(after > before),
+                "differs": bool(differs[metric]),
             }
         )
     return rows
@@ -129,22 +161,17 @@ def _signatures() -> dict[str, str]:
     return {"BLEU": metrics.bleu(["a"], ["a"])[1], "chrF++": metrics.chrf(["a"], ["a"])[1]}
 
 
-def _training(configs: list[Config]) -> list[dict[str, Any]]:
-    rows = []
-    for config in configs[1:]:
-        log = pd.read_csv(config.paths.training_log(config.name))
-        losses = log["validation_loss"].dropna()
-        rows.append(
-            {
-                "name": look.model_name(config.iteration, config.seed),
-                "file": f"training_{config.name}",
-                "steps": int(log["step"].max()),
-                "first": losses.iloc[0],
-                "last": losses.iloc[-1],
-                "speed": log["tokens_per_second"].median(),
-            }
-        )
-    return rows
+def _training(config: Config) -> dict[str, Any]:
+    log = pd.read_csv(config.paths.training_log(config.name))
+    losses = log["validation_loss"].dropna()
+    return {
+        "file": f"training_{config.name}",
+        "steps": int(log["step"].max()),
+        "first": losses.iloc[0],
+        "last": losses.iloc[-1],
+        "lowest": losses.min(),
+        "speed": log["tokens_per_second"].median(),
+    }
 
 
 def _cut(configs: list[Config]) -> dict[str, float]:

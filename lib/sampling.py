@@ -169,10 +169,11 @@ class Sample:
 def sample(config: Config, split: pd.DataFrame) -> Sample:
     """Draw an iteration's training rows as its settings say, and its validation rows; write them to its sample file.
 
-    Training rows come from the training side alone, validation rows, which are all distinct, from the validation side.
+    Training rows come from the training side alone, without the rows that are left over for the paper's protocol;
+    validation rows, which are all distinct, come from the validation side.
     """
     settings, seed = config.sampling, config.corpus.split_seed
-    side = np.flatnonzero(split["split"] == "train")
+    side = np.flatnonzero((split["split"] == "train") & ~split["left_over"])
     found = draw(split["subset"].to_numpy()[side], settings.method, settings.rows, seed)
     drawn = pd.DataFrame({"position": side[found.rows], "cluster": -1, "chosen": True})
     embeddings, clusters = np.empty((0, 0), dtype=np.float32), None
@@ -194,7 +195,7 @@ def sample(config: Config, split: pd.DataFrame) -> Sample:
         ],
         ignore_index=True,
     ).fillna({"cluster": -1})
-    with whole(config.paths.sample(config.iteration)) as temporary:
+    with whole(config.paths.sample(config.sampled_as)) as temporary:
         table.to_parquet(temporary, index=False)
     return Sample(table, found.shortages, drawn, embeddings, clusters)
 

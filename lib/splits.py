@@ -3,6 +3,9 @@
 Rows that say the same thing form a group: rows tied by the same normalised prompt, the same normalised output, or
 near-duplicate text. The group as a whole goes to one side, by a hash of what it says. So no sampling method can put
 into training what the test will ask, and adding rows to the corpus moves no other group.
+
+Beside that stands the paper's way, to be measured against it: single rows of the training side are left over by every
+sampling, whatever their copies do, and tested on.
 """
 
 import hashlib
@@ -45,7 +48,9 @@ def assign(rows: Path, settings: Corpus) -> pd.DataFrame:
 
     Returns:
         A row for each row of the file, in its order: `subset`; `pair`, `prompt` and `output`, 64-bit hashes of the
-        normalised texts; `short` (an output of at most three words, which ties nothing); `group`; `split`.
+        normalised texts; `short` (an output of at most three words, which ties nothing); `group`; `split`;
+        `left_over` (a row of the training side that no sampling draws). How many copies of a row are left over does
+        not hang on the order of the file; which of them, should they differ in spelling, does.
     """
     file = pq.ParquetFile(rows)
     parts, prompt_signatures, output_signatures = [], _Signatures(), _Signatures()
@@ -56,7 +61,7 @@ def assign(rows: Path, settings: Corpus) -> pd.DataFrame:
             part = pd.DataFrame(
                 {
                     "subset": batch["subset_name"].to_pylist(),
-                    "pair": [_hash(f"{p}\n{o}") for p, o in zip(prompts, outputs, strict=True)],
+                    "pair": [_pair(p, o) for p, o in zip(prompts, outputs, strict=True)],
                     "prompt": [_hash(p) for p in prompts],
                     "output": [_hash(o) for o in outputs],
                     "short": [o.count(" ") < _SHORT_OUTPUT_WORDS for o in outputs],
@@ -85,7 +90,16 @@ def assign(rows: Path, settings: Corpus) -> pd.DataFrame:
         ["test", "validation"],
         "train",
     )
+    # Each copy of a row has a draw of its own: a random split of rows parts copies.
+    copy = pd.DataFrame({"pair": table["pair"], "copy": table.groupby("pair").cumcount(), "seed": settings.split_seed})
+    chance = pd.util.hash_pandas_object(copy, index=False).to_numpy() / 2**64
+    table["left_over"] = (table["split"] == "train") & (chance < settings.test_share)
     return table
+
+
+def pair_of(prompt: str, output: str) -> int:
+    """What stands for a row under `pair` in the table of `assign`."""
+    return _pair(normalise(prompt), normalise(output))
 
 
 def leakage(table: pd.DataFrame, test_share: float, seed: int = 0) -> pd.DataFrame:
@@ -114,6 +128,10 @@ def leakage(table: pd.DataFrame, test_share: float, seed: int = 0) -> pd.DataFra
             }
         )
     return pd.DataFrame(rows).set_index("subset")
+
+
+def _pair(prompt: str, output: str) -> int:
+    return _hash(f"{prompt}\n{output}")
 
 
 def _hash(text: str) -> int:

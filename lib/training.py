@@ -59,7 +59,7 @@ def train(config: Config) -> pd.DataFrame:
     """
     files = config.paths
     folder = files.training(config.name)
-    train_file, validation_file = (files.examples(config.iteration, part) for part in ("train", "validation"))
+    train_file, validation_file = (files.examples(config.prepared_as, part) for part in ("train", "validation"))
     _keep_if_same(
         folder,
         {

@@ -54,7 +54,8 @@ def test_every_setting_has_a_plain_default(section):
     values = asdict(getattr(Config(), section))
     assert values
     assert all(type(value) in (str, int, float, bool) for value in values.values())
-    assert all(value != "" for value in values.values())
+    # Nothing in English belongs to the corpus: empty says that it is not measured.
+    assert [name for name, value in values.items() if value == ""] == (["source"] if section == "english" else [])
 
 
 @pytest.mark.parametrize("profile", sorted(path.stem for path in paths.PARAMETERS.glob("*.toml")))
@@ -117,7 +118,7 @@ def test_an_unknown_profile_names_the_nearest(parameters):
 
 def test_an_unknown_iteration_names_the_nearest(parameters):
     (parameters / "iterations" / "10.toml").write_text("")
-    with pytest.raises(ConfigError, match=r"no iteration '11'; did you mean '10'\?; there are: 10, 5"):
+    with pytest.raises(ConfigError, match=r"no iteration '11'; did you mean '10'\?; there are: 5, 10"):
         load_config(profile="small", iteration="11")
 
 
@@ -190,6 +191,7 @@ def test_scale_multiplies_the_counts_of_rows_and_nothing_else(parameters):
         "sampling.rows_per_cluster": 100,
         "sampling.validation_rows": 200,
         "evaluation.test_rows": 980,
+        "english.rows": 100,
     }
 
 
@@ -238,8 +240,8 @@ def test_a_run_without_a_training_is_refused(parameters, lists):
         ("sampling", {"corpus", "sampling"}),
         ("preprocessing", {"model", "prompt"}),
         ("training", {"model", "prompt", "lora", "training"}),
-        ("evaluation", {"model", "prompt", "evaluation"}),
-        ("report", {"corpus", "sampling", "model", "prompt", "lora", "training", "evaluation"}),
+        ("evaluation", {"model", "prompt", "evaluation", "english"}),
+        ("report", {"corpus", "sampling", "model", "prompt", "lora", "training", "evaluation", "english"}),
     ],
 )
 def test_a_stage_sees_only_its_own_sections(stage, sections):
@@ -286,6 +288,7 @@ def test_the_command_leaves_unchanged_files_their_time(write_settings):
         ("[lora]\nlora_rank = 8", {"training_5_seed0.json"}),
         ("[sampling]\nclusters = 9", {"sampling_5.json"}),
         ("[evaluation]\ndecoding_runs = 2", {"evaluation_5_seed0.json", "evaluation_base.json"}),
+        ("[english]\nrows = 2", {"evaluation_5_seed0.json", "evaluation_base.json"}),
     ],
 )
 def test_a_changed_setting_changes_only_the_files_of_stages_that_see_it(write_settings, parameters, changed, stale):

@@ -45,8 +45,19 @@ def split(config):
 
 
 @pytest.fixture
-def rows(config, split):
+def tests(config, split):
     return evaluation.test_rows(config, split)
+
+
+@pytest.fixture
+def rows(tests):
+    """Of the clean protocol."""
+    return tests["clean"]
+
+
+@pytest.fixture
+def clean(rows):
+    return {"clean": rows}
 
 
 @pytest.fixture
@@ -62,54 +73,91 @@ def embedded(monkeypatch):
     return asked
 
 
-def test_test_rows_are_of_test_groups_only(config, split, rows):
+def everything(config):
+    return replace(config, evaluation=replace(config.evaluation, test_rows=10_000))
+
+
+def test_clean_test_rows_are_of_test_groups_only(split, rows):
     assert (split.loc[rows.index, "split"] == "test").all()
     trained = split[split["split"] == "train"]
     assert not set(split.loc[rows.index, "pair"]) & set(trained["pair"])
+    assert not set(split.loc[rows.index, "group"]) & set(trained["group"])
 
 
-def test_test_rows_are_distinct_though_the_corpus_repeats_them(config, split):
-    everything = replace(config, evaluation=replace(config.evaluation, test_rows=10_000))
-    rows = evaluation.test_rows(everything, split)
+def test_clean_test_rows_are_distinct_though_the_corpus_repeats_them(config, split):
+    rows = evaluation.test_rows(everything(config), split)["clean"]
     assert not split.loc[rows.index, "pair"].duplicated().any()
     assert len(rows) == split.loc[split["split"] == "test", "pair"].nunique()
     assert not rows.duplicated().any()
 
 
-def test_test_rows_are_as_many_as_asked_for_and_even_over_the_subsets(rows):
-    assert rows["subset_name"].value_counts().to_dict() == {"dolly": 2, "wikihow": 2, "identity_prompt": 2}
+def test_the_paper_s_test_rows_are_what_sampling_left_over_with_all_copies(config, split):
+    rows = evaluation.test_rows(everything(config), split)["paper"]
+    assert rows.index.tolist() == split.index[split["left_over"]].tolist()
+    assert rows.duplicated().any()
+    # As in a random split, copies of them are drawn from: they leak, and the clean ones do not.
+    drawn = split[(split["split"] == "train") & ~split["left_over"]]
+    assert split.loc[rows.index, "pair"].isin(drawn["pair"]).any()
 
 
-def test_test_rows_stand_under_their_place_in_the_corpus(config, rows):
-    table = pd.read_parquet(config.paths.rows)
+def test_the_protocols_share_no_row_and_no_group(config, split):
+    tests = evaluation.test_rows(everything(config), split)
+    assert list(tests) == list(evaluation.PROTOCOLS)
+    clean, paper = (set(split.loc[rows.index, "group"]) for rows in tests.values())
+    assert not clean & paper
+
+
+@pytest.mark.parametrize("protocol", evaluation.PROTOCOLS)
+def test_test_rows_are_as_many_as_asked_for_and_even_over_the_subsets(tests, protocol):
+    counts = tests[protocol]["subset_name"].value_counts().to_dict()
+    assert counts == {"dolly": 2, "wikihow": 2, "identity_prompt": 2}
+
+
+@pytest.mark.parametrize("protocol", evaluation.PROTOCOLS)
+def test_test_rows_stand_under_their_place_in_the_corpus(config, tests, protocol):
+    table, rows = pd.read_parquet(config.paths.rows), tests[protocol]
     pd.testing.assert_frame_equal(rows, table.loc[rows.index, ["subset_name", "input", "output"]], check_names=False)
 
 
-def test_the_same_rows_are_tested_for_every_model(config, split, rows):
+def test_the_same_rows_are_tested_for_every_model(config, split, tests):
     again = evaluation.test_rows(replace(config, iteration="5", seed=3), split)
-    pd.testing.assert_frame_equal(rows, again)
+    for protocol, rows in tests.items():
+        pd.testing.assert_frame_equal(rows, again[protocol])
 
 
-def test_every_row_is_completed_in_every_run_from_the_prompt_alone(config, rows, tokenizer, monkeypatch):
+def test_every_row_of_both_protocols_is_completed_in_every_run_from_the_prompt_alone(
+    config, tests, tokenizer, monkeypatch
+):
     given = {}
     write = evaluation.generation.write_completions
 
     def watched(model, tokenizer, prompts, path, **options):
-        given.update(prompts)
+        given[path] = prompts
         return write(model, tokenizer, prompts, path, **options)
 
     monkeypatch.setattr(evaluation.generation, "write_completions", watched)
-    evaluation.complete(config, rows)
-    for row, text in rows["input"].items():
-        message = [{"role": "user", "content": text}]
-        assert given[row] == encode_prompt(tokenizer, message, config.prompt, 1018)[0]
-    table = evaluation.read(config, rows)
-    assert sorted(zip(table["row"], table["run"], strict=True)) == sorted(
-        (row, run) for row in rows.index for run in (0, 1)
-    )
+    evaluation.complete(config, tests)
+    table = evaluation.read(config, tests)
+    assert len(table) == 2 * 6 * 2
     assert (table["ids"].map(len) <= 6).all()
-    for record in table.itertuples():
-        assert (record.subset, record.prompt, record.reference) == tuple(rows.loc[record.row])
+    for protocol, rows in tests.items():
+        prompts = given[config.paths.completions("base", protocol)]
+        for row, text in rows["input"].items():
+            message = [{"role": "user", "content": text}]
+            assert prompts[row] == encode_prompt(tokenizer, message, config.prompt, 1018)[0]
+        part = table[table["protocol"] == protocol]
+        assert sorted(zip(part["row"], part["run"], strict=True)) == sorted(
+            (row, run) for row in rows.index for run in (0, 1)
+        )
+        for record in part.itertuples():
+            assert (record.subset, record.prompt, record.reference) == tuple(rows.loc[record.row])
+
+
+def test_rows_may_be_completed_fewer_times_than_the_settings_say(config, rows):
+    evaluation.complete(config, {"english": rows}, runs=1)
+    table = evaluation.read(config, {"english": rows})
+    assert table["run"].tolist() == [0] * 6
+    assert set(table["protocol"]) == {"english"}
 
 
 def test_a_long_prompt_leaves_room_for_its_completion(config, rows, monkeypatch):
@@ -118,8 +166,39 @@ def test_a_long_prompt_leaves_room_for_its_completion(config, rows, monkeypatch)
         evaluation.generation, "write_completions", lambda model, tokenizer, prompts, *rest, **o: given.update(prompts)
     )
     tight = replace(config, prompt=replace(config.prompt, max_evaluation_tokens=80))
-    evaluation.complete(tight, rows.assign(input="satu dua tiga empat " * 100))
+    evaluation.complete(tight, {"clean": rows.assign(input="satu dua tiga empat " * 100)})
     assert {len(ids) for ids in given.values()} == {74}
+
+
+def test_a_killed_evaluation_goes_on_and_ends_the_same(config, tests, monkeypatch):
+    evaluation.complete(config, tests)
+    paths = [config.paths.completions("base", protocol) for protocol in tests]
+    whole = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.unlink()
+    decode, asked = evaluation.generation.decode, []
+
+    def killed_at(count):
+        def watched(model, prompts, *rest):
+            if len(asked) == count:
+                raise KeyboardInterrupt
+            asked.append(len(prompts))
+            return decode(model, prompts, *rest)
+
+        monkeypatch.setattr(evaluation.generation, "decode", watched)
+
+    # Six rows a protocol are a batch of four and one of two; the second protocol's first batch is not reached.
+    killed_at(2)
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.complete(config, tests)
+    assert paths[0].read_bytes() == whole[0]
+    killed_at(3)
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.complete(config, tests)
+    killed_at(99)
+    evaluation.complete(config, tests)
+    assert [path.read_bytes() for path in paths] == whole
+    assert asked == [4, 2, 4, 2]
 
 
 def write_adapter(config, weight):
@@ -131,78 +210,123 @@ def write_adapter(config, weight):
     model.save_pretrained(config.paths.adapter(config.name))
 
 
-def test_the_adapter_of_the_iteration_is_what_completes(config, rows):
-    evaluation.complete(config, rows)
-    base = evaluation.read(config, rows)
+def test_the_adapter_of_the_iteration_is_what_completes(config, clean):
+    evaluation.complete(config, clean)
+    base = evaluation.read(config, clean)
     tuned = replace(config, iteration="5")
     write_adapter(tuned, 1.0)
-    evaluation.complete(tuned, rows)
-    assert evaluation.read(tuned, rows)["ids"].tolist() != base["ids"].tolist()
+    evaluation.complete(tuned, clean)
+    assert evaluation.read(tuned, clean)["ids"].tolist() != base["ids"].tolist()
 
 
-def test_completions_of_an_adapter_since_trained_anew_are_made_anew(config, rows):
+def test_completions_of_an_adapter_since_trained_anew_are_made_anew(config, clean):
     tuned = replace(config, iteration="5")
     write_adapter(tuned, 1.0)
-    evaluation.complete(tuned, rows)
-    before = evaluation.read(tuned, rows)["ids"].tolist()
+    evaluation.complete(tuned, clean)
+    before = evaluation.read(tuned, clean)["ids"].tolist()
     write_adapter(tuned, 3.0)
-    evaluation.complete(tuned, rows)
-    assert evaluation.read(tuned, rows)["ids"].tolist() != before
+    evaluation.complete(tuned, clean)
+    assert evaluation.read(tuned, clean)["ids"].tolist() != before
 
 
-def test_completions_of_a_base_model_since_changed_are_made_anew(config, rows):
-    evaluation.complete(config, rows)
-    before = evaluation.read(config, rows)["ids"].tolist()
+def test_completions_of_a_base_model_since_changed_are_made_anew(config, clean):
+    evaluation.complete(config, clean)
+    before = evaluation.read(config, clean)["ids"].tolist()
     model = models.load_base(config.model)
     with torch.no_grad():
         model.model.norm.weight.mul_(-1)
     model.save_pretrained(config.model.base_model)
-    evaluation.complete(config, rows)
-    assert evaluation.read(config, rows)["ids"].tolist() != before
+    evaluation.complete(config, clean)
+    assert evaluation.read(config, clean)["ids"].tolist() != before
 
 
-def test_finished_completions_are_not_made_again(config, rows, monkeypatch):
-    evaluation.complete(config, rows)
+def test_finished_completions_are_not_made_again(config, clean, monkeypatch):
+    evaluation.complete(config, clean)
 
     def refuse(*args):
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(evaluation.generation, "decode", refuse)
-    evaluation.complete(config, rows)
+    evaluation.complete(config, clean)
 
 
 @pytest.fixture
-def completions(config, rows, tokenizer):
-    """Hand-made completions: run 0 repeats the references, run 1 has the right first three tokens and then others."""
-    records = []
-    for row, reference in rows["output"].items():
-        ids = tokenizer(reference, add_special_tokens=False)["input_ids"]
-        for run, made in ((0, ids), (1, ids[:3] + tokenizer(" xyz xyz xyz", add_special_tokens=False)["input_ids"])):
-            records.append({"row": row, "run": run, "text": tokenizer.decode(made), "ids": made})
-    path = config.paths.completions("base")
-    path.parent.mkdir(parents=True)
-    lines = [json.dumps(record) for record in [{"settings": {}}, *records]]
-    path.write_text("\n".join(lines) + "\n")
-    return evaluation.read(config, rows)
+def completions(config, tests, tokenizer):
+    """Hand-made completions: run 0 repeats the references, run 1 has the right first three tokens and then others.
+
+    In the paper's protocol run 1 repeats them too.
+    """
+    other = tokenizer(" xyz xyz xyz", add_special_tokens=False)["input_ids"]
+    for protocol, rows in tests.items():
+        records = []
+        for row, reference in rows["output"].items():
+            ids = tokenizer(reference, add_special_tokens=False)["input_ids"]
+            for run, made in ((0, ids), (1, ids[:3] + other if protocol == "clean" else ids)):
+                records.append({"row": row, "run": run, "text": tokenizer.decode(made), "ids": made})
+        path = config.paths.completions("base", protocol)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(record) for record in [{"settings": {}}, *records]]
+        path.write_text("\n".join(lines) + "\n")
+    return evaluation.read(config, tests)
 
 
 def test_scores_are_tidy_and_written_to_a_file(config, completions, embedded):
     table = evaluation.score(config, completions)
     assert list(table.columns) == ["iteration", "seed", "protocol", "decoding_run", "metric", "value"]
-    assert [tuple(key) for key in table[["decoding_run", "metric"]].to_numpy()] == [
-        (run, metric) for run in (0, 1) for metric in metrics.METRICS
+    assert [tuple(key) for key in table[["protocol", "decoding_run", "metric"]].to_numpy()] == [
+        (protocol, run, metric) for protocol in evaluation.PROTOCOLS for run in (0, 1) for metric in metrics.METRICS
     ]
-    assert set(zip(table["iteration"], table["seed"], table["protocol"], strict=True)) == {("base", 0, "clean")}
+    assert set(zip(table["iteration"], table["seed"], strict=True)) == {("base", 0)}
     pd.testing.assert_frame_equal(pd.read_csv(config.paths.scores("base")), table, check_dtype=False)
 
 
+def by_run(table, protocol="clean"):
+    return table[table["protocol"] == protocol].pivot(index="decoding_run", columns="metric", values="value")
+
+
 def test_every_run_is_scored_against_the_references_of_its_own_rows(config, completions, embedded):
-    table = evaluation.score(config, completions).pivot(index="decoding_run", columns="metric", values="value")
-    assert table.loc[0, ["bleu", "chrf", "rouge1", "rougeL"]].tolist() == pytest.approx([100] * 4)
-    part = completions[completions["run"] == 1]
-    texts, references = part["text"].tolist(), part["reference"].tolist()
-    assert table.loc[1, "bleu"] == metrics.bleu(texts, references)[0] < 50
-    assert table.loc[1, "rouge2"] == metrics.rouge(texts, references)["rouge2"]
+    table = evaluation.score(config, completions)
+    clean, paper = by_run(table), by_run(table, "paper")
+    assert clean.loc[0, ["bleu", "chrf", "rouge1", "rougeL"]].tolist() == pytest.approx([100] * 4)
+    assert clean.loc[1, "bleu"] < 50
+    assert paper[["bleu", "chrf", "rouge1", "rougeL"]].to_numpy() == pytest.approx(100)
+
+
+def test_scores_from_summed_columns_are_those_of_the_texts(config, completions, embedded):
+    table = evaluation.score(config, completions)
+    # The stand-in for the embedding model finds alike what has the same first word.
+    tokenizer = models.load_tokenizer(config.model)
+    for protocol in evaluation.PROTOCOLS:
+        for run in (0, 1):
+            part = completions[(completions["run"] == run) & (completions["protocol"] == protocol)]
+            texts, references = part["text"].tolist(), part["reference"].tolist()
+            right = [
+                tokenizer.decode(ids[:3]).split()[0] == reference.split()[0]
+                for ids, reference in zip(part["ids"], references, strict=True)
+            ]
+            rouge = metrics.rouge(texts, references)
+            expected = {
+                "bleu": metrics.bleu(texts, references)[0],
+                "chrf": metrics.chrf(texts, references)[0],
+                **{name: pytest.approx(value, rel=1e-12) for name, value in rouge.items()},
+                "weighted_f1": pytest.approx(2 * np.mean(right) / (1 + np.mean(right))),
+            }
+            assert by_run(table, protocol).loc[run].to_dict() == expected
+
+
+def test_what_scores_are_made_of_is_kept_a_line_a_completion(config, completions, embedded):
+    table = evaluation.score(config, completions)
+    for protocol in evaluation.PROTOCOLS:
+        pairs = evaluation.read_pairs(config, protocol)
+        part = completions[completions["protocol"] == protocol]
+        for name in ("row", "run", "subset"):
+            assert pairs[name].tolist() == part[name].tolist()
+        each = metrics.each(part["text"].tolist(), part["reference"].tolist())
+        pd.testing.assert_frame_equal(pairs[list(each)], each)
+        assert pairs["correct"].dtype == bool
+        for run, some in pairs.groupby("run"):
+            for metric in metrics.METRICS:
+                assert evaluation.score_pairs(some, metric) == by_run(table, protocol).loc[run, metric]
 
 
 def test_weighted_f1_looks_at_the_first_tokens_only(config, completions, embedded, tokenizer):
@@ -213,8 +337,8 @@ def test_weighted_f1_looks_at_the_first_tokens_only(config, completions, embedde
 
 
 def test_weighted_f1_is_of_each_runs_own_completions(config, completions, embedded):
-    # Run 1 begins every completion with another word than its reference.
-    wrong = completions["run"] == 1
+    # Run 1 begins every clean completion with another word than its reference.
+    wrong = (completions["run"] == 1) & (completions["protocol"] == "clean")
     changed = completions.assign(
         ids=[[300, 301] if bad else ids for ids, bad in zip(completions["ids"], wrong, strict=True)]
     )
@@ -223,8 +347,8 @@ def test_weighted_f1_is_of_each_runs_own_completions(config, completions, embedd
         replace(config, evaluation=replace(config.evaluation, f1_tokens=30)),
         changed.sample(frac=1, random_state=0, ignore_index=True),
     )
-    found = table[table["metric"] == "weighted_f1"].set_index("decoding_run")["value"].to_dict()
-    assert found == {0: 1.0, 1: 0.0}
+    assert by_run(table)["weighted_f1"].to_dict() == {0: 1.0, 1: 0.0}
+    assert by_run(table, "paper")["weighted_f1"].to_dict() == {0: 1.0, 1: 1.0}
 
 
 def test_scoring_loads_no_model_and_reads_only_files(config, completions, embedded, monkeypatch):
@@ -234,4 +358,4 @@ def test_scoring_loads_no_model_and_reads_only_files(config, completions, embedd
     monkeypatch.setattr(models, "load_base", refuse)
     monkeypatch.setattr(models, "load_adapter", refuse)
     monkeypatch.setattr(corpus, "read", refuse)
-    assert len(evaluation.score(config, completions)) == 12
+    assert len(evaluation.score(config, completions)) == 24

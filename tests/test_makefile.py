@@ -1,36 +1,61 @@
 """The graph: what a change reruns, and what it leaves alone. A stub stands in for the notebooks; the rest is real."""
 
 import ast
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 # Figures and tables are shown in every stage, but are no reason to run one again; only the report is made of them.
-DISPLAY = {"lib.look", "lib.plots"}
+DISPLAY = {"lib.look", "lib.plots", "lib.comparison_plots", "lib.drawing", "lib.published"}
 STUB = """\
 #!{python} -S
-import json, os, sys
+import json, os, sys, time
 from pathlib import Path
 
 if sys.argv[1:3] != ["-m", "lib.notebooks"]:
+    with open("asked.txt", "a") as log:
+        log.write(" ".join(sys.argv[2:]) + "\\n")
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 output = Path(sys.argv[4])
+given = dict(text.split("=", 1) for text in sys.argv[5:])
+artifacts = Path("artifacts", given["run"])
+# As lib.notebooks: what was there goes first, and until it ends a stage has failed.
+output.unlink(missing_ok=True)
+failure = artifacts / "failures" / (output.stem + ".json")
+failure.parent.mkdir(parents=True, exist_ok=True)
+failure.write_text("stopped")
+# Whatever runs side by side is here at one time; a training waits for company where it can have some.
+busy = Path("busy", output.stem)
+busy.parent.mkdir(exist_ok=True)
+busy.touch()
 with open("ran.txt", "a") as log:
     log.write(output.stem + "\\n")
 with open("arguments.txt", "a") as log:
     log.write(json.dumps(sys.argv[3:]) + "\\n")
-if Path("failing").is_file() and Path("failing").read_text() == output.stem:
+if "KLEPON_TODO" in os.environ:
+    Path("planned.txt").write_text(Path(os.environ["KLEPON_TODO"]).read_text())
+if Path("holding").is_file() and Path("holding").read_text() == output.stem:
+    Path("held").write_text(str(os.getpid()) + ".")
+    time.sleep(120)
+end = time.monotonic() + (float(Path("waiting").read_text()) if Path("waiting").is_file() else 0)
+while time.monotonic() < end and len(os.listdir("busy")) < 2:
+    time.sleep(0.01)
+with open("together.txt", "a") as log:
+    log.write(" ".join(sorted(os.listdir("busy"))) + "\\n")
+if Path("failing").is_file() and output.stem in Path("failing").read_text().split():
+    busy.unlink()
     sys.exit("error: " + output.stem)
-given = dict(text.split("=", 1) for text in sys.argv[5:])
-artifacts = Path("artifacts", given["run"])
 if output.stem.startswith("1_sampling"):
     # As lib.splits: the split depends on the corpus and its settings, and an equal one is not written again.
     settings = json.loads((artifacts / "settings" / ("sampling_" + given["iteration"] + ".json")).read_text())
@@ -40,6 +65,8 @@ if output.stem.startswith("1_sampling"):
         split.write_text(made_from)
 output.parent.mkdir(parents=True, exist_ok=True)
 output.write_text("{{}}")
+failure.unlink()
+busy.unlink()
 """
 ALL = {
     "1_sampling_5",
@@ -71,27 +98,71 @@ class Graph:
         stub.write_text(STUB.format(python=sys.executable))
         stub.chmod(0o755)
 
-    def make(self, *arguments: str, target: str | None = "report") -> subprocess.CompletedProcess:
-        """Run make with the stub in Python's place, without a target where that is None."""
-        environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "PROFILE", "RUN")}
-        return subprocess.run(
+    def copy(self, folder: Path) -> "Graph":
+        """The same elsewhere, every file as old as it is here."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        copied = Graph.__new__(Graph)
+        copied.folder = folder
+        return copied
+
+    def start(self, *arguments: str, target: str | None = "report") -> subprocess.Popen:
+        """Start make with the stub in Python's place, without a target where that is None, in a group of its own."""
+        own = ("MAKEFLAGS", "MAKELEVEL", "PROFILE", "RUN", "ITERATIONS", "SEEDS", "STUDIES", "JOBS")
+        environment = {k: v for k, v in os.environ.items() if k not in own and not k.startswith("KLEPON_")}
+        return subprocess.Popen(
             ["make", *([target] if target else []), "PY=./stub", *arguments],
             cwd=self.folder,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
             env=environment | {"PYTHONPATH": str(self.folder)},
+            start_new_session=True,
         )
 
-    def ran(self, *arguments: str) -> set[str]:
+    def make(self, *arguments: str, target: str | None = "report") -> subprocess.CompletedProcess:
+        """Run make to its end."""
+        process = self.start(*arguments, target=target)
+        try:
+            said, complained = process.communicate(timeout=100)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(process.args, process.returncode, said, complained)
+
+    def ran(self, *arguments: str, fails: bool = False) -> set[str]:
         """The stages that `make report` runs, each of them once."""
         log = self.folder / "ran.txt"
         log.write_text("")
         made = self.make(*arguments)
-        assert made.returncode == 0, made.stdout + made.stderr
+        assert (made.returncode != 0) == fails, made.stdout + made.stderr
+        assert fails or made.stderr == ""
         names = log.read_text().split()
         assert len(names) == len(set(names))
         return set(names)
+
+    def planned(self, *arguments: str) -> set[str]:
+        """The stages that `make -n report` says it would run, each of them once."""
+        lines = self.make("-n", *arguments).stdout
+        names = [Path(output).stem for output in re.findall(r"-m lib\.notebooks \S+ (\S+\.ipynb)", lines)]
+        assert len(names) == len(set(names))
+        return set(names)
+
+    def fail(self, *stages: str) -> None:
+        """From now on these stages fail, and no others."""
+        (self.folder / "failing").write_text(" ".join(stages))
+
+    def failures(self) -> set[str]:
+        """The stages that are recorded as failed."""
+        return {path.stem for path in (self.folder / "artifacts/demo/failures").glob("*.json")}
+
+    def there(self, stage: str) -> bool:
+        """Whether the executed notebook is."""
+        return (self.folder / f"reports/demo/{stage}.ipynb").is_file()
+
+    def rewrite(self, iteration: str, old: str, new: str) -> None:
+        """Change the parameter file of an iteration."""
+        path = self.folder / f"notebooks/parameters/iterations/{iteration}.toml"
+        assert path.read_text().count(old) == 1
+        path.write_text(path.read_text().replace(old, new))
 
     def touch(self, path: str) -> None:
         """Make a file newer than everything that was made so far."""
@@ -101,16 +172,57 @@ class Graph:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A graph in which everything is up to date; tests bring it back to that."""
+def one_row(tmp_path_factory):
+    """A graph in which row 5 is up to date; no test changes it."""
     made = Graph(tmp_path_factory.mktemp("graph"))
     made.ran()
     return made
 
 
+@pytest.fixture(scope="module")
+def whole(one_row, tmp_path_factory):
+    """A graph in which row 5 is up to date; tests bring it back to that."""
+    return one_row.copy(tmp_path_factory.mktemp("graph"))
+
+
+@pytest.fixture(scope="module")
+def all_rows(one_row, tmp_path_factory):
+    """A graph in which row 5 and then all rows were made, and what the latter ran; no test changes it."""
+    made = one_row.copy(tmp_path_factory.mktemp("graph"))
+    return made, made.ran("ITERATIONS=all")
+
+
+@pytest.fixture(scope="module")
+def two_rows(tmp_path_factory):
+    """A graph in which rows 3 and 5, the only ones, are up to date; no test changes it."""
+    made = Graph(tmp_path_factory.mktemp("graph"))
+    another_iteration(made)
+    made.ran("ITERATIONS=all")
+    return made
+
+
 @pytest.fixture
 def graph(tmp_path):
+    """Nothing made yet."""
     return Graph(tmp_path)
+
+
+@pytest.fixture
+def made(one_row, tmp_path):
+    """Row 5 is up to date."""
+    return one_row.copy(tmp_path)
+
+
+@pytest.fixture
+def table(all_rows, tmp_path):
+    """All rows are up to date."""
+    return all_rows[0].copy(tmp_path)
+
+
+@pytest.fixture
+def two(two_rows, tmp_path):
+    """Rows 3 and 5, the only ones, are up to date."""
+    return two_rows.copy(tmp_path)
 
 
 def module_file(module: str) -> Path | None:
@@ -170,14 +282,13 @@ def test_stages_run_in_the_order_of_the_data(graph):
 @pytest.mark.parametrize("module", MODULES)
 def test_a_changed_module_reruns_the_notebooks_that_reach_it(whole, module):
     direct = [stage for stage in AFTER if module in reached(stage)]
-    whole.touch(str(module_file(module).relative_to(ROOT)))
-    assert whole.ran() == set().union(*(AFTER[stage] for stage in direct))
+    stale = set().union(*(AFTER[stage] for stage in direct))
+    assert whole.planned("-W", str(module_file(module).relative_to(ROOT))) == stale
 
 
-@pytest.mark.parametrize("module", ["look", "plots", "report", "provenance"])
+@pytest.mark.parametrize("module", sorted(m.removeprefix("lib.") for m in DISPLAY | {"lib.report", "lib.provenance"}))
 def test_what_only_shows_reruns_the_report_alone(whole, module):
-    whole.touch(f"lib/{module}.py")
-    assert whole.ran() == {"5_report"}
+    assert whole.planned("-W", f"lib/{module}.py") == {"5_report"}
 
 
 def test_a_changed_template_reruns_the_report_alone(whole):
@@ -226,14 +337,13 @@ def set_key(graph: Graph, section: str, key: str, value: str, file: str) -> None
         ("corpus", "generic_after", "7", ALL),
     ],
 )
-def test_a_changed_setting_reruns_the_stages_that_see_it(graph, section, key, value, stages, file):
-    graph.ran()
-    set_key(graph, section, key, value, file)
+def test_a_changed_setting_reruns_the_stages_that_see_it(made, section, key, value, stages, file):
+    set_key(made, section, key, value, file)
     if file == "iterations/5.toml":
         # The base model is no iteration: what an iteration changes of the evaluation is not the base's.
         stages = stages - BASE if section != "corpus" else stages
-    assert graph.ran() == stages
-    assert graph.ran() == set()
+    assert made.ran() == stages
+    assert made.ran() == set()
 
 
 def test_a_comment_in_a_profile_reruns_nothing(whole):
@@ -249,13 +359,13 @@ def test_a_comment_in_a_profile_reruns_nothing(whole):
         ("CORPUS=rows.jsonl", ALL),
         ("SEEDS=1", {"3_training_5_seed1", "4_evaluation_5_seed1", "5_report"}),
         ("SEEDS=0 1", {"3_training_5_seed1", "4_evaluation_5_seed1", "5_report"}),
-        ("RUN=other", ALL),
+        # Not the flag -n.
+        ("RUN=n", ALL),
     ],
 )
-def test_a_variable_reruns_what_depends_on_it(graph, argument, stages):
-    graph.ran()
-    assert graph.ran(argument) == stages
-    assert graph.ran(argument) == set()
+def test_a_variable_reruns_what_depends_on_it(made, argument, stages):
+    assert made.ran(argument) == stages
+    assert made.ran(argument) == set()
 
 
 def test_a_changed_corpus_file_reruns_from_the_sampling_on(graph):
@@ -275,63 +385,246 @@ def test_changed_base_model_weights_rerun_what_uses_them(graph):
     assert graph.ran() == ALL - {"1_sampling_5"}
 
 
+# --- Several iterations ----------------------------------------------------------------------------------------------
+
+
 def another_iteration(graph: Graph) -> None:
     (graph.folder / "notebooks/parameters/iterations").joinpath("3.toml").write_text("[lora]\nlora_rank = 16\n")
+    (graph.folder / "notebooks/parameters/iterations").joinpath("5.toml").write_text("[sampling]\nclusters = 9\n")
     for extra in (graph.folder / "notebooks/parameters/iterations").iterdir():
         if extra.name not in ("3.toml", "5.toml"):
             extra.unlink()
 
 
-def test_an_iteration_more_runs_its_own_stages_and_the_report(graph):
+def row(name: str) -> set[str]:
+    """What a row runs that shares nothing."""
+    return {f"1_sampling_{name}", f"2_preprocessing_{name}"} | trained(name)
+
+
+def trained(name: str) -> set[str]:
+    """What a row runs that takes another's examples."""
+    return {f"3_training_{name}_seed0", f"4_evaluation_{name}_seed0", "5_report"}
+
+
+def test_all_rows_run_what_is_distinct_once(all_rows):
+    # Rows 1 and 2 share a sample, 8 and 9 too; 4 and 6 share everything.
+    made, added = all_rows
+    assert added == set().union(*(row(name) for name in "013478"), trained("2"), trained("9"))
+    assert made.planned("ITERATIONS=all") == set()
+
+
+def test_more_iterations_rerun_nothing_of_the_first_but_the_report(all_rows):
+    assert all_rows[1] & ALL == {"5_report"}
+
+
+def test_fewer_iterations_rerun_the_report_alone(table):
+    assert table.ran("ITERATIONS=6 1") == {"5_report"}
+    assert table.ran("ITERATIONS=6 1") == set()
+
+
+def test_the_second_make_of_all_rows_runs_none(table):
+    assert table.ran("ITERATIONS=all") == set()
+
+
+def test_a_row_alone_uses_the_sample_of_the_row_that_samples_alike(graph):
+    assert graph.ran("ITERATIONS=2") == BASE | {"1_sampling_1", "2_preprocessing_1"} | trained("2")
+
+
+def test_a_study_shares_the_sample_of_row_5_and_has_examples_of_its_own_where_prompts_differ(made):
+    assert made.ran("STUDIES=bos") == {"2_preprocessing_bos_two"} | trained("bos_two")
+    assert made.ran("STUDIES=bos") == set()
+
+
+def test_two_seeds_of_all_rows_share_their_samples(two):
+    seeded = {f"{stage}_{name}_seed1" for stage in ("3_training", "4_evaluation") for name in (3, 5)}
+    assert two.ran("ITERATIONS=all", "SEEDS=0 1") == {*seeded, "5_report"}
+    assert two.ran("ITERATIONS=all", "SEEDS=0 1") == set()
+
+
+@pytest.mark.parametrize(
+    ("iteration", "old", "new", "stages"),
+    [
+        ("3", "lora_rank = 16", "lora_rank = 8", trained("3")),
+        # Rows 2 and 1 no longer share a sample, and 6 and 4 nothing.
+        ("2", "rows = 1_000", "rows = 1_500", row("2")),
+        ("6", "share = 0.01", "share = 0.02", row("6")),
+        ("6", "epochs = 1.0", "epochs = 2.0", trained("6")),
+        # Row 3 comes to share the sample of row 1, which is older than what row 3 made of its own.
+        ("3", "rows = 2_000", "rows = 1_000", trained("3")),
+    ],
+)
+def test_a_changed_row_reruns_that_row_and_the_report(table, iteration, old, new, stages):
+    table.rewrite(iteration, old, new)
+    assert table.planned("ITERATIONS=all") <= stages, "a look ahead knows the settings of the last run"
+    assert table.ran("ITERATIONS=all") == stages
+    assert table.ran("ITERATIONS=all") == set()
+
+
+# --- Side by side ----------------------------------------------------------------------------------------------------
+
+
+def together(graph: Graph) -> list[set[str]]:
+    """For each stage, in the order in which they ran, which ran at its time."""
+    return [set(line.split()) for line in (graph.folder / "together.txt").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("jobs", [[], ["JOBS=1"]])
+def test_stages_do_not_run_side_by_side_unless_asked(graph, jobs):
+    # Two trainings would share one device.
     another_iteration(graph)
-    graph.ran()
-    added = {"1_sampling_3", "2_preprocessing_3", "3_training_3_seed0", "4_evaluation_3_seed0", "5_report"}
-    assert graph.ran("ITERATIONS=5 3") == added
+    (graph.folder / "waiting").write_text("0.05")
+    assert graph.ran("-j4", *jobs, "ITERATIONS=all", "SEEDS=0 1") > {"4_evaluation_3_seed1"}
+    assert all(len(stages) == 1 for stages in together(graph))
 
 
-def test_all_iterations_and_two_seeds(graph):
+@pytest.mark.parametrize("flags", [[], ["-j4"]])
+def test_jobs_run_side_by_side_after_the_first_sampling(graph, flags):
+    # It writes the corpus, which the others read.
     another_iteration(graph)
-    trainings = {f"{iteration}_seed{seed}" for iteration in (3, 5) for seed in (0, 1)}
-    expected = {"4_evaluation_base", "5_report"}
-    expected |= {f"{stage}_{name}" for stage in ("3_training", "4_evaluation") for name in trainings}
-    expected |= {f"{stage}_{iteration}" for stage in ("1_sampling", "2_preprocessing") for iteration in (3, 5)}
-    assert graph.ran("ITERATIONS=all", "SEEDS=0 1") == expected
-    assert graph.ran("ITERATIONS=all", "SEEDS=0 1") == set()
+    (graph.folder / "waiting").write_text("0.5")
+    graph.ran(*flags, "JOBS=2", "ITERATIONS=all")
+    ran = together(graph)
+    assert ran[0] == {"1_sampling_3"}
+    assert max(len(stages) for stages in ran) == 2
+    assert ran[-1] == {"5_report"}
 
 
-def test_stages_do_not_run_side_by_side(graph):
-    # Two samplings would write the same corpus, and two trainings would share one device.
-    another_iteration(graph)
-    stub = graph.folder / "stub"
-    lines = "import atexit, time\nPath('busy').mkdir()\natexit.register(Path('busy').rmdir)\ntime.sleep(0.05)\n"
-    stub.write_text(stub.read_text().replace("output = Path(sys.argv[4])\n", f"output = Path(sys.argv[4])\n{lines}"))
-    assert "4_evaluation_3_seed1" in graph.ran("-j4", "ITERATIONS=all", "SEEDS=0 1")
+# --- Failures --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", ["1_sampling_5", "3_training_5_seed0", "5_report"])
+@pytest.mark.parametrize("stage", ["1_sampling_5", "3_training_5_seed0", "4_evaluation_5_seed0", "5_report"])
 def test_a_failed_stage_leaves_no_target_and_is_where_the_next_make_goes_on(graph, stage):
-    (graph.folder / "failing").write_text(stage)
+    graph.fail(stage)
     failed = graph.make()
     assert failed.returncode != 0
     assert f"error: {stage}" in failed.stderr
-    assert not (graph.folder / f"reports/demo/{stage}.ipynb").exists()
-    done = set((graph.folder / "ran.txt").read_text().split()) - {stage}
-    (graph.folder / "failing").unlink()
-    assert graph.ran() == ALL - done
+    assert not graph.there(stage)
+    ran = set((graph.folder / "ran.txt").read_text().split())
+    assert ran - {stage} == {done for done in ALL if graph.there(done)}
+    assert "5_report" not in ran - {stage}, "there is no training to report on"
+    graph.fail()
+    assert graph.ran() == ALL - ran | {stage}
     assert graph.ran() == set()
 
 
-def test_a_dry_run_plans_what_a_run_would_do(whole):
-    def planned(*arguments: str) -> set[str]:
-        lines = whole.make("-n", *arguments).stdout
-        return {Path(output).stem for output in re.findall(r"-m lib\.notebooks \S+ (\S+\.ipynb)", lines)}
+def test_a_failed_training_is_missing_in_the_report_and_loses_no_other_row(graph):
+    another_iteration(graph)
+    graph.fail("3_training_3_seed0")
+    assert graph.ran("ITERATIONS=all", fails=True) == ALL | row("3") - {"4_evaluation_3_seed0"}
+    assert graph.there("5_report")
+    assert graph.failures() == {"3_training_3_seed0"}
+    # The next make retries that row, and tells again what is wrong.
+    assert graph.ran("ITERATIONS=all", fails=True) == {"3_training_3_seed0", "5_report"}
+    graph.fail()
+    assert graph.ran("ITERATIONS=all") == trained("3")
+    assert graph.failures() == set()
+    assert graph.ran("ITERATIONS=all") == set()
 
-    assert planned() == set()
-    assert planned("-W", "lib/plots.py") == {"5_report"}
-    assert planned("-W", "lib/training.py") == AFTER["3_training"]
+
+def test_the_error_of_a_failed_row_is_told(two):
+    two.rewrite("3", "lora_rank = 16", "lora_rank = 8")
+    two.fail("3_training_3_seed0")
+    failed = two.make("ITERATIONS=all")
+    assert [line for line in failed.stderr.splitlines() if not line.startswith("make")] == ["error: 3_training_3_seed0"]
+
+
+def test_scores_of_an_older_training_make_no_report(made):
+    made.rewrite("5", "#", "[lora]\nlora_rank = 8\n#")
+    made.fail("3_training_5_seed0")
+    assert made.ran(fails=True) == {"3_training_5_seed0"}
+    assert made.there("4_evaluation_5_seed0"), "what a later make compares"
+
+
+def test_without_the_base_model_s_scores_there_is_no_report(two):
+    (two.folder / "reports/demo/4_evaluation_base.ipynb").unlink()
+    two.rewrite("3", "lora_rank = 16", "lora_rank = 8")
+    two.fail("4_evaluation_base")
+    assert two.ran("ITERATIONS=all", fails=True) == BASE | trained("3") - {"5_report"}
+
+
+def test_without_the_first_sampling_nothing_else_is_tried(two):
+    two.touch("lib/sampling.py")
+    two.fail("1_sampling_3")
+    assert two.ran("ITERATIONS=all", fails=True) == {"1_sampling_3"}
+
+
+def test_a_row_that_is_not_asked_for_may_have_failed(two):
+    two.rewrite("3", "lora_rank = 16", "lora_rank = 8")
+    two.fail("3_training_3_seed0")
+    two.ran("ITERATIONS=all", fails=True)
+    assert two.ran("ITERATIONS=5") == {"5_report"}
+    assert two.ran("ITERATIONS=5") == set()
+
+
+@pytest.mark.parametrize("stop", ["interrupt", "kill"])
+def test_a_stopped_make_ends_its_stage_and_counts_nothing_half_done(made, stop):
+    made.rewrite("5", "#", "[lora]\nlora_rank = 8\n#")
+    (made.folder / "holding").write_text("3_training_5_seed0")
+    held = made.folder / "held"
+    process = made.start()
+    try:
+        while not (held.is_file() and held.read_text().endswith(".")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        # Ctrl-C reaches all that runs; a kill make alone.
+        if stop == "interrupt":
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.terminate()
+        process.communicate(timeout=60)
+        stage = int(held.read_text().removesuffix("."))
+        assert not psutil.pid_exists(stage) or psutil.Process(stage).status() == psutil.STATUS_ZOMBIE
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode != 0
+    assert not made.there("3_training_5_seed0")
+    (made.folder / "holding").unlink()
+    assert made.ran() == AFTER["3_training"]
+
+
+# --- Looking ahead ---------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_plans_what_a_run_would_do(whole):
+    assert whole.planned() == set()
+    assert whole.planned("-W", "lib/plots.py") == {"5_report"}
+    assert whole.planned("-W", "lib/training.py") == AFTER["3_training"]
+    assert whole.planned("STUDIES=bos") == {"2_preprocessing_bos_two"} | trained("bos_two") - {"5_report"}
     # A look ahead must not make what is there stale.
-    planned("BASE_MODEL=some/model")
+    whole.planned("BASE_MODEL=some/model")
     assert whole.ran() == set()
+
+
+@pytest.mark.parametrize("flag", ["-n", "-q", "-nk", "-nj4"])
+def test_a_make_that_only_asks_runs_nothing(graph, flag):
+    graph.make(flag)
+    assert not (graph.folder / "ran.txt").exists()
+    assert not (graph.folder / "artifacts").exists()
+
+
+def test_notebooks_know_the_plan_of_what_really_runs(made):
+    made.rewrite("5", "#", "[lora]\nlora_rank = 8\n#")
+    made.ran("SEEDS=0 1")
+    planned = [Path(output).stem for output in (made.folder / "planned.txt").read_text().split()]
+    assert planned == (made.folder / "ran.txt").read_text().split()
+    assert len(planned) == 5
+
+
+def test_a_stage_that_is_made_alone_has_no_plan(made):
+    (made.folder / "planned.txt").unlink()
+    made.touch("lib/training.py")
+    made.make(target="reports/demo/3_training_5_seed0.ipynb")
+    assert (made.folder / "ran.txt").read_text().split()[-1] == "3_training_5_seed0"
+    assert not (made.folder / "planned.txt").exists()
+
+
+def test_a_make_asks_for_the_graph_once_and_for_the_settings_once(made):
+    # Each is a start of Python, and most of what a make costs that runs nothing.
+    (made.folder / "asked.txt").unlink()
+    made.ran()
+    asked = (made.folder / "asked.txt").read_text().splitlines()
+    assert ["--graph" in line for line in asked] == [True, False]
 
 
 def test_notebooks_are_told_which_run(graph):
@@ -342,8 +635,17 @@ def test_notebooks_are_told_which_run(graph):
     assert calls["3_training_3_seed7"] == [
         "notebooks/3_training.ipynb", "reports/mine/3_training_3_seed7.ipynb", *common, "iteration=3", "seed=7",
     ]  # fmt: skip
-    assert calls["4_evaluation_base"][2:] == [*common, "iteration=base"]
-    assert calls["5_report"][2:] == [*common, "iterations=3 5", "seeds=7"]
+    assert calls["1_sampling_3"][2:] == [*common, "iteration=3"]
+    assert calls["2_preprocessing_3"][2:] == [*common, "iteration=3"]
+    assert calls["4_evaluation_base"][2:] == [*common, "iteration=base", "seed=0"]
+    assert calls["5_report"][2:] == [*common, "iterations=3 5", "seeds=7", "studies="]
+
+
+def test_the_seed_and_the_study_of_a_variant_are_told_apart(graph):
+    graph.ran("STUDIES=bos", "SEEDS=12")
+    calls = {Path(c[1]).stem: c for c in map(json.loads, (graph.folder / "arguments.txt").read_text().splitlines())}
+    assert calls["4_evaluation_bos_two_seed12"][-2:] == ["iteration=bos_two", "seed=12"]
+    assert calls["5_report"][-1] == "studies=bos"
 
 
 @pytest.mark.parametrize(
@@ -354,6 +656,10 @@ def test_notebooks_are_told_which_run(graph):
         (["ITERATIONS=5 x"], "error: no iteration 'x'"),
         (["SEEDS="], "name no training"),
         (["SEEDS=one"], "error: "),
+        (["STUDIES=bus"], "error: no study 'bus'; did you mean 'bos'?"),
+        (["JOBS=0"], "error: JOBS='0' must be a whole number above 0"),
+        (["JOBS="], "error: JOBS='' must be a whole number above 0"),
+        (["-n", "ITERATIONS=55"], "error: no iteration '55'; did you mean '5'?"),
         (["RUN=a/b"], "error: RUN='a/b' cannot name a folder"),
         (["RUN=published"], "error: RUN='published' cannot name a folder"),
     ],
@@ -367,16 +673,25 @@ def test_a_wrong_variable_is_one_sentence(whole, arguments, said):
     assert len(spoken) == 1, made.stderr
 
 
-def phony() -> set[str]:
-    declared = re.findall(r"^\.PHONY:(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    return {name for line in declared for name in line.split()} - {"settings"}
+def test_a_wrong_parameter_file_is_one_sentence(made):
+    made.rewrite("7", "share", "shar")
+    failed = made.make()
+    assert failed.returncode != 0
+    spoken = [line for line in failed.stderr.splitlines() if not line.startswith("make")]
+    assert spoken == ["error: iterations/7.toml: unknown setting 'shar' in [sampling]; did you mean 'share'?"]
+
+
+def commands() -> set[str]:
+    """What is meant to be typed: the phony targets apart from the steps of the report."""
+    makefile = (ROOT / "Makefile").read_text()
+    return set(re.search(r"^# --- Commands -+\n\.PHONY:(.*)$", makefile, re.MULTILINE)[1].split())
 
 
 def test_help_lists_every_command(whole):
     lines = whole.make(target="help").stdout.splitlines()
     described = dict(re.match(r"  make (\S+)\s+(\S.*)", line).groups() for line in lines if line.startswith("  make "))
-    assert set(described) == phony()
-    assert {"report", "test", "lab", "bench", "lint", "clean", "help"} <= phony()
+    assert set(described) == commands()
+    assert {"report", "test", "lab", "bench", "lint", "clean", "help"} <= commands()
 
 
 def test_a_bare_make_helps(whole):
@@ -385,28 +700,27 @@ def test_a_bare_make_helps(whole):
 
 def test_the_help_shows_each_variable_with_its_value(whole):
     shown = whole.make("SEEDS=3 4", target="help").stdout
-    for name in ("PROFILE=demo", "RUN=demo", "CORPUS=", "BASE_MODEL=", 'ITERATIONS="5"', 'SEEDS="3 4"'):
+    for name in ("PROFILE=demo", "RUN=demo", "CORPUS=", "BASE_MODEL=", 'ITERATIONS="5"', 'SEEDS="3 4"', 'STUDIES=""'):
         assert name in shown
+    assert "JOBS=1" in shown
 
 
-def test_clean_removes_the_run_and_nothing_else(graph):
-    graph.ran()
-    graph.ran("RUN=other")
-    (graph.folder / "reports/published").mkdir()
-    graph.make("RUN=other", target="clean")
-    assert sorted(p.name for p in (graph.folder / "reports").iterdir()) == ["demo", "published"]
-    assert sorted(p.name for p in (graph.folder / "artifacts").iterdir()) == ["demo"]
+def test_clean_removes_the_run_and_nothing_else(made):
+    made.ran("RUN=other")
+    (made.folder / "reports/published").mkdir()
+    made.make("RUN=other", target="clean")
+    assert sorted(p.name for p in (made.folder / "reports").iterdir()) == ["demo", "published"]
+    assert sorted(p.name for p in (made.folder / "artifacts").iterdir()) == ["demo"]
     # An empty RUN is the profile's, as everywhere.
-    graph.make("RUN=", target="clean")
-    assert sorted(p.name for p in (graph.folder / "reports").iterdir()) == ["published"]
+    made.make("RUN=", target="clean")
+    assert sorted(p.name for p in (made.folder / "reports").iterdir()) == ["published"]
 
 
 @pytest.mark.parametrize("run", ["published", "example", "../lib", "..", "."])
-def test_clean_refuses_what_is_no_run(graph, run):
-    graph.ran()
-    (graph.folder / "reports" / "published").mkdir()
-    (graph.folder / "reports" / "example").mkdir()
-    cleaned = graph.make(f"RUN={run}", target="clean")
+def test_clean_refuses_what_is_no_run(made, run):
+    (made.folder / "reports" / "published").mkdir()
+    (made.folder / "reports" / "example").mkdir()
+    cleaned = made.make(f"RUN={run}", target="clean")
     assert cleaned.returncode != 0
-    assert (graph.folder / "lib/config.py").is_file()
-    assert {p.name for p in (graph.folder / "reports").iterdir()} == {"demo", "example", "published"}
+    assert (made.folder / "lib/config.py").is_file()
+    assert {p.name for p in (made.folder / "reports").iterdir()} == {"demo", "example", "published"}

@@ -1,112 +1,26 @@
 """The report of a small run that was made by hand: what it says, and what it must not."""
 
+import base64
 import json
 import re
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
+import nbformat
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from matplotlib.figure import Figure
+import small_run
+from small_run import COLUMNS, HOSTILE, RUNS, SUBSETS, score_table, training_log, write_completions, write_scores
 
-from lib import evaluation, look, paths, plots, provenance, report, splits, statistics
-from lib.config import load_configs
+from lib import ablation, evaluation, look, paths, provenance, published, report, splits, statistics
+from lib.config import English, load_configs
 from lib.metrics import METRICS
 
 REPOSITORY = paths.ROOT
-SUBSETS = ("dolly", "identity_prompt", "wikihow")
-HOSTILE = "<script>alert('x')</script> & \"q\" <img src=http://evil.example/a.png onerror=alert(1)> {{ 7 * 7 }}"
-COLUMNS = ["iteration", "seed", "protocol", "decoding_run", "metric", "value"]
-ROWS, RUNS = 24, 3
-
-
-def score_table(config, level: float) -> pd.DataFrame:
-    scale = {metric: 0.01 if metric == "weighted_f1" else 1.0 for metric in METRICS}
-    rows = [
-        (config.iteration, config.seed, "clean", run, metric, scale[metric] * (level + run))
-        for run in range(RUNS)
-        for metric in METRICS
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def write_completions(config, texts) -> None:
-    path = config.paths.completions(config.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ["{}"]
-    for row in range(ROWS):
-        for run in range(RUNS):
-            ids = [1] * (config.evaluation.max_new_tokens if row % 4 == 0 else 5)
-            lines.append(json.dumps({"row": row, "run": run, "text": texts(config, row, run), "ids": ids}))
-    path.write_text("\n".join(lines) + "\n")
-
-
-def training_log() -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "step": [0, 5, 10],
-            "epoch": [0.0, 0.5, 1.0],
-            "train_loss": [np.nan, 3.0, 2.0],
-            "validation_loss": [3.5, 2.5, 2.25],
-            "learning_rate_A": [np.nan, 2e-4, 1e-4],
-            "learning_rate_B": [np.nan, 3.2e-3, 1.6e-3],
-            "tokens_per_second": [np.nan, 900.0, 1100.0],
-            "peak_memory_gb": [np.nan, 0.5, 0.6],
-        }
-    )
-
-
-def a_run(profile: str = "demo", iterations: str = "5", seeds: str = "0") -> list:
-    """The files of a finished run, written by hand."""
-    configs = load_configs("trial", profile, iterations, seeds)
-    files = configs[0].paths
-    files.rows.parent.mkdir(parents=True)
-    rows = pd.DataFrame(
-        {
-            "row": range(ROWS),
-            "subset_name": [SUBSETS[n % 3] for n in range(ROWS)],
-            "input": [f"Soal nomor {n}?" if n else f"Soal {HOSTILE}" for n in range(ROWS)],
-            "output": [f"Jawaban nomor {n}." if n else f"Jawaban {HOSTILE}" for n in range(ROWS)],
-        }
-    )
-    rows.to_parquet(files.rows, index=False)
-    split = pd.DataFrame(
-        {"subset": rows["subset_name"], "pair": range(ROWS), "group": range(ROWS), "split": ["test"] * ROWS}
-    )
-    table = pa.Table.from_pandas(split, preserve_index=False)
-    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"made_from": b"[]"}), files.split)
-    files.corpus_summary.write_text(
-        json.dumps(
-            {
-                "corpus": "demo",
-                "files": ["corpus.jsonl.gz"],
-                "rows_read": 1234,
-                "kept": {"dolly": 1000, "wikihow": 200},
-                "left_out": {"other": 30},
-                "bad": {"no output": 4},
-                "fingerprint": "f" * 64,
-            }
-        )
-    )
-    for config in configs:
-        files.scores(config.name).parent.mkdir(parents=True, exist_ok=True)
-        score_table(config, 10 if config.iteration == "base" else 40).to_csv(files.scores(config.name), index=False)
-        write_completions(config, lambda c, row, run: f"{HOSTILE} {c.name} {row} {run}")
-        files.stage_record("x").parent.mkdir(parents=True, exist_ok=True)
-        files.stage_record(f"4_evaluation_{config.name}").write_text('{"seconds": 12.0, "peak_memory_gb": 0.5}')
-    for config in configs[1:]:
-        files.sample(config.iteration).parent.mkdir(parents=True, exist_ok=True)
-        parts = ["train"] * 20 + ["validation"] * 4
-        pd.DataFrame({"position": range(ROWS), "part": parts}).to_parquet(files.sample(config.iteration))
-        files.training(config.name).mkdir(parents=True)
-        training_log().to_csv(files.training_log(config.name), index=False)
-        files.adapter(config.name).mkdir(parents=True)
-        (files.adapter(config.name) / "adapter_config.json").write_text("{}")
-        (files.adapter(config.name) / "adapter_model.safetensors").write_bytes(config.name.encode())
-    return configs
+#: A PNG of one pixel.
+DOT = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
 
 
 @pytest.fixture(autouse=True)
@@ -114,12 +28,28 @@ def templates(root):
     (root / "lib").symlink_to(REPOSITORY / "lib")
 
 
-def write_report(configs: list) -> str:
+def write_report(configs: list, failed: dict[str, str] | None = None) -> str:
+    """The page as notebook 5 writes it, with two of its figures, which are dots here."""
     results = report.collect(configs)
-    plots.save(plots.box_plot(results), configs[0].paths.figures, "bleu")
-    plots.save(plots.rouge(results), configs[0].paths.figures, "rouge")
-    samples = report.side_by_side(configs, count=6)
-    return report.write(configs, results, statistics.summarise(results), samples).read_text()
+    picked = ablation.pick(configs)
+    clean = results[results["protocol"] == "clean"]
+    picked.paths.figures.mkdir(parents=True, exist_ok=True)
+    for name in ("bleu", "rouge"):
+        (picked.paths.figures / f"{name}.png").write_bytes(DOT)
+    summary = statistics.summarise(clean)
+    against_base = ablation.comparisons(configs, "base")
+    tables = {
+        "table2": look.table2(ablation.trainings(configs), published.table2()),
+        "table3": look.table3(summary, published.table3()),
+        "seeds": look.spread(statistics.over_seeds(clean)),
+        "against_base": look.comparisons(against_base),
+        "against_5": look.comparisons(against_base),
+        "leaked": look.leaked(ablation.leaked_share(picked)),
+        "nested": look.nested(ablation.nested_bleu(configs)),
+        "english": look.english(ablation.english_cost(configs)),
+    }
+    samples = report.side_by_side([configs[0], picked], count=6)
+    return report.write(configs, picked, summary, against_base, samples, tables, failed or {}).read_text()
 
 
 class Page(HTMLParser):
@@ -127,6 +57,7 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict]] = []
         self.words: list[str] = []
+        self.headings: list[tuple[str, str]] = []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
@@ -134,6 +65,8 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.words.append(data)
+        if self.lasttag in ("h2", "h3") and data.strip():
+            self.headings.append((self.lasttag, data.strip()))
 
     @property
     def text(self) -> str:
@@ -141,7 +74,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_needs_no_network_and_runs_nothing():
-    page = Page(write_report(a_run()))
+    page = Page(write_report(small_run.make()))
     names = {tag for tag, _ in page.tags}
     assert not names & {"script", "iframe", "link", "object", "embed", "base", "form", "video", "audio", "source"}
     for tag, attributes in page.tags:
@@ -155,7 +88,7 @@ def test_the_page_needs_no_network_and_runs_nothing():
 
 
 def test_hostile_text_stays_text():
-    text = write_report(a_run())
+    text = write_report(small_run.make())
     assert "<script>alert" not in text
     assert "<img src=http" not in text
     assert "&lt;script&gt;alert" in text
@@ -166,7 +99,7 @@ def test_hostile_text_stays_text():
 
 
 def test_figures_of_the_run_are_embedded_and_others_left_out():
-    page = Page(write_report(a_run()))
+    page = Page(write_report(small_run.make()))
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == 2, "this run has drawn BLEU and ROUGE, and nothing else"
     assert all(image["src"].startswith("data:image/png;base64,iVBOR") for image in images)
@@ -175,60 +108,60 @@ def test_figures_of_the_run_are_embedded_and_others_left_out():
 
 @pytest.mark.parametrize(("profile", "said"), [("demo", True), ("paper", False)])
 def test_the_stand_ins_are_named_in_the_demo_and_only_there(profile, said):
-    text = Page(write_report(a_run(profile))).text
+    text = Page(write_report(small_run.make(profile))).text
     assert ("This is the demo." in text) == said
     assert ("stand-in" in text) == said
     assert ("tiruan" in text) == said
 
 
-def test_metrics_with_touching_intervals_are_named():
-    configs = a_run()
-    base, trained = configs
-    for metric in ("rouge2", "weighted_f1"):
-        table = pd.read_csv(trained.paths.scores(trained.name))
-        before = pd.read_csv(base.paths.scores(base.name))
-        table.loc[table["metric"] == metric, "value"] = before.loc[before["metric"] == metric, "value"].to_numpy()
-        table.to_csv(trained.paths.scores(trained.name), index=False)
+def test_metrics_whose_difference_may_be_chance_are_named():
+    configs = small_run.make()
+    # The adapter writes what the base writes, but for what is embedded.
+    write_completions(configs[1], lambda config, row, run: small_run.completion(configs[0], row, run))
+    pairs = pd.read_parquet(configs[1].paths.pairs("5_seed0"))
+    pairs.assign(correct=True).to_parquet(configs[1].paths.pairs("5_seed0"))
     text = Page(write_report(configs)).text
-    assert "intervals of base and adapter touch for ROUGE-2, Weighted F1:" in text
-    assert "For every metric" not in text
+    assert "In BLEU, chrF++, ROUGE-1, ROUGE-2, ROUGE-L, this run cannot tell the difference from chance." in text
+    assert "In every metric" not in text
 
 
-def test_intervals_that_are_all_apart_are_said_to_be():
-    assert "For every metric the 95 % intervals of base and adapter are apart." in Page(write_report(a_run())).text
+def test_differences_that_are_all_more_than_chance_are_said_to_be():
+    assert "In every metric the difference is more than chance." in Page(write_report(small_run.make())).text
 
 
 def test_the_sentence_turns_with_the_numbers():
-    configs = a_run()
+    configs = small_run.make()
     assert "BLEU rises from 11.0 to 41.0" in Page(write_report(configs)).text
-    score_table(configs[1], 2).to_csv(configs[1].paths.scores("5_seed0"), index=False)
+    write_scores(configs[1], 2)
     text = Page(write_report(configs)).text
     assert "BLEU falls from 11.0 to 3.0" in text
     assert "BLEU turun dari 11,0 menjadi 3,0" in text
 
 
 def test_there_is_an_indonesian_summary():
-    text = write_report(a_run())
+    text = write_report(small_run.make())
     assert '<section lang="id">' in text
     assert "<h2>Ringkasan</h2>" in text
     assert "nilai BLEU naik dari 11,0 menjadi 41,0" in Page(text).text
 
 
 def test_the_share_of_completions_that_were_cut_is_told():
-    text = Page(write_report(a_run())).text
+    text = Page(write_report(small_run.make())).text
     assert "25 % of the completions of base and 25 % of the completions of row 5, seed 0 used up all 48 tokens" in text
 
 
-def test_two_seeds_are_two_columns_and_no_single_seed_is_regretted():
-    text = Page(write_report(a_run(seeds="0 1"))).text
-    assert "row 5, seed 0 row 5, seed 1" in text
+def test_two_seeds_have_their_spread_shown_and_no_single_seed_is_regretted():
+    text = Page(write_report(small_run.make(seeds="0 1"))).text
+    assert "Standard deviation over the means of 2 training seeds" in text
     assert "There is one training seed" not in text
     (paths.ROOT / "artifacts").rename(paths.ROOT / "before")
-    assert "There is one training seed (0)" in Page(write_report(a_run())).text
+    text = Page(write_report(small_run.make())).text
+    assert "There is one training seed (0)" in text
+    assert "training seeds /" not in text
 
 
 def test_results_have_exactly_their_columns_base_first():
-    configs = a_run(seeds="0 1")
+    configs = small_run.make(seeds="0 1")
     made = report.collect(configs)
     written = pd.read_csv(configs[0].paths.results, dtype={"iteration": str})
     assert list(written.columns) == COLUMNS
@@ -236,11 +169,22 @@ def test_results_have_exactly_their_columns_base_first():
     assert list(dict.fromkeys(zip(written["iteration"], written["seed"], strict=True))) == [
         ("base", 0), ("5", 0), ("5", 1),
     ]  # fmt: skip
-    assert len(written) == 3 * RUNS * len(METRICS)
+    assert len(written) == 3 * 2 * RUNS * len(METRICS)
+
+
+def test_rows_that_share_a_training_have_equal_scores_under_both_names():
+    configs = small_run.make(iterations="4 5 6", seeds="0 1")
+    write_scores(configs[2], 70)
+    report.collect(configs)
+    written = pd.read_csv(configs[0].paths.results, dtype={"iteration": str})
+    four, six = (written[written["iteration"] == name].drop(columns="iteration") for name in ("4", "6"))
+    assert len(four) == 2 * 2 * RUNS * len(METRICS)
+    np.testing.assert_array_equal(four.to_numpy(), six.to_numpy())
+    assert set(four["seed"]) == {0, 1}
 
 
 def test_missing_scores_are_named_with_what_to_run():
-    configs = a_run()
+    configs = small_run.make()
     configs[1].paths.scores("5_seed0").unlink()
     with pytest.raises(report.ReportError, match="no scores of 5_seed0 in run 'trial' yet: run `make report RUN=trial"):
         report.collect(configs)
@@ -248,7 +192,7 @@ def test_missing_scores_are_named_with_what_to_run():
 
 
 def test_the_shown_samples_hang_on_the_seed_and_not_on_the_completions():
-    configs = a_run()
+    configs = small_run.make()
     first = report.side_by_side(configs, count=6)
     for config in configs:
         write_completions(config, lambda c, row, run: "baik" if row % 2 else "")
@@ -260,17 +204,124 @@ def test_the_shown_samples_hang_on_the_seed_and_not_on_the_completions():
 
 
 def test_samples_put_each_model_s_first_decoding_run_beside_its_own_prompt():
-    configs = a_run()
+    configs = small_run.make()
     shown = report.side_by_side(configs, count=6)
     for row, sample in shown.iterrows():
         assert sample["base"] == f"{HOSTILE} base {row} 0"
-        assert sample["row 5, seed 0"] == f"{HOSTILE} 5_seed0 {row} 0"
-        assert sample["prompt"] == (f"Soal nomor {row}?" if row else f"Soal {HOSTILE}")
-        assert sample["reference"] == (f"Jawaban nomor {row}." if row else f"Jawaban {HOSTILE}")
+        assert sample["row 5, seed 0"] == small_run.completion(configs[1], row, 0)
+        assert (sample["prompt"], sample["reference"]) == (small_run.prompt(row), small_run.reference(row))
+
+
+def test_a_failed_row_is_named_in_the_page_with_its_reason_and_the_rest_is_there():
+    configs = small_run.make(iterations="0 5")
+    small_run.fail(configs[1], "3_training_0_seed0", f"cell 4: {HOSTILE}\nand more")
+    left, failed = ablation.finished(configs)
+    page = Page(write_report(left, failed))
+    assert f"Missing from this report: row 0, seed 0, which failed (cell 4: {HOSTILE})." in page.text
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert "BLEU rises from 11.0 to 41.0" in page.text
+    assert "Missing from this report" not in Page(write_report(left)).text
+
+
+def test_the_picked_adapter_becomes_the_final_one_and_its_card_and_page_name_it():
+    configs = small_run.make(iterations="0 5", seeds="0 1")
+    for config in configs[1:3]:
+        small_run.write_log(config, 1.0)
+    text = Page(write_report(configs)).text
+    final = configs[0].paths.final_adapter
+    assert (final / "adapter_model.safetensors").read_bytes() == b"0_seed0"
+    card = (final / "README.md").read_text()
+    assert "row 0 of the study's Table 2, seed 0" in card
+    assert "| BLEU | 11.0 [8.5, 13.5] | 41.0 [38.5, 43.5] |" in card
+    assert "Of the 4 trainings of this run it picks row 0, seed 0" in text
+    for config in configs[1:3]:
+        small_run.write_log(config, 3.0)
+    assert "it picks row 5, seed 0" in Page(write_report(configs)).text
+    assert (final / "adapter_model.safetensors").read_bytes() == b"5_seed0"
+
+
+def test_rows_that_share_a_training_count_as_one():
+    assert "Of the 2 trainings of this run" in Page(write_report(small_run.make(iterations="4 5 6"))).text
+
+
+def test_the_same_files_give_the_same_results_and_page_to_the_last_byte():
+    configs = small_run.make(iterations="0 5")
+    first = write_report(configs), configs[0].paths.results.read_bytes()
+    assert (write_report(configs), configs[0].paths.results.read_bytes()) == first
+
+
+def notebook_5(**parameters: str) -> Page:
+    """The page as notebook 5 writes it, whose cells run here one after the other."""
+    cells = nbformat.read(REPOSITORY / "notebooks" / "5_report.ipynb", as_version=4).cells
+    first, *rest = ["".join(cell.source) for cell in cells if cell.cell_type == "code"]
+    assert set(re.findall(r"^(\w+) =", first, re.MULTILINE)) >= set(parameters)
+    space: dict = {}
+    for source in (first, "\n".join(f"{name} = {value!r}" for name, value in parameters.items()), *rest):
+        exec(source, space)
+    return Page(paths.RunPaths(parameters["run"]).report.read_text())
+
+
+def sections(page: Page) -> list[str]:
+    return [heading for tag, heading in page.headings if tag == "h2"]
+
+
+EVERY_RUN = [
+    "Ringkasan",
+    "Which row is best, and by what rule",
+    "The scores",
+    "What is more than chance",
+    "What leaked test rows are worth",
+    "What the paper's BLEU may have been",
+    "What it costs English",
+    "Beside other models",
+    "The method, in figures",
+    "What they write",
+    "What this run cannot say",
+    "Where the numbers come from",
+]
+
+
+def test_the_page_of_one_training_has_every_section_that_it_has_data_for_and_no_other():
+    small_run.make()
+    page = notebook_5(run="trial")
+    assert sections(page) == EVERY_RUN
+    words = {heading for tag, heading in page.headings if tag == "h3"}
+    assert words == {"Every model, beside the paper's Table 3", "Against the base model"}
+    assert "nothing to compare with" not in page.text
+    assert "nan" not in page.text.lower().split()
+
+
+def test_the_page_of_many_trainings_has_every_section():
+    configs = small_run.make(iterations="0 5 7", seeds="0 1", studies="bos")
+    small_run.fail(configs[5], "3_training_7_seed0", "cell 3: ValueError: no")
+    page = notebook_5(run="trial", iterations="0 5 7", seeds="0 1", studies="bos")
+    place = EVERY_RUN.index("The method, in figures")
+    assert sections(page) == [*EVERY_RUN[:place], "Studies beyond the paper", *EVERY_RUN[place:]]
+    words = {heading for tag, heading in page.headings if tag == "h3"}
+    assert words >= {"Against row 5", "Spread over trainings and over decoding runs"}
+    assert "row 7, seed 0, which failed (cell 3: ValueError: no)" in page.text
+    shown = {image["alt"].split(":")[0] for tag, image in page.tags if tag == "img"}
+    assert any(alt.startswith("Row 5 with one beginning-of-text token") for alt in shown)
+    assert not any("LoRA+ ratios" in alt for alt in shown)
+    # Every table of the page has a name of its own, so that one's style is not another's.
+    names = [attributes["id"] for tag, attributes in page.tags if "id" in attributes]
+    assert len(names) == len(set(names)) > 100
+
+
+def test_a_figure_that_an_earlier_run_left_is_not_shown_for_what_was_not_measured(monkeypatch):
+    configs = small_run.make()
+    page = Page(write_report(configs))
+    count = sum(tag == "img" for tag, _ in page.tags)
+    (configs[1].paths.figures / "english_cost.png").write_bytes(b"old")
+    assert sum(tag == "img" for tag, _ in Page(write_report(configs)).tags) == count + 1
+    unasked = [replace(config, english=English()) for config in configs]
+    page = Page(write_report(unasked))
+    assert sum(tag == "img" for tag, _ in page.tags) == count
+    assert "This run names no English rows" in page.text
 
 
 def test_the_manifest_says_what_made_the_run():
-    configs = a_run(seeds="0 1")
+    configs = small_run.make(seeds="0 1")
     write_report(configs)
     made = json.loads(configs[0].paths.manifest.read_text())
     assert made["run"] == "trial"
@@ -314,11 +365,11 @@ def test_a_package_that_is_not_there_is_absent():
 
 
 def summary_of(configs: list) -> pd.DataFrame:
-    return statistics.summarise(report.collect(configs))
+    return statistics.summarise(report.collect(configs).query("protocol == 'clean'"))
 
 
 def test_scores_are_a_row_a_metric_with_their_intervals():
-    table = look.scores(summary_of(a_run())).data
+    table = look.scores(summary_of(small_run.make())).data
     assert list(table.index) == ["BLEU", "chrF++", "ROUGE-1", "ROUGE-2", "ROUGE-L", "Weighted F1"]
     assert list(table.columns) == ["base", "row 5, seed 0"]
     assert table.loc["BLEU", "base"] == "11.0 [8.5, 13.5]"
@@ -326,17 +377,28 @@ def test_scores_are_a_row_a_metric_with_their_intervals():
 
 
 def test_a_single_decoding_run_has_no_interval():
-    configs = a_run()
-    one = report.collect(configs).query("decoding_run == 0")
+    configs = small_run.make()
+    one = report.collect(configs).query("protocol == 'clean' and decoding_run == 0")
     assert look.scores(statistics.summarise(one)).data.loc["BLEU", "base"] == "10.0"
 
 
-def test_the_report_concludes_by_intervals_that_do_not_touch(tmp_path):
-    configs = a_run()
-    said = look.conclude_report(summary_of(configs), tmp_path / "report.html").data
-    assert "better in BLEU, chrF++, ROUGE-1, ROUGE-2, ROUGE-L, Weighted F1; worse in nothing" in said
-    score_table(configs[1], 11).to_csv(configs[1].paths.scores("5_seed0"), index=False)
-    assert "better in nothing; worse in nothing" in look.conclude_report(summary_of(configs), tmp_path / "r.html").data
+def test_the_report_concludes_with_what_is_more_than_chance(tmp_path):
+    against_base = pd.DataFrame(
+        {
+            "iteration": ["5"] * 3 + ["0"] * 3,
+            "metric": ["bleu", "rouge2", "weighted_f1"] * 2,
+            "difference": [3.0, 0.1, -0.2, 1.0, 1.0, 1.0],
+            "differs": [True, False, True, True, True, True],
+        }
+    )
+    config = load_configs("trial")[1]
+    said = look.conclude_report(config, against_base, tmp_path / "report.html").data
+    assert said == (
+        "**The final adapter is row 5, seed 0. Against the base it is significantly better in BLEU and worse in "
+        "Weighted F1.** The report is `report.html`."
+    )
+    said = look.conclude_report(config, against_base.assign(differs=False), tmp_path / "r.html").data
+    assert "better in nothing and worse in nothing" in said
 
 
 def test_training_concludes_with_the_loss_that_there_is():
@@ -352,7 +414,7 @@ def test_training_concludes_with_the_loss_that_there_is():
 
 
 def test_evaluation_concludes_with_the_means_and_the_cut_share():
-    configs = a_run()
+    configs = small_run.make()
     table = evaluation.read(configs[1], evaluation.test_rows(configs[1], splits.read(configs[1])))
     said = look.conclude_evaluation(configs[1], table, score_table(configs[1], 40)).data
     assert said == (
@@ -362,7 +424,7 @@ def test_evaluation_concludes_with_the_means_and_the_cut_share():
 
 
 def test_shown_completions_are_clipped_and_the_first_run_s():
-    configs = a_run()
+    configs = small_run.make()
     write_completions(configs[1], lambda c, row, run: f"{run} " + "panjang " * 100)
     table = evaluation.read(configs[1], evaluation.test_rows(configs[1], splits.read(configs[1])))
     shown = look.completions(table, count=2).data
@@ -391,86 +453,3 @@ def test_shortages_are_told():
     said = look.shortages({"dolly": (100, 70)}).data
     assert "`dolly` has 70 rows on the training side where 100 were asked for" in said
     assert look.shortages({}).data == "Every subset has the rows that were asked of it."
-
-
-# --- Figures ---------------------------------------------------------------------------------------------------------
-
-
-def small_results() -> pd.DataFrame:
-    return pd.concat([score_table(config, level) for config, level in zip(load_configs("t"), (10, 40), strict=True)])
-
-
-def small_points() -> pd.DataFrame:
-    n = np.arange(12)
-    subsets = [SUBSETS[i % 2] for i in n]
-    return pd.DataFrame({"x": n % 4, "y": n // 4, "cluster": n % 3, "subset": subsets, "rows": n + 1})
-
-
-def small_leakage() -> pd.DataFrame:
-    columns = ["random split: rows leaked", "random split: outputs leaked", "grouped split: rows leaked"]
-    return pd.DataFrame([[0.5, 0.75, 0.0]] * 3, columns=columns, index=pd.Index([*SUBSETS[:2], "all"], name="subset"))
-
-
-def small_draw() -> pd.DataFrame:
-    n = np.arange(20)
-    return pd.DataFrame({"cluster": n % 3, "subset": [SUBSETS[i % 2] for i in n], "chosen": n % 2 == 0})
-
-
-FIGURES = {
-    "leakage": lambda: plots.leakage(small_leakage()),
-    "clusters": lambda: plots.clusters(small_points()),
-    "cluster_sizes": lambda: plots.cluster_sizes(small_draw(), 4),
-    "lengths": lambda: plots.lengths(pd.DataFrame({"subset": SUBSETS * 4, "tokens": range(10, 22)}), 2_048),
-    "training": lambda: plots.training(training_log()),
-    "box_plot": lambda: plots.box_plot(small_results()),
-    "rouge": lambda: plots.rouge(small_results()),
-    "weighted_f1": lambda: plots.weighted_f1(small_results()),
-}
-
-
-def test_every_figure_is_tried():
-    public = {
-        name
-        for name, value in vars(plots).items()
-        if callable(value) and getattr(value, "__module__", "") == plots.__name__ and not name.startswith("_")
-    }
-    assert public - {"save"} == set(FIGURES)
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_is_the_same_file_when_drawn_again(name, tmp_path):
-    for folder in ("one", "two"):
-        figure = plots.save(FIGURES[name](), tmp_path / folder, name)
-        assert isinstance(figure, Figure)
-    for suffix in ("png", "svg"):
-        one, two = (tmp_path / folder / f"{name}.{suffix}" for folder in ("one", "two"))
-        assert one.stat().st_size > 1_000
-        assert one.read_bytes() == two.read_bytes()
-
-
-def test_figures_leave_no_drawing_open(tmp_path):
-    import matplotlib.pyplot as plt
-
-    plots.save(FIGURES["box_plot"](), tmp_path, "bleu")
-    assert plt.get_fignums() == []
-
-
-def test_the_box_plot_shows_every_run_and_models_in_order():
-    axis = FIGURES["box_plot"]().axes[0]
-    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["base", "row 5"]
-    points = [sorted(line.get_ydata()) for line in axis.get_lines() if line.get_marker() in ("o", "s")]
-    assert [values for values in points if values] == [[10, 11, 12], [40, 41, 42]]
-
-
-def test_scores_start_at_zero():
-    for name in ("box_plot", "rouge", "weighted_f1"):
-        assert all(axis.get_ylim()[0] == 0 for axis in FIGURES[name]().axes if axis.patches and axis.containers)
-    assert FIGURES["box_plot"]().axes[0].get_ylim()[0] == 0
-
-
-def test_ten_iterations_are_in_the_order_of_their_numbers():
-    base, trained = load_configs("t")
-    tables = [score_table(base, 10)]
-    tables += [score_table(trained, 20).assign(iteration=name) for name in ("10", "2", "5")]
-    axis = plots.box_plot(pd.concat(tables)).axes[0]
-    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["base", "row 2", "row 5", "row 10"]

@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib import sampling
+from lib.config import Config
 
 SUBSETS = np.array(["puisi"] * 50 + ["wiki"] * 300 + ["dolly"] * 5)
 
@@ -138,3 +142,32 @@ def test_the_nearest_rows_are_the_cluster_s_own_and_come_first_to_last():
     points = np.array([[0], [1], [2], [10], [11]], np.float32)
     clusters = sampling.Clusters(np.array([0, 0, 0, 1, 1]), np.array([[0.9], [11]], np.float32), 0.0)
     np.testing.assert_array_equal(sampling.nearest_to_centres(points, clusters, 3), [[1, 0, 2], [4, 3, -1]])
+
+
+@pytest.fixture
+def prepared(monkeypatch):
+    """A run's rows and split: of the training side of each subset every fourth row is left over."""
+    config = Config(run="kecil")
+    rows = pd.DataFrame({"subset_name": ["puisi", "wiki", "dolly"] * 100, "output": [f"{n}" for n in range(300)]})
+    config.paths.rows.parent.mkdir(parents=True)
+    rows.to_parquet(config.paths.rows)
+    side = np.select([np.arange(300) >= 280, np.arange(300) >= 240], ["validation", "test"], "train")
+    split = pd.DataFrame({"subset": rows["subset_name"], "pair": range(300), "split": side})
+    split["left_over"] = (side == "train") & (np.arange(300) // 3 % 4 == 0)
+    monkeypatch.setattr(sampling, "embed", lambda texts, cache: blobs(rows=len(texts)))
+    return config, split
+
+
+@pytest.mark.parametrize("clusters", [0, 4])
+@pytest.mark.parametrize("method", sampling.METHODS)
+def test_no_sampling_draws_a_row_that_is_left_over_or_of_another_side(prepared, method, clusters):
+    config, split = prepared
+    # More than there are.
+    asked = replace(config.sampling, method=method, rows=300, clusters=clusters, rows_per_cluster=300)
+    found = sampling.sample(replace(config, sampling=asked), split)
+    trained = found.table.loc[found.table["part"] == "train", "position"]
+    assert sorted(trained) == split.index[(split["split"] == "train") & ~split["left_over"]].tolist()
+    assert sorted(found.drawn["position"]) == sorted(trained)
+    validated = found.table.loc[found.table["part"] == "validation", "position"]
+    assert set(split.loc[validated, "split"]) == {"validation"}
+    pd.testing.assert_frame_equal(pd.read_parquet(config.paths.sample("5")), found.table)

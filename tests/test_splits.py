@@ -87,6 +87,13 @@ def test_the_same_words_otherwise_written_are_the_same_row(split):
     assert table["pair"].nunique() == table["group"].nunique() == 1
 
 
+def test_a_row_is_found_in_the_table_by_what_it_says(split):
+    table = split(
+        [("dolly", "Apa itu?", "Itu adalah sebuah benda."), ("dolly", "Siapa itu?", "Itu adalah seorang guru.")]
+    )
+    assert splits.pair_of("apa  ITU", "itu adalah sebuah benda") == table["pair"][0] != table["pair"][1]
+
+
 @pytest.mark.parametrize("column", [1, 2], ids=["prompts", "outputs"])
 def test_near_duplicates_stay_together(split, column):
     rng = np.random.default_rng(2)
@@ -146,6 +153,35 @@ def test_another_seed_draws_other_sides_of_the_same_groups(split):
     assert (first["split"] != other["split"]).mean() > 0.2
 
 
+def test_rows_are_left_over_on_the_training_side_alone_and_are_near_the_share_asked_for(split):
+    rng = np.random.default_rng(10)
+    rows = [("dolly", f"{n} {text(rng, 4)}", f"{n} {text(rng, 6)}") for n in range(4_000)]
+    table = split(rows, test_share=0.2, validation_share=0.1)
+    assert set(table.loc[table["left_over"], "split"]) == {"train"}
+    # Three standard deviations of a draw from 2,800.
+    assert table.loc[table["split"] == "train", "left_over"].mean() == pytest.approx(0.2, abs=0.023)
+
+
+def test_every_copy_of_a_row_is_left_over_or_not_by_itself(split):
+    rows = [("identity_prompt", f"Siapa kamu {n}?", f"Saya asisten yang bernomor {n}.") for n in range(10)]
+    table = split(rows * 200, test_share=0.25, validation_share=0.0)
+    shares = table[table["split"] == "train"].groupby("pair")["left_over"].mean()
+    assert len(shares) > 3
+    # Three standard deviations of a draw from 200; were copies drawn as one, shares would be 0 or 1.
+    assert shares.between(0.25 - 0.092, 0.25 + 0.092).all()
+    assert shares.nunique() > 1
+
+
+def test_another_seed_leaves_other_copies_over(split):
+    rows = [("identity_prompt", f"Siapa kamu {n}?", f"Saya asisten yang bernomor {n}.") for n in range(10)] * 200
+    first, other = (split(rows, test_share=0.25, validation_share=0.0, split_seed=seed) for seed in (1, 2))
+    # One place on, they are the copies before and after.
+    for places in (-10, 0, 10):
+        shifted = other.shift(places)
+        trained = (first["split"] == "train") & (shifted["split"] == "train") & first["left_over"]
+        assert shifted.loc[trained, "left_over"].mean() < 0.5
+
+
 @given(seed=st.integers(0, 10**6))
 @examples(max_examples=8)
 def test_the_order_of_the_rows_changes_nothing(tmp_path_factory, seed):
@@ -163,7 +199,12 @@ def test_the_order_of_the_rows_changes_nothing(tmp_path_factory, seed):
     straight = splits.assign(path, Corpus())
     rows.iloc[order].to_parquet(path)
     shuffled = splits.assign(path, Corpus())
-    pd.testing.assert_frame_equal(straight.iloc[order].reset_index(drop=True), shuffled)
+    alone = [name for name in straight if name != "left_over"]
+    pd.testing.assert_frame_equal(straight.iloc[order].reset_index(drop=True)[alone], shuffled[alone])
+    # Copies cannot be told apart: as many of them are left over, whichever they are.
+    left = [table.groupby("pair")["left_over"].sum() for table in (straight, shuffled)]
+    pd.testing.assert_series_equal(*left)
+    assert 0 < left[0].sum() < (straight["split"] == "train").sum()
 
 
 def test_added_rows_move_no_group_that_they_do_not_tie(split):

@@ -1,0 +1,166 @@
+"""The files of a small finished run, written by hand: for what reads them, from the ablation to the page.
+
+Of the corpus, rows 0 to 23 are tested in the clean protocol and rows 36 to 47 in the paper's. Training has seen rows 24
+to 35: of the paper's test rows six are copies of those, three more have their output and one more is of their group.
+"""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lib import metrics
+from lib.config import Config, load_configs
+from lib.storage import write_json
+
+SUBSETS = ("dolly", "identity_prompt", "wikihow")
+HOSTILE = "<script>alert('x')</script> & \"q\" <img src=http://evil.example/a.png onerror=alert(1)> {{ 7 * 7 }}"
+COLUMNS = ["iteration", "seed", "protocol", "decoding_run", "metric", "value"]
+RUNS = 3
+TESTED = {"clean": range(24), "paper": range(36, 48)}
+TRAINED = range(24, 36)
+#: The row that a left-over row repeats, in its prompt and output, in its output alone, or in its group alone.
+COPIED = {n: n - 12 for n in range(36, 42)}
+SAME_OUTPUT = COPIED | {n: n - 12 for n in range(42, 45)}
+SAME_GROUP = SAME_OUTPUT | {45: 33}
+
+
+def prompt(row: int) -> str:
+    """Row 0 is hostile."""
+    return f"Soal nomor {COPIED.get(row, row)}?" if row else f"Soal {HOSTILE}"
+
+
+def reference(row: int) -> str:
+    """Of four words, so that it has every n-gram that BLEU counts."""
+    return f"Jawaban soal nomor {SAME_OUTPUT.get(row, row)}." if row else f"Jawaban {HOSTILE}"
+
+
+def completion(config: Config, row: int, run: int) -> str:
+    """The base writes what nobody asked for; an adapter answers, and goes on."""
+    return f"{HOSTILE} base {row} {run}" if config.name == "base" else f"{reference(row)} {config.name} {row} {run}"
+
+
+def make(profile: str = "demo", iterations: str = "5", seeds: str = "0", studies: str = "") -> list[Config]:
+    """Every file that the notebooks 1 to 4 leave, as far as a report reads it."""
+    configs = load_configs("trial", profile, iterations, seeds, studies=studies)
+    files = configs[0].paths
+    count = 52
+    files.rows.parent.mkdir(parents=True)
+    rows = pd.DataFrame(
+        {
+            "subset_name": [SUBSETS[n % 3] for n in range(count)],
+            "input": [prompt(n) for n in range(count)],
+            "output": [reference(n) for n in range(count)],
+        }
+    )
+    rows.to_parquet(files.rows, index=False)
+    split = pd.DataFrame(
+        {
+            "subset": rows["subset_name"],
+            "pair": [COPIED.get(n, n) for n in range(count)],
+            "output": [SAME_OUTPUT.get(n, n) for n in range(count)],
+            "group": [SAME_GROUP.get(n, n) for n in range(count)],
+            "split": ["test"] * 24 + ["train"] * 24 + ["validation"] * 4,
+            "left_over": [n in TESTED["paper"] for n in range(count)],
+        }
+    )
+    table = pa.Table.from_pandas(split, preserve_index=False)
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"made_from": b"[]"}), files.split)
+    summary = {"corpus": "demo", "files": ["corpus.jsonl.gz"], "rows_read": 1234, "fingerprint": "f" * 64}
+    summary |= {"kept": {"dolly": 1000, "wikihow": 200}, "left_out": {"other": 30}, "bad": {"no output": 4}}
+    write_json(files.corpus_summary, summary)
+    for config in configs:
+        level = 10 if config.name == "base" else 40
+        write_scores(config, level)
+        write_completions(config)
+        write_language(config, 1.5 if config.name == "base" else 2.5)
+        write_json(files.stage_record(f"4_evaluation_{config.name}"), {"seconds": 12.0, "peak_memory_gb": 0.5})
+    for config in configs[1:]:
+        files.sample(config.sampled_as).parent.mkdir(parents=True, exist_ok=True)
+        parts = ["train"] * len(TRAINED) + ["validation"] * 4
+        pd.DataFrame({"position": [*TRAINED, *range(48, 52)], "part": parts}).to_parquet(
+            files.sample(config.sampled_as)
+        )
+        write_log(config)
+        files.adapter(config.name).mkdir(parents=True, exist_ok=True)
+        (files.adapter(config.name) / "adapter_config.json").write_text("{}")
+        (files.adapter(config.name) / "adapter_model.safetensors").write_bytes(config.name.encode())
+    return configs
+
+
+def score_table(config: Config, level: float) -> pd.DataFrame:
+    """Scores from `level` up, one point more in each decoding run, and five more in the paper's protocol."""
+    rows = [
+        (config.iteration, config.seed, protocol, run, metric, (level + run + more) / (100 if "f1" in metric else 1))
+        for protocol, more in (("clean", 0), ("paper", 5))
+        for run in range(RUNS)
+        for metric in metrics.METRICS
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def write_scores(config: Config, level: float) -> None:
+    config.paths.scores(config.name).parent.mkdir(parents=True, exist_ok=True)
+    score_table(config, level).to_csv(config.paths.scores(config.name), index=False)
+
+
+def write_completions(config: Config, texts=completion) -> None:
+    """The completions of both protocols, and what scores are made of: correct is what begins with its reference."""
+    for protocol, tested in TESTED.items():
+        path = config.paths.completions(config.name, protocol)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        known = [
+            # Every fourth uses up all of its tokens.
+            {"row": row, "run": run, "text": texts(config, row, run), "ids": [1] * (5 if row % 4 else 48)}
+            for row in tested
+            for run in range(RUNS)
+        ]
+        path.write_text("\n".join(map(json.dumps, [{}, *known])) + "\n")
+        written, asked = [k["text"] for k in known], [reference(k["row"]) for k in known]
+        pairs = pd.DataFrame(known)[["row", "run"]].assign(subset=[SUBSETS[k["row"] % 3] for k in known])
+        pairs = pd.concat([pairs, metrics.each(written, asked)], axis=1)
+        pairs["correct"] = [text.startswith(right) for text, right in zip(written, asked, strict=True)]
+        path = config.paths.pairs(config.name, protocol)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pairs.to_parquet(path, index=False)
+
+
+def write_language(config: Config, loss: float) -> None:
+    rows = [("clean", run, "indonesian_share", 0.5 + 0.1 * run) for run in range(RUNS)]
+    rows.append(("clean", 0, "reference_indonesian_share", 0.95))
+    english = {"loss": loss, "rougeL": 20 * loss, "english_share": 1 / loss, "reference_english_share": 0.9}
+    rows += [("english", 0, metric, value) for metric, value in english.items()]
+    table = pd.DataFrame(rows, columns=COLUMNS[2:])
+    table.insert(0, "iteration", config.iteration)
+    table.insert(1, "seed", config.seed)
+    table.to_csv(config.paths.language(config.name), index=False)
+
+
+def training_log(last: float = 2.25) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "step": [0, 5, 10],
+            "epoch": [0.0, 0.5, 1.0],
+            "train_loss": [np.nan, 3.0, 2.0],
+            "validation_loss": [3.5, 2.5, last],
+            "learning_rate_A": [np.nan, 2e-4, 1e-4],
+            "learning_rate_B": [np.nan, 3.2e-3, 1.6e-3],
+            "tokens_per_second": [np.nan, 900.0, 1100.0],
+            "peak_memory_gb": [np.nan, 0.5, 0.6],
+        }
+    )
+
+
+def write_log(config: Config, last: float = 2.25) -> None:
+    """The log of a training that ends with this validation loss."""
+    config.paths.training(config.name).mkdir(parents=True, exist_ok=True)
+    training_log(last).to_csv(config.paths.training_log(config.name), index=False)
+
+
+def fail(config: Config, stage: str, why: str) -> None:
+    """Take back what a training's evaluation left, and say that this stage of it failed."""
+    config.paths.scores(config.name).unlink()
+    config.paths.pairs(config.name).unlink()
+    write_json(config.paths.failure(stage), why)
