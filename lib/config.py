@@ -234,7 +234,7 @@ def _read(run: str, profile: str, iteration: str, seed: int, corpus: str, base_m
             config = _merge(config, tomllib.loads(file.read_text(encoding="utf-8")))
         except ValueError as error:
             wrong = "not TOML: " if isinstance(error, tomllib.TOMLDecodeError) else ""
-            raise ConfigError(f"{file.relative_to(paths.PARAMETERS)}: {wrong}{error}") from None
+            raise ConfigError(f"{file.relative_to(paths.PARAMETERS.parent.parent)}: {wrong}{error}") from None
     if corpus:
         config = replace(config, corpus=replace(config.corpus, source=corpus))
     if base_model:

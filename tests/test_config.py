@@ -59,9 +59,7 @@ def test_every_setting_has_a_plain_default(section):
 
 
 @pytest.mark.parametrize("profile", sorted(path.stem for path in paths.PARAMETERS.glob("*.toml")))
-@pytest.mark.parametrize(
-    "iteration", ["base", *sorted(path.stem for path in (paths.PARAMETERS / "iterations").glob("*.toml"))]
-)
+@pytest.mark.parametrize("iteration", ["base", *configs.iterations()])
 def test_every_profile_loads_with_every_iteration(profile, iteration):
     config = load_config(profile=profile, iteration=iteration)
     assert (config.run, config.profile, config.iteration) == (profile, profile, iteration)
@@ -172,7 +170,7 @@ def test_a_value_that_makes_no_sense_is_refused(parameters, written):
 
 def test_a_profile_that_is_not_toml_is_named(parameters):
     (parameters / "small.toml").write_text("[lora")
-    with pytest.raises(ConfigError, match=r"notebooks/parameters/small\.toml is not TOML"):
+    with pytest.raises(ConfigError, match=r"^notebooks/parameters/small\.toml: not TOML: "):
         load_config(profile="small")
 
 
@@ -223,7 +221,7 @@ def test_the_base_model_needs_no_iteration_and_is_named_base(parameters):
 
 
 def test_the_configs_of_a_run_are_the_base_and_every_iteration_with_every_seed(parameters):
-    (parameters / "iterations" / "0.toml").write_text("")
+    (parameters / "iterations" / "0.toml").write_text("[lora]\nlora_rank = 8")
     names = [config.name for config in load_configs(profile="small", iterations="0 5", seeds="0 1")]
     assert names == ["base", "0_seed0", "0_seed1", "5_seed0", "5_seed1"]
 
@@ -246,9 +244,130 @@ def test_a_run_without_a_training_is_refused(parameters, lists):
 )
 def test_a_stage_sees_only_its_own_sections(stage, sections):
     seen = stage_settings(Config(), stage)
-    seeded = set() if stage in ("sampling", "preprocessing") else {"seed"}
-    assert set(seen) == {"run", "iteration"} | seeded | sections
+    identity = {
+        "sampling": set(),
+        "preprocessing": {"sampled_as"},
+        "training": {"seed", "prepared_as"},
+        "evaluation": {"seed"},
+        "report": {"seed", "iteration"},
+    }
+    assert set(seen) == {"run"} | identity[stage] | sections
     assert all(len(seen[name]) == len(fields(getattr(Config(), name))) for name in sections)
+
+
+# --- Several iterations ----------------------------------------------------------------------------------------------
+
+
+def test_rows_come_in_the_order_of_the_table_and_variants_after_them(parameters):
+    for name in ("10", "9"):
+        (parameters / "iterations" / f"{name}.toml").write_text("")
+    (parameters / "studies" / "bos").mkdir(parents=True)
+    (parameters / "studies" / "bos" / "two.toml").write_text("[prompt]\nbos_tokens = 2")
+    assert configs.rows() == ["5", "9", "10"]
+    assert configs.iterations() == ["5", "9", "10", "bos_two"]
+
+
+def test_all_rows_are_the_ten_of_the_paper_and_no_variant():
+    assert [c.iteration for c in load_configs(iterations="all")] == ["base", *"0123456789"]
+
+
+def test_iterations_keep_their_order_and_count_once():
+    assert [c.iteration for c in load_configs(iterations="7 5 7")] == ["base", "7", "5"]
+
+
+def test_a_study_brings_its_variants_and_the_row_that_they_vary():
+    loraplus = [f"loraplus_{name}" for name in ("ratio1", "ratio4", "ratio64", "unstabilised")]
+    assert [c.iteration for c in load_configs(iterations="", studies="loraplus")] == ["base", "5", *loraplus]
+    assert [c.iteration for c in load_configs(iterations="all", studies="bos")][-2:] == ["9", "bos_two"]
+
+
+def test_all_studies_bring_every_variant():
+    brought = [c.iteration for c in load_configs(iterations="5", studies="all")]
+    assert brought[:2] == ["base", "5"]
+    assert sorted(brought[2:]) == sorted(set(configs.iterations()) - set(configs.rows()))
+    assert {name.split("_")[0] for name in brought[2:]} == set(configs.STUDIES)
+
+
+def test_an_unknown_study_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"no study 'lorapuls'; did you mean 'loraplus'\?; there are: loraplus, "):
+        load_configs(studies="bos lorapuls")
+
+
+@pytest.mark.parametrize("profile", ["demo", "paper"])
+def test_iterations_share_what_they_have_in_common(profile):
+    found = {c.iteration: c for c in load_configs(profile=profile, iterations="all", studies="all")[1:]}
+    sampled = {name: c.sampled_as for name, c in found.items() if c.sampled_as != name}
+    # The variants that change only what comes after the sampling take row 5's.
+    of_row_5 = {name: "5" for name in found if name.startswith(("loraplus_", "bos_"))}
+    assert sampled == {"2": "1", "6": "4", "9": "8"} | of_row_5
+    prepared = {name: c.prepared_as for name, c in found.items() if c.prepared_as != name}
+    assert prepared == {name: first for name, first in sampled.items() if name != "bos_two"}
+    assert {name: c.trained_as for name, c in found.items() if c.trained_as != name} == {"6": "4"}
+
+
+def test_what_is_shared_does_not_hang_on_which_iterations_a_run_has():
+    alone = load_configs(iterations="2")[1]
+    assert alone == load_configs(iterations="all")[3] == load_config(iteration="2")
+    assert (alone.sampled_as, alone.prepared_as, alone.trained_as) == ("1", "1", "2")
+
+
+@pytest.mark.parametrize(
+    ("written", "shared"),
+    [
+        ("", ("4", "4", "4")),
+        ("[training]\nepochs = 2.0", ("4", "4", "5")),
+        # Its scores are its own, so its training is counted as its own too.
+        ("[evaluation]\ndecoding_runs = 2", ("4", "4", "5")),
+        ("[english]\nrows = 2", ("4", "4", "5")),
+        ("[prompt]\nbos_tokens = 2", ("4", "5", "5")),
+        ("[sampling]\nclusters = 2", ("5", "5", "5")),
+        ("[corpus]\nsplit_seed = 2", ("5", "5", "5")),
+        # No row of the sample is another one, but all counts are.
+        ("scale = 0.5", ("5", "5", "5")),
+    ],
+)
+def test_a_difference_ends_the_sharing_from_its_stage_on(parameters, written, shared):
+    (parameters / "iterations" / "4.toml").write_text("")
+    (parameters / "iterations" / "5.toml").write_text(written)
+    config = load_config(profile="small", iteration="5", seed=3)
+    assert (config.sampled_as, config.prepared_as, config.trained_as) == shared
+    assert config.name == f"{shared[2]}_seed3"
+
+
+def test_who_shares_a_stage_has_the_same_settings_for_it():
+    # They are one file, whoever wrote it last.
+    base, *trainings = load_configs(iterations="all", studies="all", seeds="0 1")
+    written = {}
+    for config in trainings:
+        for name, (asked, stage, _) in configs.stages([base, config]).items():
+            written.setdefault(name, []).append(stage_settings(asked, stage))
+    assert len(written["1_sampling_5"]) > 2
+    assert all(settings == same[0] for same in written.values() for settings in same)
+
+
+def test_sharing_other_examples_is_another_training(parameters):
+    # They may be older than the training, so their time says nothing.
+    (parameters / "iterations" / "4.toml").write_text("")
+    (parameters / "iterations" / "5.toml").write_text("[prompt]\nmin_answer_tokens = 8\n[sampling]\nclusters = 2")
+    before = load_config(profile="small", iteration="5")
+    (parameters / "iterations" / "5.toml").write_text("[prompt]\nmin_answer_tokens = 8")
+    after = load_config(profile="small", iteration="5")
+    assert stage_settings(before, "preprocessing") != stage_settings(after, "preprocessing")
+    (parameters / "iterations" / "5.toml").write_text("[lora]\nlora_rank = 8")
+    assert stage_settings(after, "training")["prepared_as"] == "5"
+    assert stage_settings(load_config(profile="small", iteration="5"), "training")["prepared_as"] == "4"
+
+
+def test_the_stages_of_a_run_come_after_what_they_go_on_with():
+    found = configs.stages(load_configs(iterations="all", studies="all", seeds="0 1"))
+    for place, (name, (_, stage, need)) in enumerate(found.items()):
+        assert need in list(found)[:place] if need else stage == "sampling" or name == "4_evaluation_base"
+    assert found["3_training_2_seed1"][2] == "2_preprocessing_1"
+    assert found["4_evaluation_2_seed1"][2] == "3_training_2_seed1"
+    assert found["2_preprocessing_bos_two"][2] == "1_sampling_5"
+
+
+# --- The command -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -300,6 +419,29 @@ def test_a_changed_setting_changes_only_the_files_of_stages_that_see_it(write_se
 def test_another_seed_changes_no_sampling_file(write_settings):
     write_settings()
     assert write_settings(seeds="0 1") == {"training_5_seed1.json", "evaluation_5_seed1.json", "report.json"}
+
+
+def test_what_iterations_share_is_one_file(write_settings, parameters):
+    (parameters / "iterations" / "6.toml").write_text("[lora]\nlora_rank = 8")
+    assert write_settings(iterations="all") == {
+        "sampling_5.json", "preprocessing_5.json", "evaluation_base.json", "report.json",
+        "training_5_seed0.json", "evaluation_5_seed0.json", "training_6_seed0.json", "evaluation_6_seed0.json",
+    }  # fmt: skip
+    assert write_settings(iterations="6") == {"report.json"}
+
+
+def test_the_graph_is_printed_as_pairs_and_writes_nothing(monkeypatch, parameters, root, capsys):
+    (parameters / "iterations" / "6.toml").write_text("[lora]\nlora_rank = 8")
+    monkeypatch.setattr("sys.argv", ["config", "--graph", "--profile", "small", "--iterations", "6", "--seeds", "3"])
+    configs.main()
+    assert capsys.readouterr().out.split() == [
+        "1_sampling_5:",
+        "2_preprocessing_5:1_sampling_5",
+        "4_evaluation_base:",
+        "3_training_6_seed3:2_preprocessing_5",
+        "4_evaluation_6_seed3:3_training_6_seed3",
+    ]
+    assert not (root / "artifacts").exists()
 
 
 def test_the_command_says_what_is_wrong_without_a_traceback(write_settings):

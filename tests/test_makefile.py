@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 # Figures and tables are shown in every stage, but are no reason to run one again; only the report is made of them.
-DISPLAY = {"lib.look", "lib.plots", "lib.comparison_plots", "lib.drawing", "lib.published"}
+DISPLAY = {"lib.look", "lib.plots", "lib.comparison_plots", "lib.drawing", "lib.published", "lib.statistics"}
 STUB = """\
 #!{python} -S
 import json, os, sys, time
@@ -590,7 +590,7 @@ def test_a_dry_run_plans_what_a_run_would_do(whole):
     assert whole.planned() == set()
     assert whole.planned("-W", "lib/plots.py") == {"5_report"}
     assert whole.planned("-W", "lib/training.py") == AFTER["3_training"]
-    assert whole.planned("STUDIES=bos") == {"2_preprocessing_bos_two"} | trained("bos_two") - {"5_report"}
+    assert whole.planned("STUDIES=bos") == {"2_preprocessing_bos_two"} | trained("bos_two")
     # A look ahead must not make what is there stale.
     whole.planned("BASE_MODEL=some/model")
     assert whole.ran() == set()
@@ -674,11 +674,13 @@ def test_a_wrong_variable_is_one_sentence(whole, arguments, said):
 
 
 def test_a_wrong_parameter_file_is_one_sentence(made):
-    made.rewrite("7", "share", "shar")
+    made.rewrite("7", "share =", "shar =")
     failed = made.make()
     assert failed.returncode != 0
     spoken = [line for line in failed.stderr.splitlines() if not line.startswith("make")]
-    assert spoken == ["error: iterations/7.toml: unknown setting 'shar' in [sampling]; did you mean 'share'?"]
+    assert spoken == [
+        "error: notebooks/parameters/iterations/7.toml: unknown setting 'shar' in [sampling]; did you mean 'share'?"
+    ]
 
 
 def commands() -> set[str]:

@@ -18,6 +18,7 @@ import pytest
 
 from lib import notebooks, paths
 from lib.config import SECTIONS, STAGES, Config
+from lib.storage import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -115,14 +116,16 @@ def test_a_notebook_uses_only_the_settings_that_its_stage_sees(path):
 @every_notebook
 def test_the_makefile_passes_only_parameters_that_the_notebook_has(path):
     makefile = (ROOT / "Makefile").read_text()
-    common = re.search(r"^run_notebook = .*\$@ (.*)$", makefile, re.MULTILINE)[1]
+    common = re.search(r"^run_notebook = .*\$\(2\) (.*)$", makefile, re.MULTILINE)[1]
+    seeded = re.search(r"^iteration_and_seed = (.*)$", makefile, re.MULTILINE)[1]
     head = r"^\S+: notebooks/(\w+)\.ipynb[^\n]*(?:\n[^\t\n][^\n]*)*"
-    rules = re.findall(head + r"\n\t@\$+\(call run_notebook,\$+<\) (.*)$", makefile, re.MULTILINE)
+    rules = re.findall(head + r"\n\t@\$\(call run_notebook,\$<,\$@\) (.*)$", makefile, re.MULTILINE)
     own = [arguments for name, arguments in rules if name == path.stem]
     assert own, f"no rule runs {path.name}"
     known = set(papermill.inspect_notebook(str(path)))
     for arguments in own:
-        assert set(re.findall(r"(\w+)=", f"{common} {arguments}")) <= known
+        given = f"{common} {arguments.replace('$(iteration_and_seed)', seeded)}"
+        assert set(re.findall(r"(\w+)=", given)) <= known
 
 
 # --- Running one -----------------------------------------------------------------------------------------------------
@@ -284,3 +287,112 @@ def test_an_interrupt_ends_the_notebook_and_its_kernel(tmp_path):
     assert not (tmp_path / "out.ipynb").exists()
     assert "stopped: make goes on from here" in told
     assert "Traceback" not in told
+
+
+# --- One of many -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capsys):
+    """`python -m lib.notebooks` on a notebook of the run `trial`, with another function to run it; returns stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(name: str, run=lambda notebook, output, parameters: output.touch(), planned: tuple = ()) -> str:
+        monkeypatch.setattr(notebooks, "run", run)
+        monkeypatch.setattr("sys.argv", ["notebooks", "source.ipynb", f"{name}.ipynb", "run=trial"])
+        monkeypatch.delenv("KLEPON_TODO", raising=False)
+        if planned:
+            Path("todo").write_text(" ".join(f"{name}.ipynb" for name in planned) + "\n")
+            monkeypatch.setenv("KLEPON_TODO", "todo")
+        notebooks.main()
+        return capsys.readouterr().err
+
+    return call
+
+
+def took(seconds: dict[str, float]) -> None:
+    """These notebooks were run before, and took so long."""
+    for name, taken in seconds.items():
+        write_json(paths.RunPaths("trial").stage_record(name), {"seconds": taken, "peak_memory_gb": 0.5})
+
+
+PLANNED = ("1_sampling_3", "3_training_3_seed0", "4_evaluation_3_seed0")
+
+
+def test_a_planned_notebook_tells_its_place_and_the_time_left(command):
+    took({"3_training_5_seed0": 100.0, "4_evaluation_5_seed0": 260.0})
+    assert command("3_training_3_seed0", planned=PLANNED) == "3_training_3_seed0 · 2 of 3, about 6 min left\n"
+    assert command("4_evaluation_3_seed0", planned=PLANNED) == "4_evaluation_3_seed0 · 3 of 3, about 4 min left\n"
+
+
+def test_what_an_earlier_run_left_does_not_count_as_done(command):
+    for name in PLANNED:
+        Path(f"{name}.ipynb").touch()
+    assert command("1_sampling_3", planned=PLANNED) == "1_sampling_3 · 1 of 3\n"
+
+
+def test_the_last_minute_is_told_as_one(command):
+    took({"4_evaluation_5_seed0": 2.0})
+    assert command("4_evaluation_3_seed0", planned=PLANNED).endswith("3 of 3, about 1 min left\n")
+
+
+def test_a_notebook_that_no_one_planned_tells_its_name_alone(command):
+    took({"3_training_5_seed0": 100.0})
+    assert command("5_report", planned=PLANNED) == "5_report\n"
+    assert command("3_training_3_seed0") == "3_training_3_seed0\n"
+
+
+def test_the_time_left_is_what_notebooks_of_the_same_stage_took_on_average():
+    seconds = {"3_training_5_seed0": 10.0, "3_training_4_seed0": 30.0, "4_evaluation_base": 5.0}
+    todo = [Path("3_training_3_seed0.ipynb"), Path("4_evaluation_3_seed0.ipynb")]
+    assert notebooks.time_left(todo, seconds) == 25.0
+    # A stage that never ran takes what the others take.
+    assert notebooks.time_left([*todo, Path("5_report.ipynb")], seconds) == 25.0 + 12.5
+    assert notebooks.time_left([], seconds) == 0
+    assert notebooks.time_left(todo, {}) is None
+
+
+def failed(name: str) -> str | None:
+    path = paths.RunPaths("trial").failure(name)
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def fail(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
+    raise notebooks.NotebookError("no memory\nbuy some")
+
+
+def test_a_failure_is_recorded_until_the_notebook_succeeds(command):
+    with pytest.raises(SystemExit, match="error: no memory"):
+        command("3_training_3_seed0", run=fail)
+    assert failed("3_training_3_seed0") == "no memory\nbuy some"
+    command("3_training_3_seed0")
+    assert failed("3_training_3_seed0") is None
+
+
+def test_an_executed_notebook_of_before_is_gone_before_the_new_one_runs(command):
+    def run(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
+        assert not output.exists()
+
+    Path("3_training_3_seed0.ipynb").touch()
+    command("3_training_3_seed0", run=run)
+    assert not Path("3_training_3_seed0.ipynb").exists()
+
+
+def test_whatever_ends_a_notebook_half_way_it_counts_as_failed(command):
+    def run(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
+        # What is on disk now is what a kill would leave.
+        assert failed(output.stem) == "3_training_3_seed0 was stopped before its end"
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit, match="stopped: make goes on from here"):
+        command("3_training_3_seed0", run=run)
+    assert failed("3_training_3_seed0") == "3_training_3_seed0 was stopped before its end"
+
+
+def test_a_disk_too_full_for_the_record_hides_no_error(command, monkeypatch):
+    def full(path: Path, value: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(notebooks, "write_json", full)
+    with pytest.raises(SystemExit, match="error: no memory"):
+        command("3_training_3_seed0", run=fail)
