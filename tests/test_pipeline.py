@@ -21,6 +21,10 @@ scale = 0.01
 [corpus]
 source = "demo"
 
+[english]
+source = "demo"
+rows = 1_000
+
 [model]
 base_model = "demo"
 
@@ -102,7 +106,7 @@ def folder(tmp_path_factory):
     """A copy of the repository with a profile smaller than the demo."""
     made = tmp_path_factory.mktemp("pipeline")
     shutil.copy(ROOT / "Makefile", made)
-    for name in ("lib", "notebooks"):
+    for name in ("lib", "notebooks", "reports/published"):
         shutil.copytree(ROOT / name, made / name, ignore=shutil.ignore_patterns("__pycache__"))
     (made / "notebooks/parameters/small.toml").write_text(PROFILE)
     return made
@@ -121,10 +125,22 @@ def test_a_run_makes_all_that_it_promises(whole):
         assert (whole / name).stat().st_size > 0
     results = pd.read_csv(whole / "results.csv")
     assert list(results.columns) == ["iteration", "seed", "protocol", "decoding_run", "metric", "value"]
-    assert len(results) == 2 * 2 * len(METRICS)
+    # Two models, two protocols, two decoding runs.
+    assert len(results) == 2 * 2 * 2 * len(METRICS)
     assert results["value"].notna().all()
     figures = {path.name for path in (whole / "figures").iterdir()}
-    for name in ("bleu", "rouge", "weighted_f1", "leakage", "clusters_5", "lengths_5", "training_5_seed0"):
+    for name in (
+        "bleu",
+        "rouge",
+        "weighted_f1",
+        "leakage",
+        "clusters_5",
+        "lengths_5",
+        "training_5_seed0",
+        "leak_worth",
+        "nested_bleu",
+        "against_published",
+    ):
         assert {f"{name}.png", f"{name}.svg"} <= figures
     assert not list(whole.glob("*.partial.ipynb"))
 
