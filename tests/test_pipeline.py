@@ -171,8 +171,8 @@ def test_a_run_that_was_killed_twice_ends_the_same(folder, whole):
 
     told = finish(folder, "killed")
     # What was whole was not made again.
-    assert told.count("1_sampling_5\n") == told.count("2_preprocessing_5\n") == 1
-    assert told.count("3_training_5_seed0\n") == 2
+    assert told.count("1_sampling_5 ·") == told.count("2_preprocessing_5 ·") == 1
+    assert told.count("3_training_5_seed0 ·") == 2
     # Their first line has the adapter's fingerprint: the training, too, has ended the same.
     assert completions.read_bytes() == (folder / "artifacts/whole/completions/5_seed0_clean.jsonl").read_bytes()
     assert (reports / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
