@@ -71,7 +71,7 @@ def nearest(config: Config, sample: Sample, count: int) -> Styler | str:
         size = int((sample.clusters.labels == label).sum())
         rows.append((label, size, "\n".join(f"• {_clip(text, 110)}" for text in outputs)))
     table = pd.DataFrame(rows, columns=["cluster", "rows", "nearest to the centre"]).set_index("cluster")
-    return table.style.set_properties(**{"text-align": "left", "white-space": "pre-wrap"})
+    return _texts(table)
 
 
 def loss_mask(tokenizer: PreTrainedTokenizerBase, example: Example) -> HTML:
@@ -101,7 +101,7 @@ def completions(table: pd.DataFrame, count: int) -> Styler:
     """The first completions of a few prompts, beside their references."""
     first = table[(table["run"] == 0) & (table["protocol"] == "clean")].drop_duplicates("subset").head(count)
     shown = first[["subset", "prompt", "text", "reference"]].map(lambda text: _clip(str(text), _CLIP))
-    return shown.style.hide(axis="index").set_properties(**{"text-align": "left", "white-space": "pre-wrap"})
+    return _texts(shown).hide(axis="index")
 
 
 def scores(summary: pd.DataFrame) -> Styler:
@@ -145,11 +145,11 @@ def table2(ours: pd.DataFrame, printed: pd.DataFrame) -> Styler:
         schedule=printed["schedule"].str.replace("_", " "),
     )
     table = known.merge(ours, on="iteration", how="left", suffixes=("", "_ours"))
-    names = {("", "row"): "iteration"}
-    names |= {("the paper's settings", shown): name for name, shown in settings.items()}
-    names |= {("the paper", shown): name for name, shown in losses.items()}
-    names |= {("this run", name): name for name in ("seed", "steps")} | {("this run", "rows"): "rows_ours"}
+    names = {("", "row"): "iteration", ("this run", "seed"): "seed", ("this run", "rows"): "rows_ours"}
+    names |= {("this run", "steps"): "steps"}
     names |= {("this run", shown): f"{name}_ours" for name, shown in losses.items()}
+    names |= {("the paper", shown): name for name, shown in losses.items()}
+    names |= {("the paper's settings", shown): name for name, shown in settings.items()}
     shown = pd.DataFrame({key: table[name] for key, name in names.items()})
     loss = [key for key in names if "loss" in key[1]]
     counts = [key for key in names if key[1] in ("seed", "steps", "rows")]
@@ -158,6 +158,7 @@ def table2(ours: pd.DataFrame, printed: pd.DataFrame) -> Styler:
         .format("{:.3f}", subset=loss, na_rep="-")
         .format("{:,.0f}", subset=counts, na_rep="-")
         .format("{:g}", subset=[("the paper's settings", "learning rate"), ("the paper's settings", "epochs")])
+        .set_properties(subset=[("the paper's settings", "sampling")], **{"white-space": "normal", "min-width": "14em"})
     )
 
 
@@ -242,12 +243,15 @@ def _svg(figure: Figure) -> str:
 
 
 def comparisons(table: pd.DataFrame) -> Styler:
-    """Paired differences (table of `ablation.comparisons`), a line a model, with a star where they are significant."""
+    """Paired differences (table of `ablation.comparisons`), a line a model, with a star where they are significant.
+
+    The interval is in a line of its own, where a page keeps lines.
+    """
     if table.empty:
         return pd.DataFrame({"": ["nothing to compare with"]}).style.hide(axis="index")
     shown = table.assign(
         shown=[
-            f"{row.difference:+.{_digits(row.metric)}f}{'*' if row.differs else ''} "
+            f"{row.difference:+.{_digits(row.metric)}f}{'*' if row.differs else ''}\n"
             f"[{row.low:+.{_digits(row.metric)}f}, {row.high:+.{_digits(row.metric)}f}]"
             for row in table.itertuples()
         ],
@@ -257,7 +261,7 @@ def comparisons(table: pd.DataFrame) -> Styler:
     order = list(dict.fromkeys(shown["model"])), list(dict.fromkeys(shown["metric"]))
     wide = shown.pivot(index="model", columns="metric", values="shown").loc[order[0], order[1]]
     effects = table[table["metric"] == "rougeL"]["d_z"]
-    wide["effect (d_z, ROUGE-L)"] = ["-" if pd.isna(effect) else f"{effect:+.2f}" for effect in effects]
+    wide["effect d<sub>z</sub> (ROUGE-L)"] = ["-" if pd.isna(effect) else f"{effect:+.2f}" for effect in effects]
     wide.columns.name = wide.index.name = None
     return wide.style
 
@@ -285,9 +289,7 @@ def english(table: pd.DataFrame) -> Styler:
 
 def side_by_side(samples: pd.DataFrame) -> Styler:
     """Prompts with the reference, and what each model wrote."""
-    return samples.style.hide(axis="index").set_properties(
-        **{"text-align": "left", "white-space": "pre-wrap", "vertical-align": "top"}
-    )
+    return _texts(samples).hide(axis="index").set_properties(**{"vertical-align": "top"})
 
 
 def model_name(iteration: str, seed: int) -> str:
@@ -353,6 +355,11 @@ def conclude_report(picked: Config, against_base: pd.DataFrame, page: Path) -> M
         f"better in {', '.join(up) or 'nothing'} and worse in {', '.join(down) or 'nothing'}.** "
         f"The report is `{page.name}`."
     )
+
+
+def _texts(table: pd.DataFrame) -> Styler:
+    """Texts as they were written: a tag among them stays text."""
+    return table.style.format(escape="html").set_properties(**{"text-align": "left", "white-space": "pre-wrap"})
 
 
 def _with_deviation(table: pd.DataFrame, formats: dict[str, str]) -> list[str]:

@@ -423,6 +423,16 @@ def test_evaluation_concludes_with_the_means_and_the_cut_share():
     )
 
 
+def test_hostile_text_stays_text_in_the_notebooks_too():
+    configs = small_run.make()
+    table = evaluation.read(configs[0], evaluation.test_rows(configs[0], splits.read(configs[0])))
+    for shown in (look.completions(table, count=3), look.side_by_side(report.side_by_side(configs, count=6))):
+        html = shown.to_html()
+        assert "<script" not in html
+        assert "<img" not in html
+        assert "&lt;script&gt;alert" in html
+
+
 def test_shown_completions_are_clipped_and_the_first_run_s():
     configs = small_run.make()
     write_completions(configs[1], lambda c, row, run: f"{run} " + "panjang " * 100)
