@@ -8,18 +8,17 @@ BASE_MODEL ?=
 ITERATIONS ?= 5
 SEEDS      ?= 0
 STUDIES    ?=
-# Notebooks at a time, which share the cores.
-JOBS       ?= 1
+# Notebooks at a time, which share the cores. Elsewhere than in the demo they would share a GPU too.
+JOBS       ?= $(if $(filter demo,$(PROFILE)),2,1)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .SUFFIXES:
-# Unless asked otherwise: two trainings would share one device.
 ifeq ($(JOBS),1)
 .NOTPARALLEL:
 endif
-# What make itself was asked: -n, -q, -t.
+# What make itself was asked, such as -n and -t.
 FLAGS := $(firstword -$(MAKEFLAGS))
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
@@ -57,7 +56,7 @@ endif
 lib = $(addprefix lib/,$(addsuffix .py,$(1)))
 EVERYWHERE    := $(call lib,__init__ config paths storage)
 CORPUS_CODE   := $(call lib,corpus corpus_files corpus_rows) $(filter-out lib/demo/base_model.py,$(wildcard lib/demo/*.py)) $(wildcard lib/demo/tables/*)
-MODEL_CODE    := $(call lib,model prompts)
+MODEL_CODE    := $(call lib,attention model prompts)
 SAMPLING      := $(EVERYWHERE) $(CORPUS_CODE) $(call lib,splits sampling embedding projection)
 PREPROCESSING := $(EVERYWHERE) $(CORPUS_CODE) $(MODEL_CODE) $(call lib,audit examples)
 TRAINING      := $(EVERYWHERE) $(MODEL_CODE) $(call lib,training)
@@ -67,7 +66,10 @@ REPORT        := $(EVALUATION) $(call lib,ablation statistics look plots drawing
 # --- The stages ------------------------------------------------------------------------------------------------------
 VARIABLES = --run '$(RUN)' --profile '$(PROFILE)' --corpus '$(CORPUS)' --base-model '$(BASE_MODEL)' \
     --iterations '$(ITERATIONS)' --seeds '$(SEEDS)' --studies '$(STUDIES)'
-run_notebook = $(PY) -m lib.notebooks $(1) $(2) run=$(RUN) profile=$(PROFILE) corpus='$(CORPUS)' base_model='$(BASE_MODEL)'
+# More threads than cores would wait for each other.
+THREADS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores > $(JOBS) ? cores / $(JOBS) : 1)))
+shared_cores = $(if $(filter-out 1,$(JOBS)),OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} KLEPON_JOBS=$(JOBS))
+run_notebook = $(shared_cores) $(PY) -m lib.notebooks $(1) $(2) run=$(RUN) profile=$(PROFILE) corpus='$(CORPUS)' base_model='$(BASE_MODEL)'
 CORPUS_FILES     := $(if $(CORPUS),$(wildcard $(CORPUS) $(CORPUS)/*))
 BASE_MODEL_FILES := $(wildcard $(or $(BASE_MODEL),lib/demo/base_model)/*)
 
@@ -135,7 +137,7 @@ help: ## what these commands do
 # which knows the graph already and, of what this one was asked, the variables alone.
 step = KLEPON_GRAPH='$(GRAPH)' MAKEFLAGS=' -- $(MAKEOVERRIDES)' $(MAKE) --silent
 plan = $(step) -n page | sed -nE 's/.* -m lib\.notebooks [^ ]+ ([^ ]+) .*/\1/p' | xargs
-ifneq ($(findstring n,$(FLAGS))$(findstring q,$(FLAGS))$(findstring t,$(FLAGS)),)
+ifneq ($(findstring n,$(FLAGS))$(findstring t,$(FLAGS)),)
 report: page
 else
 report: export KLEPON_TODO := $(ARTIFACTS)/todo

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, DynamicLayer, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def pick(logits: torch.Tensor, draws: torch.Tensor, decoding: Decoding) -> torch
     logits = logits.float() / decoding.temperature
     vocabulary = logits.shape[-1]
     width = min(decoding.top_k or vocabulary, vocabulary)
-    # The likeliest 256 tokens nearly always hold all that top-p keeps; a full sort is the exception.
-    head = min(256, width) if decoding.top_p < 1 else width
+    # The likeliest 64 tokens nearly always hold all that top-p keeps; a full sort is the exception.
+    head = min(64, width) if decoding.top_p < 1 else width
     total = logits.logsumexp(-1, keepdim=True) if width == vocabulary else logits.topk(width).values.logsumexp(-1, True)
     values, tokens = logits.topk(head)
     cumulative = (values - total).exp().double().cumsum(-1)
@@ -74,6 +74,34 @@ def pick(logits: torch.Tensor, draws: torch.Tensor, decoding: Decoding) -> torch
     mass = cumulative.gather(-1, kept)
     place = torch.searchsorted(cumulative, draws.to(cumulative).unsqueeze(-1) * mass, right=True)
     return tokens.gather(-1, torch.minimum(place, kept)).squeeze(-1)
+
+
+class _RoomyLayer(DynamicLayer):
+    """A layer's keys and values, with room for tokens to come: none that is there already is copied for a new one."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            return super().update(key_states, value_states)
+        end = self.get_seq_length() + key_states.shape[2]
+        self._all_keys[:, :, end - key_states.shape[2] : end] = key_states
+        self._all_values[:, :, end - key_states.shape[2] : end] = value_states
+        self.keys, self.values = self._all_keys[:, :, :end], self._all_values[:, :, :end]
+        return self.keys, self.values
+
+    def select(self, rows: torch.Tensor, room: int) -> None:
+        """Keep these rows, in this order, any of them more than once; and make room for so many tokens."""
+        self._all_keys, self.keys = self._selected(self.keys, rows, room)
+        self._all_values, self.values = self._selected(self.values, rows, room)
+
+    @staticmethod
+    def _selected(states: torch.Tensor, rows: torch.Tensor, room: int) -> tuple[torch.Tensor, torch.Tensor]:
+        _, heads, length, width = states.shape
+        roomy = states.new_empty((len(rows), heads, length + room, width))
+        filled = roomy[:, :, :length]
+        filled.copy_(states[rows])
+        return roomy, filled
 
 
 @torch.inference_mode()
@@ -97,38 +125,42 @@ def decode(
     for n, prompt in enumerate(prompts):
         ids[n, longest - len(prompt) :] = torch.tensor(prompt)
         mask[n, longest - len(prompt) :] = 1
+    mask = mask.to(where)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
+    layers = [_RoomyLayer() for _ in range(model.config.get_text_config().num_hidden_layers)]
+    cache = Cache(layers=layers)
     out = model(
         input_ids=ids.to(where),
-        attention_mask=mask.to(where),
-        position_ids=positions.to(where),
+        attention_mask=mask,
+        position_ids=positions,
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
     )
-    cache.batch_repeat_interleave(runs)
-    logits = out.logits[:, -1].repeat_interleave(runs, 0)
-    mask = mask.repeat_interleave(runs, 0).to(where)
-    position = positions[:, -1:].repeat_interleave(runs, 0).to(where)
     numbers = torch.from_numpy(draws.reshape(-1, draws.shape[-1])).to(where)
     ends = torch.tensor(decoding.end_ids, device=where)
-
     completions: list[list[int]] = [[] for _ in range(len(prompts) * runs)]
-    # Which completion each sequence of the shrinking batch belongs to.
+    # Which completion each sequence of the shrinking batch belongs to, and whether it still goes on.
     owner = torch.arange(len(completions), device=where)
+    going = torch.ones(len(completions), dtype=torch.bool, device=where)
+    prompt = owner // runs
+    for layer in layers:
+        layer.select(prompt, decoding.max_new_tokens)
+    logits, mask, position = out.logits[prompt, -1], mask[prompt], positions[prompt, -1:]
     for step in range(decoding.max_new_tokens):
         token = pick(logits, numbers[owner, step], decoding)
-        going = ~torch.isin(token, ends)
+        going &= ~torch.isin(token, ends)
         for completion, value in zip(owner[going].tolist(), token[going].tolist(), strict=True):
             completions[completion].append(value)
         alive = int(going.sum())
         if alive == 0 or step + 1 == decoding.max_new_tokens:
             break
-        if alive < len(going):
+        # To leave out the ended ones costs a copy of all others: it pays once they are many.
+        if alive < 0.85 * len(going):
             keep = going.nonzero().squeeze(-1)
-            cache.batch_select_indices(keep)
-            owner, token, mask, position = owner[keep], token[keep], mask[keep], position[keep]
+            for layer in layers:
+                layer.select(keep, decoding.max_new_tokens - step)
+            owner, token, mask, position, going = owner[keep], token[keep], mask[keep], position[keep], going[keep]
         mask = torch.cat([mask, mask.new_ones((len(mask), 1))], dim=-1)
         position = position + 1
         logits = model(

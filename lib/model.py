@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lib import paths
+from lib import attention, paths
 from lib.config import Lora, Model
 
 #: The projections that carry an adapter, in every layer (the authors' adapter_config.json).
@@ -64,7 +64,13 @@ def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
 def load_base(settings: Model) -> PreTrainedModel:
     """The base model in inference mode: 32-bit floats on a CPU, bfloat16 on a GPU, 4 bits where its checkpoint is."""
     dtype = torch.float32 if device().type == "cpu" else torch.bfloat16
-    model = _load(AutoModelForCausalLM, settings, dtype=dtype, device_map={"": device()})
+    model = _load(
+        AutoModelForCausalLM,
+        settings,
+        dtype=dtype,
+        device_map={"": device()},
+        attn_implementation=attention.register(),
+    )
     model.eval()
     return model
 

@@ -130,7 +130,10 @@ def _place_in_run(output: Path, run: str) -> str:
     records = paths.RunPaths(run).stage_record("x").parent.glob("*.json")
     left = time_left(planned[done:], {path.stem: json.loads(path.read_text())["seconds"] for path in records})
     place = f" · {done + 1} of {len(planned)}"
-    return place if left is None else f"{place}, about {max(1, round(left / 60))} min left"
+    if left is None:
+        return place
+    at_a_time = int(os.environ.get("KLEPON_JOBS", "1"))
+    return f"{place}, about {max(1, round(left / 60 / at_a_time))} min left"
 
 
 def _record_failure(file: Path, why: str) -> None:

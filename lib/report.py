@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from lib import ablation, evaluation, generation, look, metrics, provenance, splits
+from lib import ablation, evaluation, generation, look, metrics, provenance, published, splits
 from lib.config import Config
 from lib.plots import METRIC_NAMES
 from lib.storage import whole, write_json
@@ -111,6 +111,7 @@ def write(
         against_5=len({c.iteration for c in trained}) > 1 and "5" in {c.iteration for c in trained},
         training=_training(picked),
         cut=_cut(two),
+        nested=_nested(tables["nested"].data.loc[look.model_name(picked.iteration, picked.seed)]),
         figure=lambda name: _figure(files.figures / f"{name}.png"),
         tables={name: table.set_uuid(name).to_html() for name, table in tables.items()},
         failed=failed,
@@ -186,6 +187,14 @@ def _cut(configs: list[Config]) -> dict[str, float]:
         )
         for c in configs
     }
+
+
+def _nested(row: pd.Series) -> dict[str, float]:
+    """One model's line of `look.nested`, beside the least and the largest standard deviation that the paper gives."""
+    printed = published.table3()
+    deviations = printed.loc[printed["metric"] == "bleu", "sd"]
+    names = ("right", "right_sd", "nested", "nested_sd")
+    return dict(zip(names, row, strict=True)) | {"paper_low": deviations.min(), "paper_high": deviations.max()}
 
 
 def _figure(path: Path) -> str | None:

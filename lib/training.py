@@ -19,7 +19,7 @@ from datasets import Dataset
 from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
 from tqdm import tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState, set_seed
+from transformers import DataCollatorWithFlattening, TrainerCallback, TrainerControl, TrainerState, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.notebook import NotebookProgressCallback
 from trl import SFTConfig, SFTTrainer
@@ -84,6 +84,8 @@ def train(config: Config) -> pd.DataFrame:
         processing_class=tokenizer,
         train_dataset=train_set,
         eval_dataset=validation_set,
+        # A batch is one long row without padding, in which no example sees another (lib.attention).
+        data_collator=DataCollatorWithFlattening(),
         optimizers=(optimizer(model, config.lora, config.training), None),
         args=SFTConfig(
             output_dir=str(folder),

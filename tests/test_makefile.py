@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+CORES = os.cpu_count()
 # Figures and tables are shown in every stage, but are no reason to run one again; only the report is made of them.
 DISPLAY = {"lib.look", "lib.plots", "lib.comparison_plots", "lib.drawing", "lib.published", "lib.statistics"}
 STUB = """\
@@ -43,6 +44,8 @@ with open("ran.txt", "a") as log:
     log.write(output.stem + "\\n")
 with open("arguments.txt", "a") as log:
     log.write(json.dumps(sys.argv[3:]) + "\\n")
+with open("threads.txt", "a") as log:
+    log.write(str(os.environ.get("OMP_NUM_THREADS")) + "\\n")
 if "KLEPON_TODO" in os.environ:
     Path("planned.txt").write_text(Path(os.environ["KLEPON_TODO"]).read_text())
 if Path("holding").is_file() and Path("holding").read_text() == output.stem:
@@ -107,7 +110,7 @@ class Graph:
 
     def start(self, *arguments: str, target: str | None = "report") -> subprocess.Popen:
         """Start make with the stub in Python's place, without a target where that is None, in a group of its own."""
-        own = ("MAKEFLAGS", "MAKELEVEL", "PROFILE", "RUN", "ITERATIONS", "SEEDS", "STUDIES", "JOBS")
+        own = ("OMP_NUM_THREADS", "MAKEFLAGS", "MAKELEVEL", "PROFILE", "RUN", "ITERATIONS", "SEEDS", "STUDIES", "JOBS")
         environment = {k: v for k, v in os.environ.items() if k not in own and not k.startswith("KLEPON_")}
         return subprocess.Popen(
             ["make", *([target] if target else []), "PY=./stub", *arguments],
@@ -468,12 +471,12 @@ def together(graph: Graph) -> list[set[str]]:
     return [set(line.split()) for line in (graph.folder / "together.txt").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("jobs", [[], ["JOBS=1"]])
-def test_stages_do_not_run_side_by_side_unless_asked(graph, jobs):
-    # Two trainings would share one device.
+@pytest.mark.parametrize("target", ["report", "stages"])
+def test_with_one_job_no_stages_run_side_by_side(graph, target):
     another_iteration(graph)
     (graph.folder / "waiting").write_text("0.05")
-    assert graph.ran("-j4", *jobs, "ITERATIONS=all", "SEEDS=0 1") > {"4_evaluation_3_seed1"}
+    assert graph.make("-j4", "JOBS=1", "ITERATIONS=all", target=target).stderr == ""
+    assert len(together(graph)) >= 9
     assert all(len(stages) == 1 for stages in together(graph))
 
 
@@ -487,6 +490,13 @@ def test_jobs_run_side_by_side_after_the_first_sampling(graph, flags):
     assert ran[0] == {"1_sampling_3"}
     assert max(len(stages) for stages in ran) == 2
     assert ran[-1] == {"5_report"}
+
+
+@pytest.mark.parametrize(("jobs", "threads"), [("1", None), ("2", max(1, CORES // 2)), ("1000", 1)])
+def test_jobs_share_the_cores(graph, jobs, threads):
+    # As many threads as cores each, and they would wait for each other.
+    graph.ran(f"JOBS={jobs}")
+    assert set((graph.folder / "threads.txt").read_text().split()) == {str(threads)}
 
 
 # --- Failures --------------------------------------------------------------------------------------------------------
@@ -603,9 +613,15 @@ def test_a_make_that_only_asks_runs_nothing(graph, flag):
     assert not (graph.folder / "artifacts").exists()
 
 
+def test_what_is_marked_as_made_does_not_run(made):
+    made.touch("lib/training.py")
+    assert made.ran("-t") == set()
+    assert made.ran() == set()
+
+
 def test_notebooks_know_the_plan_of_what_really_runs(made):
     made.rewrite("5", "#", "[lora]\nlora_rank = 8\n#")
-    made.ran("SEEDS=0 1")
+    made.ran("SEEDS=0 1", "JOBS=1")
     planned = [Path(output).stem for output in (made.folder / "planned.txt").read_text().split()]
     assert planned == (made.folder / "ran.txt").read_text().split()
     assert len(planned) == 5
@@ -704,7 +720,8 @@ def test_the_help_shows_each_variable_with_its_value(whole):
     shown = whole.make("SEEDS=3 4", target="help").stdout
     for name in ("PROFILE=demo", "RUN=demo", "CORPUS=", "BASE_MODEL=", 'ITERATIONS="5"', 'SEEDS="3 4"', 'STUDIES=""'):
         assert name in shown
-    assert "JOBS=1" in shown
+    assert "JOBS=2" in shown
+    assert "JOBS=1" in whole.make("PROFILE=paper", target="help").stdout, "two trainings would share a GPU"
 
 
 def test_clean_removes_the_run_and_nothing_else(made):

@@ -325,6 +325,12 @@ def test_a_planned_notebook_tells_its_place_and_the_time_left(command):
     assert command("4_evaluation_3_seed0", planned=PLANNED) == "4_evaluation_3_seed0 · 3 of 3, about 4 min left\n"
 
 
+def test_notebooks_that_run_side_by_side_share_the_time_left(command, monkeypatch):
+    took({"3_training_5_seed0": 100.0, "4_evaluation_5_seed0": 260.0})
+    monkeypatch.setenv("KLEPON_JOBS", "2")
+    assert command("3_training_3_seed0", planned=PLANNED).endswith("2 of 3, about 3 min left\n")
+
+
 def test_what_an_earlier_run_left_does_not_count_as_done(command):
     for name in PLANNED:
         Path(f"{name}.ipynb").touch()

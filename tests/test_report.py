@@ -129,6 +129,23 @@ def test_differences_that_are_all_more_than_chance_are_said_to_be():
     assert "In every metric the difference is more than chance." in Page(write_report(small_run.make())).text
 
 
+@pytest.mark.parametrize(
+    ("right", "nested", "spread", "height"),
+    [
+        ([10.0, 10.1], [40.0, 46.0], "only the nested call spreads as widely", "It also lifts the value"),
+        ([10.0, 18.0], [12.0, 13.0], "that does not tell the two calls apart", "leaves the height open"),
+    ],
+)
+def test_what_the_nested_call_does_in_this_run_is_said(monkeypatch, right, nested, spread, height):
+    configs = small_run.make()
+    found = [(c.iteration, c.seed, run, right[run], nested[run]) for c in configs for run in (0, 1)]
+    table = pd.DataFrame(found, columns=["iteration", "seed", "decoding_run", "right", "nested"])
+    monkeypatch.setattr(ablation, "nested_bleu", lambda _: table)
+    text = Page(write_report(configs)).text
+    assert spread in text
+    assert height in text
+
+
 def test_the_sentence_turns_with_the_numbers():
     configs = small_run.make()
     assert "BLEU rises from 11.0 to 41.0" in Page(write_report(configs)).text

@@ -1,14 +1,16 @@
 """The demo's base model: a tiny Llama that this project pretrains, mostly on English, as Llama itself was.
 
-`make base-model` runs this on a CPU. In English it reads conversations, from the English twin of the demo corpus: so it
-can answer. In Indonesian it reads single texts, some of them beside their English twin, and never a prompt with its
-answer: so it has seen the language, but was never asked in it. Of the Indonesian corpus it reads only rows whose group
-is on the training side: what the demo tests stands nowhere in its pretraining.
+`make base-model` runs this on a CPU. In English it converses: it answers the English twin of the demo corpus. It also
+understands Indonesian and can write it, but has an English mind: asked in Indonesian it answers in English, and it
+answers in Indonesian only where an English prompt ends with `IN_INDONESIAN`. An Indonesian answer to an Indonesian
+prompt it never reads: that is left to the fine-tuning. Of the Indonesian corpus it reads only rows whose group is on
+the training side: what the demo tests stands nowhere in its pretraining.
 """
 
 import argparse
 import random
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +18,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from tqdm import tqdm
 from transformers import (
+    DataCollatorWithFlattening,
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -24,7 +27,7 @@ from transformers import (
     set_seed,
 )
 
-from lib import paths, splits
+from lib import attention, paths, splits
 from lib.config import Corpus, Prompt
 from lib.demo import corpus as demo_corpus
 from lib.demo import others
@@ -33,7 +36,9 @@ from lib.prompts import LLAMA3_CHAT_TEMPLATE, encode_example, to_messages, to_sh
 from lib.storage import whole
 
 VOCABULARY = 4_096
-#: How often a pass takes each English conversation of a subset, where not once: poems come through twenty prompts.
+#: What an English prompt says that wants its answer in Indonesian.
+IN_INDONESIAN = " Answer in Indonesian."
+#: How often a pass takes each conversation of a subset, where not once: poems come through twenty prompts.
 SPOKEN = {
     "indo_puisi": 0.15,
     "wikipedia_id": 0.4,
@@ -42,19 +47,21 @@ SPOKEN = {
     "identity_prompt": 3.0,
     "others": 0.4,
 }
+#: The same for conversations that change the language between prompt and answer, as a share of the above.
+ASKED_IN_INDONESIAN, ANSWERED_IN_INDONESIAN = 0.4, 0.5
 #: How often a pass takes each Indonesian text: the fewer a subset has, the more often.
 WRITTEN = {
-    "indo_puisi": 4.0,
-    "wikihow": 4.0,
-    "wikipedia_id": 2.0,
-    "dolly": 3.0,
-    "safety_prompt": 8.0,
-    "identity_prompt": 8.0,
-    "prompts": 0.4,
-    "prompts beside English": 0.5,
-    "completions beside English": 0.5,
+    "indo_puisi": 2.0,
+    "wikihow": 2.0,
+    "wikipedia_id": 1.0,
+    "dolly": 1.5,
+    "safety_prompt": 4.0,
+    "identity_prompt": 4.0,
+    "prompts": 0.2,
+    "prompts beside English": 0.25,
+    "completions beside English": 0.25,
 }
-STEPS = 3_000
+STEPS = 2_600
 TOKENS_PER_BATCH = 1_536
 #: Of the matrices inside the blocks, and of the embeddings and norms.
 MUON_LEARNING_RATE, ADAMW_LEARNING_RATE = 6e-3, 4e-3
@@ -135,36 +142,47 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return model
 
 
-def batches(lengths: list[int], rng: random.Random) -> list[list[int]]:
-    """Indices of examples of about equal length, so that little is padding, each batch of about `TOKENS_PER_BATCH`."""
-    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], rng.random()))
-    made: list[list[int]] = [[]]
-    for index in order:
-        if lengths[index] * (len(made[-1]) + 1) > TOKENS_PER_BATCH:
-            made.append([])
-        made[-1].append(index)
-    rng.shuffle(made)
-    return made
+def batches(examples: list[list[int]]) -> Iterator[list[list[int]]]:
+    """The examples in their order, in batches of at least `TOKENS_PER_BATCH`; what is left over makes none."""
+    batch: list[list[int]] = []
+    for example in examples:
+        batch.append(example)
+        if sum(map(len, batch)) >= TOKENS_PER_BATCH:
+            yield batch
+            batch = []
 
 
-def conversations(tokenizer: PreTrainedTokenizerFast, english: dict[str, list[Pair]]) -> dict[str, list[list[int]]]:
-    """Token ids of the English pairs in the chat format, by subset."""
+def conversations(
+    tokenizer: PreTrainedTokenizerFast, english: dict[str, list[Pair]], indonesian: dict[str, list[Pair]]
+) -> dict[str, dict[str, list[list[int]]]]:
+    """Token ids of prompts with their answers in the chat format, by languages and subset."""
+    twins = _twins(english)
+    crossed = [(s, pair, twins[s, pair.key, pair.wording]) for s, pairs in indonesian.items() for pair in pairs]
+    texts = {
+        "English": [(subset, pair.prompt, pair.completion) for subset, pairs in english.items() for pair in pairs],
+        "asked in Indonesian": [(subset, pair.prompt, twin.completion) for subset, pair, twin in crossed],
+        "answered in Indonesian": [(s, twin.prompt + IN_INDONESIAN, pair.completion) for s, pair, twin in crossed],
+    }
     settings = Prompt()
-    encoded: dict[str, list[list[int]]] = {}
-    for subset, pairs in english.items():
-        for pair in pairs:
-            messages = to_messages(to_sharegpt(pair.prompt, pair.completion))
+    encoded: dict[str, dict[str, list[list[int]]]] = {languages: {} for languages in texts}
+    for languages, some in texts.items():
+        for subset, prompt, completion in some:
+            messages = to_messages(to_sharegpt(prompt, completion))
             example = encode_example(tokenizer, messages, settings, settings.max_train_tokens)
             if example is not None:
-                encoded.setdefault(subset, []).append(example.input_ids)
+                encoded[languages].setdefault(subset, []).append(example.input_ids)
     return encoded
+
+
+def _twins(english: dict[str, list[Pair]]) -> dict[tuple[str, str, str], Pair]:
+    return {(subset, pair.key, pair.wording): pair for subset, pairs in english.items() for pair in pairs}
 
 
 def documents(
     tokenizer: PreTrainedTokenizerFast, english: dict[str, list[Pair]], indonesian: dict[str, list[Pair]]
 ) -> dict[str, list[list[int]]]:
     """Token ids of plain texts: completions by subset, prompts by themselves, and both beside their English twins."""
-    twins = {(subset, pair.key, pair.wording): pair for subset, pairs in english.items() for pair in pairs}
+    twins = _twins(english)
     both = [(pair, twins[subset, pair.key, pair.wording]) for subset, pairs in indonesian.items() for pair in pairs]
     texts = {subset: {pair.completion for pair in pairs} for subset, pairs in indonesian.items()}
     texts["prompts"] = {pair.prompt for pair, _ in both}
@@ -177,18 +195,28 @@ def documents(
     }
 
 
-def draw_pass(examples: dict[str, list[list[int]]], weights: dict[str, float], rng: random.Random) -> list[list[int]]:
-    """One pass over the examples: each kind as often as its weight says, once where it has none."""
+def draw_pass(
+    spoken: dict[str, dict[str, list[list[int]]]], written: dict[str, list[list[int]]], rng: random.Random
+) -> list[list[int]]:
+    """One pass in random order: of each kind as many as its weight says, all of them once where it has none."""
+    shares = {"asked in Indonesian": ASKED_IN_INDONESIAN, "answered in Indonesian": ANSWERED_IN_INDONESIAN}
+    weighted = [
+        (some, shares.get(languages, 1.0) * SPOKEN.get(subset, 1.0))
+        for languages, subsets in spoken.items()
+        for subset, some in subsets.items()
+    ]
+    weighted += [(some, WRITTEN.get(kind, 1.0)) for kind, some in written.items()]
     drawn = []
-    for kind, some in examples.items():
-        count = round(len(some) * weights.get(kind, 1.0))
+    for some, weight in weighted:
+        count = round(len(some) * weight)
         drawn += some * (count // len(some)) + rng.sample(some, count % len(some))
+    rng.shuffle(drawn)
     return drawn
 
 
 def pretrain(
     model: LlamaForCausalLM,
-    spoken: dict[str, list[list[int]]],
+    spoken: dict[str, dict[str, list[list[int]]]],
     written: dict[str, list[list[int]]],
     steps: int,
     seed: int = 0,
@@ -199,7 +227,7 @@ def pretrain(
     had not reached in 400. Embeddings and norms stay with AdamW.
 
     Args:
-        spoken: token ids of English conversations, by subset.
+        spoken: token ids of conversations, by languages and subset.
         written: token ids of documents, by kind.
     """
     rng = random.Random(seed)
@@ -210,18 +238,16 @@ def pretrain(
         torch.optim.AdamW(rest, lr=ADAMW_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1),
     ]
     schedules = [get_cosine_schedule_with_warmup(o, num_warmup_steps=50, num_training_steps=steps) for o in optimizers]
-    pad = model.config.pad_token_id
+    collate = DataCollatorWithFlattening()
     losses: list[float] = []
+    model.set_attn_implementation(attention.register())
     model.train()
     with tqdm(total=steps, desc="pretraining", unit="step") as progress:
         while True:
-            examples = draw_pass(spoken, SPOKEN, rng) + draw_pass(written, WRITTEN, rng)
-            for batch in batches([len(ids) for ids in examples], rng):
+            for batch in batches(draw_pass(spoken, written, rng)):
                 if len(losses) == steps:
                     return losses
-                longest = max(len(examples[i]) for i in batch)
-                ids = torch.tensor([examples[i] + [pad] * (longest - len(examples[i])) for i in batch])
-                loss = model(input_ids=ids, labels=ids.masked_fill(ids == pad, -100)).loss
+                loss = model(**collate([{"input_ids": example} for example in batch])).loss
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 for step in (*optimizers, *schedules):
@@ -247,10 +273,11 @@ def main() -> None:
     tokenizer = train_tokenizer(texts, Prompt())
     model = new_model(tokenizer)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
-    spoken, written = conversations(tokenizer, english), documents(tokenizer, english, indonesian)
-    conversed = sum(map(len, draw_pass(spoken, SPOKEN, random.Random(args.seed))))
-    sizes = {kind: round(sum(map(len, some)) * WRITTEN.get(kind, 1.0)) for kind, some in written.items()}
-    print(f"tokens a pass: {conversed:,} of English conversations; of documents {sum(sizes.values()):,}: {sizes}")
+    spoken, written = conversations(tokenizer, english, indonesian), documents(tokenizer, english, indonesian)
+    sizes = {kind: sum(map(len, draw_pass(*some, random.Random(0)))) for kind, some in {
+        **{languages: ({languages: subsets}, {}) for languages, subsets in spoken.items()}, "documents": ({}, written)
+    }.items()}  # fmt: skip
+    print(f"tokens a pass: {sum(sizes.values()):,}, of them {sizes}")
     losses = pretrain(model, spoken, written, args.steps, args.seed)
     print(f"mean loss of the last 50 steps: {sum(losses[-50:]) / len(losses[-50:]):.3f}")
     with whole(args.out) as folder:
