@@ -8,8 +8,9 @@ BASE_MODEL ?=
 ITERATIONS ?= 5
 SEEDS      ?= 0
 STUDIES    ?=
-# Notebooks at a time, which share the cores. Elsewhere than in the demo they would share a GPU too.
-JOBS       ?= $(if $(filter demo,$(PROFILE)),2,1)
+# Notebooks at a time, which share the cores. Several trainings of the demo are done sooner two by two; elsewhere they
+# would share a GPU.
+JOBS       ?= $(if $(filter demo,$(PROFILE)),$(if $(word 3,$(ITERATIONS:all=0 1) $(SEEDS) $(STUDIES)),2,1),1)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
