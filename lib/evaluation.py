@@ -82,7 +82,8 @@ def complete(config: Config, tests: dict[str, pd.DataFrame], runs: int | None = 
             ),
             runs=runs or settings.decoding_runs,
             seed=settings.decoding_seed,
-            batch_rows=settings.batch_rows,
+            # As many sequences together, however few runs there are of each prompt.
+            batch_rows=settings.batch_rows * settings.decoding_runs // (runs or settings.decoding_runs),
             settings=origin(config),
             label=f"completing {config.name}, {protocol}",
         )
