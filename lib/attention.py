@@ -66,11 +66,11 @@ def attend(
         return out.reshape(rows, 1, heads, width), None
     options["scaling"] = scaling
     if attention_mask is None and rows == 1 and position_ids is not None and key.shape[2] == tokens:
-        out = [
+        each = [
             sdpa_attention_forward(module, *states, _seen(states[0], states[1], sliding_window), **options)[0]
             for states in _examples(query, key, value, position_ids[0])
         ]
-        return torch.cat(out, dim=1), None
+        return torch.cat(each, dim=1), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
 
@@ -117,7 +117,9 @@ class PackedCollator:
             example begins, and the position it begins at says how many tokens of the row's beginning are its too.
         """
         shared = _common_beginning(examples)
-        ids, labels, positions = [], [], []
+        ids: list[int] = []
+        labels: list[int] = []
+        positions: list[int] = []
         for n, example in enumerate(examples):
             start = shared if n else 0
             length = len(example["input_ids"])

@@ -271,16 +271,17 @@ def decode(
     Returns:
         Token ids of each prompt's runs, without the token that ended them.
     """
-    completions: list[list[list[int]]] = [[[] for _ in of_prompt] for of_prompt in draws]
+    runs: list[dict[Hashable, np.ndarray]] = [
+        {(n, run): own for run, own in enumerate(of_prompt)} for n, of_prompt in enumerate(draws)
+    ]
+    completions: dict[Hashable, list[int]] = {key: [] for of_prompt in runs for key in of_prompt}
     batch = Batch(model)
-    batch.add_prompts(
-        prompts, [{(n, run): own for run, own in enumerate(of_prompt)} for n, of_prompt in enumerate(draws)], decoding
-    )
+    batch.add_prompts(prompts, runs, decoding)
     while len(batch):
-        for (n, run), token in batch.step():
+        for key, token in batch.step():
             if token is not None:
-                completions[n][run].append(token)
-    return completions
+                completions[key].append(token)
+    return [[completions[key] for key in of_prompt] for of_prompt in runs]
 
 
 def write_completions(

@@ -69,7 +69,7 @@ def config(base_model):
         run="kecil",
         iteration="base",
         model=Model(str(base_model)),
-        evaluation=Evaluation(max_new_tokens=6, f1_tokens=3, batch_rows=4),
+        evaluation=Evaluation(decoding_runs=1, max_new_tokens=6, f1_tokens=3, batch_rows=4),
         english=English("demo", rows=8),
     )
     return replace(config, corpus=replace(config.corpus, source="demo", test_share=0.4))

@@ -104,6 +104,12 @@ def batches(monkeypatch):
     return seen
 
 
+def packed_labels(batch):
+    """The labels of each example of a packed row: where positions fall back, another example begins."""
+    starts = (batch["position_ids"][0].diff() <= 0).nonzero()[:, 0] + 1
+    return batch["labels"][0].tensor_split(starts)
+
+
 def test_a_training_lowers_the_loss_and_writes_adapter_log_and_record(config, tokenizer, batches):
     fast = replace(config, training=replace(config.training, learning_rate=5e-3, epochs=6.0))
     log = training.train(fast)
@@ -122,12 +128,12 @@ def test_a_training_lowers_the_loss_and_writes_adapter_log_and_record(config, to
     pd.testing.assert_frame_equal(pd.read_csv(fast.paths.training_log(fast.name)), log, check_dtype=False)
 
     # Six epochs of ten examples, each epoch with every one of them.
-    assert [len(batch["labels"]) for batch in batches] == [4, 4, 2] * 6
+    assert [len(packed_labels(batch)) for batch in batches] == [4, 4, 2] * 6
     for start in range(0, 18, 3):
         texts = [
             tokenizer.decode(labels[labels != -100])
             for batch in batches[start : start + 3]
-            for labels in batch["labels"]
+            for labels in packed_labels(batch)
         ]
         assert sorted(texts) == sorted(f"{completion}<|eot_id|>" for _, completion in PAIRS)
 

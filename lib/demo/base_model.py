@@ -142,13 +142,15 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def batches(examples: list[list[int]]) -> Iterator[list[list[int]]]:
-    """The examples in their order, in batches of at least `TOKENS_PER_BATCH`; what is left over makes none."""
+    """The examples in their order, in batches of at least `TOKENS_PER_BATCH` tokens; the last may have fewer."""
     batch: list[list[int]] = []
     for example in examples:
         batch.append(example)
         if sum(map(len, batch)) >= TOKENS_PER_BATCH:
             yield batch
             batch = []
+    if batch:
+        yield batch
 
 
 def conversations(
