@@ -6,6 +6,8 @@ The output appears under its name only if every cell succeeded. A failure leaves
 sentence that says which cell failed and why, and that sentence in artifacts/<run>/failures/ for the report.
 """
 
+# ruff: noqa: E402  (one line below must come before the imports)
+
 import argparse
 import json
 import os
@@ -16,6 +18,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
+
+# jsonschema builds a grammar of internationalised addresses where this is installed, for more than a second at each
+# start; no notebook's schema asks for that format.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 import nbformat
 import papermill
