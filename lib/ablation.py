@@ -168,6 +168,11 @@ def scores_of(configs: list[Config], results: pd.DataFrame) -> pd.DataFrame:
     return results[results["iteration"].isin({"base", *(c.iteration for c in configs)})]
 
 
+def of_table2(results: pd.DataFrame) -> pd.DataFrame:
+    """The lines of tidy results that are the base model's, or a row's of the paper's Table 2: no study's."""
+    return results[(results["iteration"] == "base") | results["iteration"].str.isdigit()]
+
+
 def logs(configs: list[Config]) -> pd.DataFrame:
     """The logs of some trainings, one below the other, with the columns iteration and seed."""
     tables = [

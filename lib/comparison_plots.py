@@ -77,10 +77,11 @@ def against_published(
     return figure
 
 
-def loss_curves(logs: pd.DataFrame, results: pd.DataFrame, metric: str = "bleu") -> Figure:
+def loss_curves(logs: pd.DataFrame, results: pd.DataFrame, metric: str = "bleu", study: str = "") -> Figure:
     """The losses of several trainings over their steps, and their scores beside.
 
     Args:
+        study: what the names of its trainings begin with, which need not be said again.
         logs: logs of `training.train`, one below the other, with a column `iteration`: step, train_loss and
             validation_loss; of several seeds, the means by step are drawn.
         results: tidy, as in results.csv, of one protocol and the same iterations; the base model may be among them.
@@ -111,6 +112,7 @@ def loss_curves(logs: pd.DataFrame, results: pd.DataFrame, metric: str = "bleu")
     drawing.seed_legend(figure, seeds)
     _lines(scores, shown, "")
     scores.set(xlabel=METRIC_NAMES[metric], xlim=(0, None))
+    scores.set_yticklabels([drawing.label(name.removeprefix(f"{study}_")) for name in shown])
     return figure
 
 

@@ -67,7 +67,10 @@ def order(table: pd.DataFrame) -> list[str]:
 
 def label(name: str) -> str:
     """How a figure names a model: `base`, `row 5`, or the words of a study in short lines."""
-    return f"row {name}" if name.isdigit() else textwrap.fill(name.replace("_", " "), 10)
+    if name.isdigit():
+        return f"row {name}"
+    words = re.sub(r"(?<=[a-z])(?=\d)", " ", name.replace("_", " "))
+    return textwrap.fill(words, 12, break_long_words=False)
 
 
 def colour(name: str) -> str:

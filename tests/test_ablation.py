@@ -328,6 +328,12 @@ def test_a_study_s_scores_are_those_of_its_trainings_and_of_the_base():
     assert set(found["iteration"]) == {"base", "5", "bos_two"}
 
 
+def test_no_study_is_among_the_rows_of_table_2():
+    configs = small_run.make(iterations="0 5", studies="bos")
+    results = pd.concat([small_run.score_table(config, 1) for config in configs])
+    assert set(ablation.of_table2(results)["iteration"]) == {"base", "0", "5"}
+
+
 def test_logs_stand_below_each_other_with_the_name_of_their_training():
     configs = small_run.make(iterations="4 6", seeds="0 1")
     small_run.write_log(configs[2], 1.0)

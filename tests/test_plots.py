@@ -305,3 +305,10 @@ def test_the_scores_of_several_trainings_have_the_marks_of_their_curves():
     curves = [(to_hex(line.get_color()), line.get_marker()) for line in drawn_points(losses, "s", "^", "D")]
     assert curves == [(to_hex(line.get_color()), line.get_marker()) for line in drawn_points(scores, "s", "^", "D")]
     assert len(set(curves)) == 3
+
+
+def test_a_study_does_not_say_its_own_name_at_every_line():
+    made = comparison_plots.loss_curves(made_up_logs(), made_up_results(("5", *STUDIES)), study="loraplus")
+    named = [text.get_text() for text in made.axes[1].get_yticklabels()]
+    assert [name for name in named if name.startswith("ratio")] == ["ratio 1", "ratio 4", "ratio 16"]
+    assert drawing.label("loraplus_unstabilised") == "loraplus\nunstabilised"
