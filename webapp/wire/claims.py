@@ -15,8 +15,7 @@ from redis.retry import Retry
 from wire import events, scripts
 from wire.events import Event, Transcript
 from wire.keys import Keys
-from wire.messages import Finished, Request, WorkerState
-from wire.strict import WireError
+from wire.messages import Finished, WorkerState
 
 #: Redis did not answer, or not yet: whatever was asked may or may not have happened.
 OUTAGE = (redis.ConnectionError, redis.TimeoutError)
@@ -28,7 +27,9 @@ MAX_TAKEOVERS = 2
 class Claim:
     """A generation that this worker owns now."""
 
-    request: Request
+    gid: str
+    spec: str
+    """The request, as JSON."""
     epoch: int
     takeovers: int
     """How many workers died with it."""
@@ -38,7 +39,7 @@ class Claim:
     queued_ms: float
     """From its admission to the first claim."""
     record: tuple[str, ...]
-    """What Redis knows beside that, to put it back: user, idem, spec, takeovers, place, enqueued, claimed."""
+    """What Redis knows of it, to put it back: user, idem, spec, takeovers, place, enqueued, claimed."""
 
     @property
     def suspect(self) -> bool:
@@ -157,7 +158,7 @@ class Claims:
 
     def recover(self, claim: Claim, epoch: int, snapshot: Event) -> bool:
         """Put a generation back that Redis has forgotten, under a new epoch. False: another worker owns it."""
-        gid, keys = claim.request.gid, self.keys
+        gid, keys = claim.gid, self.keys
         answer = self.redis.eval(
             scripts.RECOVER, 3, keys.generation(gid), keys.events(gid), keys.leases,
             keys.shared, gid, self.owner, epoch, self.lease_ms, scripts.KEEP_MS, events.to_json(snapshot),
@@ -195,11 +196,9 @@ def read_events(entries: Iterable[tuple[str, dict[str, str]]]) -> list[tuple[str
 
 def _claim(found: list[Any]) -> Claim:
     gid, spec, epoch, takeovers, cancel, enqueued, claimed, now, user, idem, place = found
-    request = Request.from_json(spec)
-    if request.gid != gid:
-        raise WireError(f"the request of {gid} says that it is {request.gid}")
     return Claim(
-        request=request,
+        gid=gid,
+        spec=spec,
         epoch=int(epoch),
         takeovers=int(takeovers),
         cancel=cancel == "1",

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypedDict
 
 from wire.strict import WireError, dump, load
 
@@ -77,26 +77,24 @@ class Request:
         return load(cls, text)
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(TypedDict):
     """Tokens read and written."""
 
     prompt_tokens: int | None
-    """None where the worker never said: cancelled in the queue, or an engine that does not count."""
+    """None where nobody counted them: cancelled in the queue, or an engine that does not tell."""
     completion_tokens: int
 
 
-@dataclass(frozen=True)
-class Timings:
+class Timings(TypedDict):
     """Where the time went. None: it did not come to that, or the worker that measured it died."""
 
-    queued_ms: float | None = None
+    queued_ms: float | None
     """From admission to a worker's claim."""
-    first_token_ms: float | None = None
+    first_token_ms: float | None
     """From the claim to the first token."""
-    total_ms: float | None = None
+    total_ms: float | None
     """From admission to the end."""
-    tokens_per_second: float | None = None
+    tokens_per_second: float | None
     """While decoding, without the prompt."""
 
 

@@ -1,10 +1,10 @@
-"""Frozen dataclasses from JSON and back, refusing whatever does not fit."""
+"""Frozen dataclasses and typed dicts from JSON and back, refusing whatever does not fit."""
 
 import json
 import types
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, is_dataclass
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ def dump(value: Any) -> str:
 
 
 def load(kind: type[T], text: str | bytes) -> T:
-    """A dataclass from its JSON.
+    """A dataclass or typed dict from its JSON.
 
     Raises:
         WireError: if the text is no JSON, or a key is unknown, missing or of another type.
@@ -36,7 +36,7 @@ def parse(text: str | bytes) -> Any:
 
 
 def build(kind: type[T], value: Any, where: str = "") -> T:
-    """A dataclass from the values of its JSON.
+    """A dataclass or typed dict from the values of its JSON.
 
     Raises:
         WireError: if a key is unknown, missing or of another type.
@@ -52,9 +52,8 @@ def build(kind: type[T], value: Any, where: str = "") -> T:
 
 
 @cache
-def _types(kind: type) -> dict[str, Any]:
-    hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind)}
+def _types(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _checked(kind: Any, value: Any, where: str) -> Any:
@@ -72,7 +71,7 @@ def _checked(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list):
             raise WireError(f"{where}: expected a list, got {_named(value)}")
         return tuple(_checked(get_args(kind)[0], part, f"{where}[{n}]") for n, part in enumerate(value))
-    if is_dataclass(kind):
+    if is_dataclass(kind) or is_typeddict(kind):
         return build(kind, value, where)
     if kind is float and type(value) is int:
         return float(value)
