@@ -62,9 +62,7 @@ class DoneQueue:
         return _records(fallen or self._read(">", count, block_ms))
 
     def _read(self, after: str, count: int, block_ms: int | None) -> list[Any]:
-        found = self._redis.xreadgroup(
-            GROUP, self._consumer, {self.keys.done: after}, count=count, block=block_ms
-        )
+        found = self._redis.xreadgroup(GROUP, self._consumer, {self.keys.done: after}, count=count, block=block_ms)
         return found[0][1] if found else []
 
     def acknowledge(self, numbers: Sequence[str]) -> None:

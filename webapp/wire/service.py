@@ -100,7 +100,9 @@ def _reachable(
         try:
             return await call(*args, **kwargs)
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            raise UnavailableError(f"Redis cannot be reached ({error}); is it running, and is REDIS_URL right?") from error
+            raise UnavailableError(
+                f"Redis cannot be reached ({error}); is it running, and is REDIS_URL right?"
+            ) from error
 
     return guarded
 
@@ -224,9 +226,7 @@ class PredictionService:
         items = read_events(await self._commands.xrange(self.keys.events(gid)))
         whole = Transcript.of(items)
         newer = [(event_id, event) for event_id, event in items if id_of(event_id) > seen]
-        return Replay(
-            gap=not items, items=newer, text=whole.text, last=whole.last, ended=whole.end is not None
-        )
+        return Replay(gap=not items, items=newer, text=whole.text, last=whole.last, ended=whole.end is not None)
 
     @_reachable
     async def workers(self) -> list[WorkerState]:

@@ -7,6 +7,10 @@ from typing import Literal, Protocol
 from wire.messages import Request, Usage
 
 
+class EngineError(ValueError):
+    """An engine that cannot be had as it was asked for; the message says why, and what to do."""
+
+
 class EngineRefusalError(ValueError):
     """A request that this engine will not answer; the message tells the user why."""
 

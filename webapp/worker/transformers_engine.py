@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lib import generation, prompts
-from lib import model as models
-from lib.config import Model, Prompt
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from wire.messages import Request, Target
 
-from worker.engine import Added, EngineRefusalError, Step
+from lib import generation, prompts
+from lib import model as models
+from lib.config import Model, Prompt
+from worker.engine import Added, EngineError, EngineRefusalError, Step
 from worker.text import TextStream
 
 #: lib.training writes it; importing that would load all that training needs.
@@ -48,11 +48,11 @@ class TransformersEngine:
         model: str,
         adapter_sha: str | None = None,
         max_context: int = MAX_CONTEXT,
-        make_batch: Callable[[PreTrainedModel], Any] | None = None,
+        make_batch: Callable[[PreTrainedModel], Any] = generation.Batch,
     ) -> None:
         self.model, self.adapter_sha = model, adapter_sha
         self._models, self._tokenizer, self._prompt = loaded, tokenizer, prompt
-        self._make_batch = make_batch or generation.Batch
+        self._make_batch = make_batch
         self._end_of_turn = prompts.end_of_turn_id(tokenizer, prompt)
         positions = loaded["base"].config.get_text_config().max_position_embeddings
         self._context = min(max_context, positions)
@@ -138,7 +138,7 @@ def load_engine(base_model: str | None, adapter: Path | None) -> TransformersEng
         base_model: hub id or folder; None: the one that the adapter was trained on.
 
     Raises:
-        models.ModelError: if a model cannot be loaded, or if the adapter was trained with another chat template.
+        EngineError: if a model cannot be loaded, or if the adapter was trained with another chat template.
     """
     prompt, record = Prompt(), None
     if adapter is not None:
@@ -146,20 +146,17 @@ def load_engine(base_model: str | None, adapter: Path | None) -> TransformersEng
         prompt = Prompt(**record["prompt"])
         base_model = base_model or record["base_model"]
     if not base_model:
-        raise models.ModelError("no model to load: set ADAPTER to an adapter's folder, or BASE_MODEL")
+        raise EngineError("no model to load: set ADAPTER to an adapter's folder, or BASE_MODEL")
     settings = Model(base_model=base_model)
-    tokenizer = models.load_tokenizer(settings)
-    loaded: dict[Target, PreTrainedModel] = {}
-    if record is not None and adapter is not None:
-        own = prompts.chat_template_hash(tokenizer, prompt)
-        if own != record["chat_template_sha256"]:
-            raise models.ModelError(
-                f"the adapter in {adapter} was trained with another chat template (SHA-256 "
-                f"{record['chat_template_sha256'][:12]}…) than the tokenizer of {base_model} has ({own[:12]}…), so it "
-                "would be asked in words that it never saw; name the base model that it was trained on with BASE_MODEL"
-            )
-        loaded["adapter"] = models.load_adapter(settings, adapter)
-    loaded["base"] = models.load_base(settings)
+    try:
+        tokenizer = models.load_tokenizer(settings)
+        if record is not None and adapter is not None:
+            _check_template(tokenizer, prompt, record, adapter)
+        loaded: dict[Target, PreTrainedModel] = {"base": models.load_base(settings)}
+        if adapter is not None:
+            loaded["adapter"] = models.load_adapter(settings, adapter)
+    except models.ModelError as error:
+        raise EngineError(str(error)) from error
     return TransformersEngine(
         loaded,
         tokenizer,
@@ -169,11 +166,21 @@ def load_engine(base_model: str | None, adapter: Path | None) -> TransformersEng
     )
 
 
+def _check_template(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, record: dict[str, Any], adapter: Path) -> None:
+    own = prompts.chat_template_hash(tokenizer, prompt)
+    if own != record["chat_template_sha256"]:
+        raise EngineError(
+            f"the adapter in {adapter} was trained with another chat template (SHA-256 "
+            f"{record['chat_template_sha256'][:12]}…) than this base model's tokenizer has ({own[:12]}…), so it would "
+            "be asked in words that it never saw; set BASE_MODEL to the base model that it was trained on"
+        )
+
+
 def read_adapter_record(adapter: Path) -> dict[str, Any]:
     """What an adapter says that it was trained as.
 
     Raises:
-        models.ModelError: if it says nothing.
+        EngineError: if it says nothing.
     """
     path = adapter / ADAPTER_RECORD
     try:
@@ -182,9 +189,9 @@ def read_adapter_record(adapter: Path) -> dict[str, Any]:
         if not all(isinstance(record[name], str) for name in ("base_model", "chat_template_sha256")):
             raise TypeError("its base_model or chat_template_sha256 is no text")
     except FileNotFoundError:
-        raise models.ModelError(
+        raise EngineError(
             f"no {ADAPTER_RECORD} in {adapter}: run `make report` first, or name an adapter's folder with ADAPTER"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise models.ModelError(f"{path} is not what `make report` writes ({error}); run `make report` again") from error
+        raise EngineError(f"{path} is not what `make report` writes ({error}); run `make report` again") from error
     return record

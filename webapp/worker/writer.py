@@ -478,7 +478,9 @@ class Writer:
     def _release(self) -> None:
         with self._changed:
             leaving = [
-                row for row in self._rows.values() if row.releasing and not (row.ending or row.outgoing or row.pending())
+                row
+                for row in self._rows.values()
+                if row.releasing and not (row.ending or row.outgoing or row.pending())
             ]
         for row in leaving:
             self._claims.release(row.claim.gid, row.epoch)
