@@ -28,7 +28,8 @@ WATCH_SECONDS = 0.04
 """Between two that carry none: so soon a stop is heard of during a long step."""
 IDLE_SECONDS = 0.5
 """How long an idle worker waits for work before it looks for itself."""
-RENEW_SECONDS = 2.5
+RENEWALS = 4
+"""In the time of a lease."""
 BEAT_SECONDS = 2.0
 STALL_SECONDS = 120.0
 """A loop that has done no step for so long hangs: its leases are no longer renewed, and another worker takes over."""
@@ -292,7 +293,7 @@ class Writer:
     def turn(self) -> None:
         """One exchange with Redis, and what follows from it."""
         now = time.monotonic()
-        renew = now - self._renewed >= RENEW_SECONDS and now - self._loop_at < STALL_SECONDS
+        renew = now - self._renewed >= self._claims.lease_ms / 1_000 / RENEWALS and now - self._loop_at < STALL_SECONDS
         beat = self._beat(now) if now - self._beaten >= BEAT_SECONDS else None
         try:
             with self._changed:
