@@ -88,6 +88,7 @@ class Site:
         self._runner = asyncio.Runner()
         self.service = self.run(self._made(url, options))
         self.done = DoneQueue(url, "finalizer-1")
+        self.asked: dict[str, Request] = {}
         self.shown: dict[str, Transcript] = {}
         self.seen: dict[str, list] = {}
         self.stored: dict[str, object] = {}
@@ -113,7 +114,7 @@ class Site:
         request = request_for(text, user=user, **options)
         answer = self.run(self.service.submit(request, client_id or request.gid))
         if isinstance(answer, Accepted) and not answer.existing:
-            self.shown[answer.gid], self.seen[answer.gid] = Transcript(), []
+            self.asked[answer.gid], self.shown[answer.gid], self.seen[answer.gid] = request, Transcript(), []
         return answer
 
     def ask(self, text: str = "say 10", **options) -> str:
