@@ -99,7 +99,10 @@ class Site:
 
     @staticmethod
     async def _made(url, options) -> PredictionService:
-        return PredictionService(url, **options)
+        service = PredictionService(url, **options)
+        # Epochs to reckon with.
+        service._first_epoch = lambda: 0
+        return service
 
     def run(self, coroutine):
         return self._runner.run(coroutine)
@@ -295,8 +298,9 @@ class Driven:
 
     def release(self):
         self.writer.release_all()
-        while not self.writer.empty:
+        for _ in range(20):
             self.writer.turn()
+        assert self.writer.empty
 
 
 class WorkerProcess:
@@ -317,6 +321,10 @@ class WorkerProcess:
 
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
+
+    @property
+    def dead(self) -> bool:
+        return self._process.poll() is not None
 
     def wait(self, seconds: float = 30.0) -> int:
         return self._process.wait(seconds)

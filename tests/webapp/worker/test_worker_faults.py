@@ -59,7 +59,7 @@ def test_a_poisonous_prompt_ends_in_an_error_and_the_queue_moves(site, valkey):
     while True:
         # As the supervisor does: it starts again.
         with WorkerProcess(valkey.url, "one") as one:
-            site.until(lambda: site.shown[bad].end or one._process.poll() is not None)
+            site.until(lambda: site.shown[bad].end or one.dead)
             if site.shown[bad].end:
                 for gid in others:
                     assert_whole(site, gid)
