@@ -80,7 +80,7 @@ def test_what_a_replaced_worker_writes_is_refused_even_before_its_successor_has_
     assert write(one, gid, delta(2), previous="1-1", renew=True) == "lost"
     assert one.exchange([Write(gid, 1, "1-1", [last], "", record)]).verdicts == {gid: "lost"}
     one.release(gid, 1)
-    assert not one.recover(Claim(gid, "{}", 1, 0, False, 0.0, 0.0, ("",) * 7), 2, Snapshot("", ()))
+    assert not one.recover(Claim(gid, "{}", 1, 0, False, True, 0.0, 0.0, ("",) * 7), 2, None, Snapshot("", ()))
     assert write(two, gid, delta(1, 2), epoch=2, previous="1-1") == "ok"
     replay = site.run(site.service.replay(gid))
     assert [event_id for event_id, _ in replay.items] == ["1-1", "2-1"]
@@ -216,10 +216,10 @@ def test_what_the_server_forgot_is_put_back_under_a_new_epoch(site, valkey, work
         client.flushall()
     assert write(one, gid, delta(2), previous="1-1") == "gone"
     for _ in range(2):
-        assert one.recover(claim, 2, Snapshot("1 2 ", (1, 2)))
-    assert write(one, gid, delta(2, 2), epoch=2, previous="2-1") == "ok"
-    site.until(lambda: site.shown[gid].last == "2-2")
-    assert site.shown[gid].text == "1 2 2 "
+        assert one.recover(claim, 2, None, Snapshot("1 2 ", (1, 2)))
+    assert write(one, gid, delta(3, 2), epoch=2, previous="2-2") == "ok"
+    site.until(lambda: site.shown[gid].last == "2-3")
+    assert site.shown[gid].text == "1 2 3 "
     # All of it is back: whose it is, that it was asked for already, and that its worker may die.
     assert site.send(client_id="click").existing
     assert taken(worker("one", "2"), own="name") == [(gid, 3, 1)]
@@ -233,7 +233,7 @@ def test_events_that_the_server_forgot_are_noticed(site, valkey, worker):
     with valkey.client() as client:
         client.xdel(site.service.keys.events(gid), "1-2")
     assert write(one, gid, delta(3), previous="1-2") == "gap"
-    assert one.recover(claim, 2, Snapshot("1 2 3 ", (1, 2, 3)))
+    assert one.recover(claim, 2, None, Snapshot("1 2 3 ", (1, 2, 3)))
     assert site.run(site.service.replay(gid)).text == "1 2 3 "
 
 

@@ -132,7 +132,7 @@ def test_settings_that_are_given_replace_the_models_own(engine, monkeypatch):
     engine.add(request_for("Apa?", temperature=0.5, top_k=3, max_new_tokens=4), [], "")
     engine.add(request_for("Apa?", top_p=0.5, max_new_tokens=4), [], "")
     assert (seen[0].temperature, seen[0].top_k, seen[0].top_p) == (0.5, 3, 1.0)
-    assert (seen[1].temperature, seen[1].top_k, seen[1].top_p) == (1.0, 50, 0.5) or seen[1].top_p == 0.5
+    assert (seen[1].temperature, seen[1].top_p) == (1.0, 0.5)
 
 
 def conversation(count, target="base"):
@@ -212,7 +212,7 @@ def test_an_adapter_of_another_chat_template_is_refused(adapter):
     path = adapter / ADAPTER_RECORD
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"prompt": asdict(Prompt(date="1 January 2025"))}))
-    with pytest.raises(EngineError, match="trained with another chat template .* set BASE_MODEL"):
+    with pytest.raises(EngineError, match=r"trained with another chat template .* set BASE_MODEL"):
         transformers_engine.load_engine(None, adapter)
 
 
@@ -367,7 +367,7 @@ def test_a_server_without_an_adapter_answers_as_base_only(server):
 
 
 def test_names_that_the_server_does_not_have_are_refused(server):
-    with pytest.raises(EngineError, match="ENGINE_ADAPTER=x: the server at .* has only llama, klepon"):
+    with pytest.raises(EngineError, match=r"ENGINE_ADAPTER=x: the server at .* has only llama, klepon"):
         load_engine(server.url, None, "x")
 
 
