@@ -1,16 +1,19 @@
 """Real and pretended parts of the chat, for tests: a server, a site, an engine whose words are known beforehand."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import redis
@@ -332,3 +335,65 @@ class WorkerProcess:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+
+
+class _OpenAIHandler(BaseHTTPRequestHandler):
+    """Speaks OpenAI's protocol, as far as the tests ask."""
+
+    protocol_version = "HTTP/1.0"
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        self.send_response(200 if self.path == "/v1/models" else 404)
+        self.end_headers()
+        self.wfile.write(json.dumps({"data": [{"id": name} for name in self.server.models]}).encode())
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append((body, self.headers.get("Authorization")))
+        prompt = body["messages"][-1]["content"]
+        if "bad" in prompt:
+            self.send_response(400)
+            self.end_headers()
+            self.wfile.write(b'{"error": {"message": "too long by 3"}}')
+            return
+        self.send_response(200)
+        self.end_headers()
+        for n in range(100 if "long" in prompt else 5):
+            if "break" in prompt and n == 3:
+                return
+            try:
+                self._say({"choices": [{"delta": {"content": f"{n}é "}, "finish_reason": None}]})
+            except OSError:
+                self.server.broken_off.set()
+                return
+            if "long" in prompt:
+                time.sleep(0.02)
+        self._say({"choices": [{"delta": {}, "finish_reason": "length"}]})
+        self._say({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 6}})
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def _say(self, chunk):
+        self.wfile.write(f": a comment\ndata: {json.dumps(chunk)}\n\n".encode())
+        self.wfile.flush()
+
+
+class OpenAIServer(ThreadingHTTPServer):
+    """A server with a base model and an adapter, which say numbers."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _OpenAIHandler)
+        self.models, self.asked, self.broken_off = ["llama", "klepon"], [], threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
+
+    def __enter__(self) -> "OpenAIServer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()

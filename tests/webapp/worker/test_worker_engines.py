@@ -1,15 +1,13 @@
 """The engines: the model in this process, and a server that speaks OpenAI's protocol."""
 
 import json
-import threading
 import time
 from dataclasses import asdict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import torch
-from chat_parts import request_for
+from chat_parts import OpenAIServer, request_for
 from wire.messages import Request, Settings, Turn
 from worker import transformers_engine
 from worker.engine import EngineError, EngineRefusalError
@@ -239,60 +237,10 @@ def test_nothing_to_load_is_said_in_a_sentence(tmp_path):
         transformers_engine.load_engine(str(tmp_path), None)
 
 
-class Server(BaseHTTPRequestHandler):
-    """Speaks OpenAI's protocol, as far as the tests ask."""
-
-    protocol_version = "HTTP/1.0"
-
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        self.send_response(200 if self.path == "/v1/models" else 404)
-        self.end_headers()
-        self.wfile.write(json.dumps({"data": [{"id": name} for name in self.server.models]}).encode())
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append((body, self.headers.get("Authorization")))
-        prompt = body["messages"][-1]["content"]
-        if "bad" in prompt:
-            self.send_response(400)
-            self.end_headers()
-            self.wfile.write(b'{"error": {"message": "too long by 3"}}')
-            return
-        self.send_response(200)
-        self.end_headers()
-        for n in range(100 if "long" in prompt else 5):
-            if "break" in prompt and n == 3:
-                return
-            try:
-                self._say({"choices": [{"delta": {"content": f"{n}é "}, "finish_reason": None}]})
-            except OSError:
-                self.server.broken_off.set()
-                return
-            if "long" in prompt:
-                time.sleep(0.02)
-        self._say({"choices": [{"delta": {}, "finish_reason": "length"}]})
-        self._say({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 6}})
-        self.wfile.write(b"data: [DONE]\n\n")
-
-    def _say(self, chunk):
-        self.wfile.write(f": a comment\ndata: {json.dumps(chunk)}\n\n".encode())
-        self.wfile.flush()
-
-
 @pytest.fixture
 def server():
-    made = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    made.models, made.asked, made.broken_off = ["llama", "klepon"], [], threading.Event()
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    made.url = f"http://127.0.0.1:{made.server_port}/v1"
-    yield made
-    made.shutdown()
-    thread.join()
-    made.server_close()
+    with OpenAIServer() as made:
+        yield made
 
 
 def ended(engine, gid):
