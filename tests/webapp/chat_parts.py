@@ -27,6 +27,7 @@ from worker.engine import Added, EngineRefusalError, Step
 from worker.service import Worker
 from worker.writer import Writer
 
+WEBAPP = Path(__file__).resolve().parents[2] / "webapp"
 FAKE_WORKER = Path(__file__).parent / "fake_worker.py"
 
 

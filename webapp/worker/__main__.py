@@ -107,7 +107,8 @@ def _redis_url() -> str:
     if not url:
         raise EngineError("REDIS_URL is not set; set it to where Redis is")
     if not url.startswith(("redis://", "rediss://", "unix://")):
-        raise EngineError(f"REDIS_URL={url}: expected redis://host:port, rediss://host:port or unix:///path")
+        # The rest may hold a password.
+        raise EngineError(f"REDIS_URL begins with {url[:3]!r}: expected redis://…, rediss://… or unix://…")
     return url
 
 

@@ -6,8 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from chat_parts import OpenAIServer
-from conftest import WEBAPP
+from chat_parts import WEBAPP, OpenAIServer
 from worker.__main__ import take_name
 
 
@@ -44,7 +43,7 @@ def test_a_worker_with_a_server_behind_it_answers_until_it_is_told_to_go(site, v
     ("variables", "reason"),
     [
         ({}, "REDIS_URL is not set"),
-        ({"REDIS_URL": "x://y", "ENGINE_URL": "http://127.0.0.1:9/v1"}, "REDIS_URL=x://y"),
+        ({"REDIS_URL": "x://y", "ENGINE_URL": "http://127.0.0.1:9/v1"}, "REDIS_URL begins with 'x:/'"),
         ({"REDIS_URL": "unix:///x", "KLEPON_BATCH": "many"}, "KLEPON_BATCH=many: set it to a number from 1"),
         ({"REDIS_URL": "unix:///x", "KLEPON_BATCH": "0"}, "KLEPON_BATCH=0: set it to a number from 1"),
         ({"REDIS_URL": "unix:///x", "ENGINE_URL": "http://127.0.0.1:9/v1"}, "start the server first"),
