@@ -173,17 +173,17 @@ def test_one_that_waits_with_text_is_cancelled_by_the_worker_that_takes_it(site,
 
 
 def test_what_brought_two_workers_down_runs_alone_and_is_poison_after_the_third(site, worker, lapse):
-    one, two = worker("one"), worker("two")
-    poison, innocent = site.ask(), site.ask()
+    one, two, three = worker("one"), worker("two"), worker("three")
+    poison, innocent = site.ask(gid="a"), site.ask(gid="b")
     taken(one)
     lapse()
     assert taken(two) == [(poison, 2, 1), (innocent, 2, 1)]
     lapse()
     # The third time, alone: the other waits, and whatever is new waits too.
     site.ask()
-    assert taken(one) == [(poison, 3, MAX_TAKEOVERS)]
+    assert taken(one) == [("a", 3, MAX_TAKEOVERS)]
     lapse()
-    (claim,) = two.exchange(room=8).claims
+    (claim,) = three.exchange(room=8).claims
     assert claim.gid == poison and claim.poisonous and not claim.suspect
 
 

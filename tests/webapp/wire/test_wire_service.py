@@ -161,8 +161,10 @@ def test_a_blocked_read_wakes_for_events_and_when_it_is_told_to(site, valkey, cl
     assert site.run(site.service.read({gid: "0-0"}, 20_000))[0][1] == "1-1"
     with Site(valkey.url) as another:
         process = site.service.process
-        threading.Timer(0.1, lambda: another.run(another.service.wake(process))).start()
+        timer = threading.Timer(0.1, lambda: another.run(another.service.wake(process)))
+        timer.start()
         assert site.run(site.service.read({gid: "1-1"}, 20_000)) == []
+        timer.join()
     assert time.monotonic() - began < 10
     # A wake-up is heard once.
     assert site.run(site.service.read({gid: "1-1"}, 1)) == []

@@ -353,6 +353,8 @@ def test_a_long_answer_is_kept_short_in_the_server_and_whole_for_the_reader(site
         late = max(late, len(site.run(site.service.replay(gid)).items))
     assert late <= 3 * 20 + 4
     one.release()
+    two.turn(3)
+    site.read()
     two.turn(250)
     site.end_of(gid)
     assert site.shown[gid].text == text_of(site.asked[gid])
