@@ -90,29 +90,32 @@ class _Answer:
 
     def __init__(self, gid: str, news: "queue.SimpleQueue[tuple[_Answer, Step]]") -> None:
         self._gid, self._news = gid, news
-        self._connection: http.client.HTTPConnection | None = None
+        self._socket: socket.socket | None = None
         self._dropped = False
 
     def read(self, url: str, key: str | None, body: dict[str, Any]) -> None:
+        connection = None
         try:
-            self._connection = connect(url)
+            connection = connect(url)
+            # The connection forgets its socket where the server is to close it.
+            self._socket = connection.sock
             if self._dropped:
                 return
-            for step in steps_of(self._gid, chunks(self._connection, url, key, body)):
+            for step in steps_of(self._gid, chunks(connection, url, key, body)):
                 self._news.put((self, step))
         except (ServerError, OSError, http.client.HTTPException) as error:
             reason = str(error) if isinstance(error, ServerError) else f"the model's server at {url}: {error!r}"
             self._news.put((self, Step(self._gid, finish="error", message=reason)))
         finally:
-            if self._connection:
-                self._connection.close()
+            if connection:
+                connection.close()
 
     def break_off(self) -> None:
         """End the thread, and with it the server's work."""
         self._dropped = True
-        if self._connection and self._connection.sock:
+        if self._socket:
             with contextlib.suppress(OSError):
-                self._connection.sock.shutdown(socket.SHUT_RDWR)
+                self._socket.shutdown(socket.SHUT_RDWR)
 
 
 def load_engine(url: str, base: str | None, adapter: str | None, key: str | None = None) -> OpenAIEngine:
