@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 
-
 import psutil
 import pytest
 from serve import children
