@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from serve.settings import WEBAPP, Settings, shown
 ENDS = ("site", "worker", "finalizer", "redis")
 #: Run to their end before the site is started.
 FIRST = ("migrate", "static")
+FILES = 65_536
 COLOURS = {"site": 36, "worker": 32, "finalizer": 35, "redis": 33, "chat": 1}
 
 Commands = dict[str, list[str]]
@@ -66,6 +68,9 @@ async def serve(settings: Settings, commands: Callable[[int], Commands] = comman
         finding = check(settings)
         if finding.cure:
             raise CannotRunError(finding.sentence)
+    # A site has more sockets open than most systems let a program have unless it asks.
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(least, min(most, FILES)), most))
     ends = asyncio.Event()
     loop = asyncio.get_running_loop()
     with _held(settings.state) as lock, checks.listen(settings) as listener:

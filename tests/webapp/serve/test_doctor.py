@@ -180,8 +180,9 @@ def test_nobody_else_may_read_the_chat_s_folder(settings):
 
 
 @pytest.mark.parametrize(
-    ("host", "alone"), [("127.0.0.1", True), ("127.8.8.8", True), ("localhost", True), ("::1", True), ("0.0.0.0", False),
-                        ("::", False), ("192.168.1.2", False), ("", False), ("example.org", False)],
+    ("host", "alone"),
+    [("127.0.0.1", True), ("127.8.8.8", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("::", False),
+     ("192.168.1.2", False), ("", False), ("example.org", False)],
 )  # fmt: skip
 def test_what_is_loopback_is_told_from_what_is_not(settings, host, alone):
     there = replace(settings, host=host)
