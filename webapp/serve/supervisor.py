@@ -70,7 +70,8 @@ async def serve(settings: Settings, commands: Callable[[int], Commands] = comman
             raise CannotRunError(finding.sentence)
     # A site has more sockets open than most systems let a program have unless it asks.
     least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(least, min(most, FILES)), most))
+    wanted = FILES if most == resource.RLIM_INFINITY else min(most, FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(least, wanted), most))
     ends = asyncio.Event()
     loop = asyncio.get_running_loop()
     with _held(settings.state) as lock, checks.listen(settings) as listener:
@@ -123,8 +124,7 @@ class _App:
         self._environment = self._settings.environment(await self._redis())
         numbers = range(1, self._settings.workers + 1)
         for name in ["worker"] if len(numbers) == 1 else [f"worker-{n}" for n in numbers]:
-            # A worker that is started again goes by the same name, and first goes on with what it left.
-            self._keep("worker", name=name, told={"KLEPON_WORKER": name}, patience=25)
+            self._keep("worker", name=name, patience=25)
         statuses = await asyncio.gather(*map(self._once, FIRST))
         failed = [name for name, status in zip(FIRST, statuses, strict=True) if status]
         if failed:
@@ -162,12 +162,9 @@ class _App:
             raise CannotRunError(f"{program} does not start on {shown(data)}: see above")
         return server.url
 
-    def _keep(
-        self, role: str, *, name: str = "", told: dict[str, str] | None = None, patience: float = 10,
-        descriptors: tuple[int, ...] = (),
-    ) -> None:  # fmt: skip
-        environment = self._environment | (told or {})
-        child = Child(name or role, self._commands[role], environment, patience=patience, descriptors=descriptors)
+    def _keep(self, role: str, name: str = "", patience: float = 10, descriptors: tuple[int, ...] = ()) -> None:
+        argv = self._commands[role]
+        child = Child(name or role, argv, self._environment, patience=patience, descriptors=descriptors)
         self._kept.append(Kept(child, self._group, say))
 
     async def _once(self, role: str) -> int:

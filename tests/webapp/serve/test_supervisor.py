@@ -56,7 +56,7 @@ folder, role, descriptor, how = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 
 def note(what):
     with open(folder / "events.txt", "a") as log:
-        log.write(f"{os.environ.get('KLEPON_WORKER', role)} {what} {os.getpid()}\\n")
+        log.write(f"{role} {what} {os.getpid()}\\n")
 
 
 def end(*_):
@@ -333,13 +333,16 @@ def test_after_a_killed_supervisor_the_next_starts(start):
     assert again.end() == 0
 
 
-def test_several_workers_have_names_of_their_own(start):
+def test_several_workers_run_side_by_side_and_end_together(start):
     app = start(workers=3)
     app.until("is ready")
-    names = {f"worker-{n}" for n in (1, 2, 3)}
-    assert {event.split()[0] for event in app.events() if event.endswith("started")} >= names
+    assert app.events().count("worker started") == 3
+    os.kill(app.pid("worker"), signal.SIGKILL)
+    app.until("was ended by SIGKILL")
+    assert any(line.startswith(" worker-") for line in app.lines), "they are told apart"
+    app.until_event("worker started", 4)
     assert app.end() == 0
-    assert {event.split()[0] for event in app.events() if event.endswith("with redis")} == names
+    assert app.events()[-4:] == ["worker ended with redis"] * 3 + ["finalizer ended"]
 
 
 def test_a_redis_that_is_named_is_used_and_left_alone(start, tmp_path):
