@@ -622,7 +622,7 @@ class Bench:
         expected = {text: self.engine.answer([text], tokens).texts[0] for text, _ in results}
         wrong = sum(expected[text] != shown for text, shown in results)
         print(
-            f"{self.name}: {len(waits)} cuts in {len(results)} answers; {wrong} shown otherwise, {doubled} events doubled"
+            f"{self.name}: {len(waits)} cuts in {len(results)} answers; {wrong} shown otherwise, {doubled} events twice"
         )
         return [
             self.row("cuts", len(waits), "1", peer="cutting proxy"),
