@@ -135,9 +135,13 @@ class Kept:
         self._running: Running | None = None
         self._keeping = asyncio.create_task(self._keep())
 
+    def give_up(self) -> None:
+        """Do not start it again."""
+        self._ending.set()
+
     async def end(self) -> None:
         """End it for good."""
-        self._ending.set()
+        self.give_up()
         if self._running:
             await self._running.end()
         await self._keeping

@@ -4,6 +4,7 @@ All children are in this process's group. It waits until its standard input ends
 goes, then asks whoever is left in the group to end, and kills what does not.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -22,7 +23,8 @@ def members() -> list[psutil.Process]:
         try:
             if process.pid != own and os.getpgid(process.pid) == own and process.info["status"] != "zombie":
                 found.append(process)
-        except ProcessLookupError:
+        except OSError:
+            # Gone meanwhile, or somebody else's.
             continue
     return found
 
@@ -34,11 +36,12 @@ def main() -> None:
     end = time.monotonic() + PATIENCE
     asked: set[int] = set()
     while (left := members()) and time.monotonic() < end:
-        # Again and again, since one may have been on its way into the group.
+        # Each once, whenever it shows: one may have been on its way into the group.
         for process in left:
             if process.pid not in asked:
                 asked.add(process.pid)
-                process.terminate()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.terminate()
         psutil.wait_procs(left, timeout=0.2)
     if left:
         os.killpg(0, signal.SIGKILL)

@@ -87,7 +87,7 @@ async def serve(settings: Settings, commands: Callable[[int], Commands] = comman
 
         def end() -> None:
             if ends.is_set():
-                os.killpg(guard.pid, signal.SIGKILL)
+                app.kill()
             else:
                 say("chat", "ends; once more to end it at once")
                 ends.set()
@@ -142,6 +142,13 @@ class _App:
         if self._socket:
             # Redis removes it, unless it had to be killed.
             self._socket.unlink(missing_ok=True)
+
+    def kill(self) -> None:
+        """End everything at once."""
+        for kept in self._kept:
+            kept.give_up()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._group, signal.SIGKILL)
 
     async def _redis(self) -> str:
         """The URL of a Redis that takes connections, started if none is named."""
