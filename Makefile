@@ -13,8 +13,9 @@ ADAPTER    ?=
 ENGINE_URL ?=
 PORT       ?= 8000
 WORKERS    ?= 1
-# Notebooks at a time, which share the cores. Elsewhere than in the demo they would share a GPU too.
-JOBS       ?= $(if $(filter demo,$(PROFILE)),2,1)
+# Notebooks at a time, which share the cores. Several trainings of the demo are done sooner two by two; elsewhere they
+# would share a GPU.
+JOBS       ?= $(if $(filter demo,$(PROFILE)),$(if $(word 3,$(ITERATIONS:all=0 1) $(SEEDS) $(STUDIES)),2,1),1)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c

@@ -6,6 +6,8 @@ another). Here the query heads of a group stand where the positions of a query w
 and packed examples are attended to one by one. The results are those of `sdpa`.
 """
 
+from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -50,7 +52,7 @@ def attend(
 
     Args:
         query: shape (rows, heads, tokens, width); key and value have a head for each group of query heads.
-        position_ids: shape (1, tokens): where a position is 0, another example begins.
+        position_ids: shape (1, tokens), as `PackedCollator` makes them.
         sliding_window: how many positions a token sees, itself among them; all where None.
 
     Returns:
@@ -64,17 +66,75 @@ def attend(
         return out.reshape(rows, 1, heads, width), None
     options["scaling"] = scaling
     if attention_mask is None and rows == 1 and position_ids is not None and key.shape[2] == tokens:
-        starts = (position_ids[0] == 0).nonzero()[1:, 0].tolist()
-        examples = zip(*(states.tensor_split(starts, dim=2) for states in (query, key, value)), strict=True)
-        out = [sdpa_attention_forward(module, *e, _window(e[0], sliding_window), **options)[0] for e in examples]
+        out = [
+            sdpa_attention_forward(module, *states, _seen(states[0], states[1], sliding_window), **options)[0]
+            for states in _examples(query, key, value, position_ids[0])
+        ]
         return torch.cat(out, dim=1), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
 
-def _window(query: torch.Tensor, sliding_window: int | None) -> torch.Tensor | None:
-    """The mask of one example whose tokens see a window of positions; none where that is all of them."""
-    length = query.shape[2]
-    if sliding_window is None or length <= sliding_window:
+def _examples(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, positions: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Query, key and value of each example, with the keys and values of the beginning that it shares."""
+    starts = [0, *((positions.diff() <= 0).nonzero()[:, 0] + 1).tolist(), len(positions)]
+    shared = positions[torch.tensor(starts[:-1], device=positions.device)].tolist()
+    for start, end, before in zip(starts, starts[1:], shared, strict=False):
+        own = slice(start, end)
+        yield (
+            query[:, :, own],
+            torch.cat([key[:, :, :before], key[:, :, own]], dim=2) if before else key[:, :, own],
+            torch.cat([value[:, :, :before], value[:, :, own]], dim=2) if before else value[:, :, own],
+        )
+
+
+def _seen(query: torch.Tensor, key: torch.Tensor, sliding_window: int | None) -> torch.Tensor | None:
+    """The mask of one example, shape (1, 1, its tokens, keys); none where causality says all."""
+    own, keys = query.shape[2], key.shape[2]
+    if own == keys and (sliding_window is None or own <= sliding_window):
         return None
-    seen = torch.ones((length, length), dtype=torch.bool, device=query.device)
-    return seen.tril().triu(1 - sliding_window)[None, None]
+    seen = torch.ones((own, keys), dtype=torch.bool, device=query.device).tril(keys - own)
+    return (seen if sliding_window is None else seen.triu(keys - own + 1 - sliding_window))[None, None]
+
+
+class PackedCollator:
+    """Examples as one row without padding, in which none sees another (transformers.DataCollatorWithFlattening).
+
+    The beginning that all their prompts have in common, such as the system turn, is there once: every example attends
+    to it at its own positions. What is not trained has no loss, and the gradients through it add up, so that loss and
+    gradients are those of the examples apart.
+    """
+
+    def __call__(self, examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        """Make one batch.
+
+        Args:
+            examples: each with input_ids, and labels that are -100 where nothing is trained.
+
+        Returns:
+            input_ids, labels and position_ids, each of shape (1, tokens). Where the positions fall back, another
+            example begins, and the position it begins at says how many tokens of the row's beginning are its too.
+        """
+        shared = _common_beginning(examples)
+        ids, labels, positions = [], [], []
+        for n, example in enumerate(examples):
+            start = shared if n else 0
+            length = len(example["input_ids"])
+            ids += example["input_ids"][start:]
+            # The token before another example's first one does not predict it.
+            labels += [-100, *example["labels"][start + 1 :]]
+            positions += range(start, length)
+        return {
+            "input_ids": torch.tensor([ids]),
+            "labels": torch.tensor([labels]),
+            "position_ids": torch.tensor([positions]),
+        }
+
+
+def _common_beginning(examples: list[dict[str, list[int]]]) -> int:
+    """How many tokens the prompts have in common, without the last token of any prompt: it predicts an answer."""
+    prompts = [list(takewhile(lambda label: label == -100, example["labels"])) for example in examples]
+    longest = max(0, min(len(prompt) for prompt in prompts) - 1)
+    ids = [example["input_ids"][:longest] for example in examples]
+    return sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*ids, strict=True)))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from rapidfuzz.distance import LCSseq
-from rouge_score import tokenizers
+from rouge_score.tokenize import tokenize
 from sacrebleu.metrics import BLEU, CHRF
 from scipy import sparse
 from sklearn.metrics import f1_score
@@ -109,8 +109,8 @@ def rouge_each(completions: Sequence[str], references: Sequence[str]) -> dict[st
     """
     _check(completions, references)
     # As numbers: rapidfuzz compares hashes, and a number is its own, so that no two words can be taken for one.
-    cut, numbers = tokenizers.DefaultTokenizer(use_stemmer=False).tokenize, _numbers()
-    words = {text: [numbers[word] for word in cut(text)] for text in {*completions, *references}}
+    numbers = _numbers()
+    words = {text: [numbers[word] for word in tokenize(text, None)] for text in {*completions, *references}}
     ours, theirs, shared = _shared(completions, references, words.__getitem__, 2)
     longest = [LCSseq.similarity(words[a], words[b]) for a, b in zip(completions, references, strict=True)]
     return {

@@ -19,12 +19,13 @@ from datasets import Dataset
 from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
 from tqdm import tqdm
-from transformers import DataCollatorWithFlattening, TrainerCallback, TrainerControl, TrainerState, set_seed
+from transformers import TrainerCallback, TrainerControl, TrainerState, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.notebook import NotebookProgressCallback
 from trl import SFTConfig, SFTTrainer
 
 from lib import model as models
+from lib.attention import PackedCollator
 from lib.config import Config, Lora, Training
 from lib.prompts import chat_template_hash
 from lib.storage import whole, write_json
@@ -85,7 +86,7 @@ def train(config: Config) -> pd.DataFrame:
         train_dataset=train_set,
         eval_dataset=validation_set,
         # A batch is one long row without padding, in which no example sees another (lib.attention).
-        data_collator=DataCollatorWithFlattening(),
+        data_collator=PackedCollator(),
         optimizers=(optimizer(model, config.lora, config.training), None),
         args=SFTConfig(
             output_dir=str(folder),

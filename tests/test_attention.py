@@ -1,8 +1,9 @@
 import pytest
 import torch
-from transformers import DataCollatorWithFlattening, MistralConfig, MistralForCausalLM
+from transformers import MistralConfig, MistralForCausalLM
 
 from lib import attention, generation
+from lib.attention import PackedCollator
 
 
 @pytest.fixture
@@ -55,24 +56,62 @@ def test_a_padded_batch_has_the_logits_of_sdpa(model):
     torch.testing.assert_close(logits(), as_sdpa(model, logits))
 
 
-def test_packed_examples_have_the_logits_that_each_has_alone(model):
-    examples = some_examples()
-    packed = DataCollatorWithFlattening()([{"input_ids": example} for example in examples])
-    together = model(input_ids=packed["input_ids"], position_ids=packed["position_ids"]).logits[0]
-    alone = torch.cat([as_sdpa(model, lambda e=e: model(input_ids=torch.tensor([e])).logits[0]) for e in examples])
-    torch.testing.assert_close(together, alone)
+def as_examples(prompts, answers):
+    return [{"input_ids": p + a, "labels": [-100] * len(p) + a} for p, a in zip(prompts, answers, strict=True)]
 
 
-def test_packed_examples_have_the_gradients_that_they_have_alone(model):
-    examples = some_examples()
-    packed = DataCollatorWithFlattening()([{"input_ids": example} for example in examples])
-    model(input_ids=packed["input_ids"], position_ids=packed["position_ids"]).logits.square().sum().backward()
+def unlike():
+    return as_examples([[7, 8, 9], [9], [20, 21], [30, 31, 32, 33, 34, 35, 36]], some_examples())
+
+
+def alike():
+    """Prompts that begin alike, one of them with nothing after; and one whose answer goes on alike."""
+    system = [11, 12, 13, 14, 15, 16]
+    return as_examples(
+        [[*system, 40], system, [*system, 41, 42], [*system, 40, 43]], [[40, 5], [40, 6, 7], [8], [9] * 9]
+    )
+
+
+@pytest.mark.parametrize("made", [unlike, alike])
+def test_packed_examples_have_the_loss_and_the_gradients_that_they_have_alone(model, made):
+    model.double()
+    examples, count = made(), sum(label != -100 for example in made() for label in example["labels"])
+    loss = model(**PackedCollator()(examples), num_items_in_batch=count).loss
+    loss.backward()
     found = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
+    total = 0.0
     for example in examples:
-        as_sdpa(model, lambda e=example: model(input_ids=torch.tensor([e])).logits.square().sum().backward())
+        batch = {name: torch.tensor([ids]) for name, ids in example.items()}
+        alone = as_sdpa(model, lambda batch=batch: model(**batch, num_items_in_batch=count).loss)
+        alone.backward()
+        total += alone.item()
+    assert loss.item() == pytest.approx(total, rel=1e-6)
     for grad, parameter in zip(found, model.parameters(), strict=True):
-        torch.testing.assert_close(grad, parameter.grad, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(grad, parameter.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_what_all_prompts_begin_with_is_packed_once():
+    batch = PackedCollator()(alike())
+    ids, labels, positions = (batch[name][0].tolist() for name in ("input_ids", "labels", "position_ids"))
+    # The last token of the shortest prompt predicts an answer, so it is each example's own.
+    assert ids.count(15) == 1 and ids.count(16) == 4
+    assert sum(label != -100 for label in labels) == sum(label != -100 for e in alike() for label in e["labels"])
+    assert [n for n, position in enumerate(positions) if n and position <= positions[n - 1]] == [9, 13, 17]
+    assert positions[9] == positions[13] == positions[17] == 5
+
+
+def test_prompts_that_begin_apart_are_packed_whole():
+    batch = PackedCollator()(unlike())
+    assert batch["input_ids"][0].tolist() == [token for example in unlike() for token in example["input_ids"]]
+
+
+def test_one_example_is_packed_as_it_is():
+    example = alike()[2]
+    batch = PackedCollator()([example])
+    assert batch["input_ids"].tolist() == [example["input_ids"]]
+    assert batch["labels"].tolist() == [example["labels"]]
+    assert batch["position_ids"].tolist() == [list(range(len(example["input_ids"])))]
 
 
 def test_completions_are_those_of_sdpa(model):

@@ -720,9 +720,12 @@ def test_the_help_shows_each_variable_with_its_value(whole):
     shown = whole.make("SEEDS=3 4", target="help").stdout
     for name in ("PROFILE=demo", "RUN=demo", "CORPUS=", "BASE_MODEL=", 'ITERATIONS="5"', 'SEEDS="3 4"', 'STUDIES=""'):
         assert name in shown
-    assert "JOBS=2" in shown
+    assert "JOBS=2" in shown, "two trainings, side by side"
+    assert "JOBS=1" in whole.make(target="help").stdout
+    for more in ("ITERATIONS=all", "ITERATIONS=1 2", "STUDIES=bos"):
+        assert "JOBS=2" in whole.make(more, target="help").stdout
+        assert "JOBS=1" in whole.make(more, "PROFILE=paper", target="help").stdout, "they would share a GPU"
     assert "ADAPTER= ENGINE_URL= PORT=8000 WORKERS=1" in shown
-    assert "JOBS=1" in whole.make("PROFILE=paper", target="help").stdout, "two trainings would share a GPU"
 
 
 @pytest.mark.parametrize(("target", "module"), [("chat", "serve"), ("chat-doctor", "serve.doctor")])

@@ -18,7 +18,6 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from tqdm import tqdm
 from transformers import (
-    DataCollatorWithFlattening,
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -238,7 +237,7 @@ def pretrain(
         torch.optim.AdamW(rest, lr=ADAMW_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1),
     ]
     schedules = [get_cosine_schedule_with_warmup(o, num_warmup_steps=50, num_training_steps=steps) for o in optimizers]
-    collate = DataCollatorWithFlattening()
+    collate = attention.PackedCollator()
     losses: list[float] = []
     model.set_attn_implementation(attention.register())
     model.train()
@@ -247,7 +246,7 @@ def pretrain(
             for batch in batches(draw_pass(spoken, written, rng)):
                 if len(losses) == steps:
                     return losses
-                loss = model(**collate([{"input_ids": example} for example in batch])).loss
+                loss = model(**collate([{"input_ids": ids, "labels": ids} for ids in batch])).loss
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 for step in (*optimizers, *schedules):
