@@ -260,7 +260,6 @@ class Browser:
         self._accepted: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._socket: ClientConnection | None = None
         self._reading: asyncio.Task[None] | None = None
-        self.heard = asyncio.Event()
 
     async def open(self) -> "Browser":
         """Connect and say hello, with a cursor for each answer that has not ended."""
@@ -334,11 +333,6 @@ class Browser:
                     self._settle(frame["cid"], RuntimeError(str(frame)))
                 case "events":
                     self._take(self.shown[frame["gid"]], frame["items"], now)
-                case "gap":
-                    shown = self.shown[frame["gid"]]
-                    shown.text, shown.cursor = frame["text"], frame["id"]
-                    shown.news.set()
-            self.heard.set()
 
     def _settle(self, cid: str | None, result: dict[str, Any] | Exception) -> None:
         waiting = self._accepted.get(cid or "")
@@ -358,7 +352,7 @@ class Browser:
             shown.cursor, shown.events = event_id, shown.events + 1
             match event["type"]:
                 case "start":
-                    shown.worker = event["worker"]
+                    shown.worker, shown.text = event["worker"], ""
                 case "delta":
                     shown.first = shown.first or now
                     shown.text += event["text"]
