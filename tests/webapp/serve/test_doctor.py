@@ -33,7 +33,7 @@ def adapter(root):
 
 
 @pytest.fixture
-def settings(adapter, root):
+def app(adapter, root):
     """A chat app that could run."""
     return Settings(adapter=adapter, state=root / "artifacts/demo/chat", base_model="demo", port=free_port())
 
@@ -77,10 +77,10 @@ def test_the_doctor_runs_as_a_program(tmp_path):
 # --- Single checks ---------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_package_and_a_different_one_are_named(monkeypatch, root, settings):
+def test_a_missing_package_and_a_different_one_are_named(monkeypatch, root, app):
     (root / "requirements.txt").write_text("redis==0.1\n")
     monkeypatch.setattr(checks, "PACKAGES", ("Django", "redis", "torch", "no-such-package"))
-    found = checks.packages(settings)
+    found = checks.packages(app)
     assert "redis is" in found.found and "not 0.1" in found.found and "no-such-package is missing" in found.found
     assert found.cure == "run `pip install --no-deps -r requirements.txt`"
 
@@ -90,41 +90,41 @@ def test_every_package_that_is_looked_for_is_locked():
     assert [name for name in checks.PACKAGES if f"\n{name}==" not in lock] == []
 
 
-def test_no_redis_at_all_is_told(monkeypatch, settings):
+def test_no_redis_at_all_is_told(monkeypatch, app):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(redis_server, "_carried", lambda: None)
-    found = checks.redis(settings)
+    found = checks.redis(app)
     assert found.found == "no Redis of version 7 or newer"
     assert found.cure.startswith("install `redis-server`")
 
 
-def test_a_redis_with_a_known_hole_is_told_but_used(monkeypatch, settings):
+def test_a_redis_with_a_known_hole_is_told_but_used(monkeypatch, app):
     monkeypatch.setattr(redis_server, "find", lambda: redis_server.Program(Path("/x/redis-server"), "Redis", (8, 0, 1)))
-    found = checks.redis(settings)
+    found = checks.redis(app)
     assert "CVE-2026-23479" in found.found and not found.cure
 
 
-def test_a_redis_url_that_is_none_is_told_without_its_password(settings):
-    found = checks.redis(replace(settings, redis_url="http://me:secret@somewhere"))
+def test_a_redis_url_that_is_none_is_told_without_its_password(app):
+    found = checks.redis(replace(app, redis_url="http://me:secret@somewhere"))
     assert "is no address of a Redis" in found.found
     assert "secret" not in found.sentence
 
 
-def test_an_adapter_with_another_chat_template_is_told(settings, adapter):
-    assert checks.adapter(settings).cure == ""
+def test_an_adapter_with_another_chat_template_is_told(app, adapter):
+    assert checks.adapter(app).cure == ""
     (adapter / "chat_template.jinja").write_text(TEMPLATE + " ")
-    assert "is not the one that the adapter was trained with" in checks.adapter(settings).found
+    assert "is not the one that the adapter was trained with" in checks.adapter(app).found
 
 
 @pytest.mark.parametrize("told", ["", "{", "[]", "{}"])
-def test_an_adapter_without_its_record_is_told(settings, adapter, told):
+def test_an_adapter_without_its_record_is_told(app, adapter, told):
     (adapter / "klepon.json").write_text(told)
-    found = checks.adapter(settings)
+    found = checks.adapter(app)
     assert found.found == "artifacts/demo/final_adapter has no klepon.json with the hash of its chat template"
     assert found.cure
 
 
-def test_the_hash_is_the_one_that_the_project_writes(settings, adapter, tokenizer):
+def test_the_hash_is_the_one_that_the_project_writes(app, adapter, tokenizer):
     from lib.config import Prompt
     from lib.prompts import chat_template_hash
 
@@ -133,11 +133,11 @@ def test_the_hash_is_the_one_that_the_project_writes(settings, adapter, tokenize
     told["prompt"] = {"date": Prompt().date, "bos_tokens": Prompt().bos_tokens}
     (adapter / "klepon.json").write_text(json.dumps(told))
     (adapter / "chat_template.jinja").write_text(tokenizer.chat_template)
-    assert checks.adapter(settings).cure == ""
+    assert checks.adapter(app).cure == ""
 
 
-def test_with_another_engine_no_adapter_is_needed(settings, tmp_path):
-    elsewhere = replace(settings, engine_url="http://127.0.0.1:8080/v1", adapter=tmp_path / "none", base_model="")
+def test_with_another_engine_no_adapter_is_needed(app, tmp_path):
+    elsewhere = replace(app, engine_url="http://127.0.0.1:8080/v1", adapter=tmp_path / "none", base_model="")
     assert [checks.adapter(elsewhere).cure, checks.base_model(elsewhere).cure] == ["", ""]
 
 
@@ -150,33 +150,33 @@ def test_with_another_engine_no_adapter_is_needed(settings, tmp_path):
         ("", "none is named by the adapter", True),
     ],
 )
-def test_the_base_model_is_a_folder_or_a_name(monkeypatch, settings, tmp_path, name, found, sick):
+def test_the_base_model_is_a_folder_or_a_name(monkeypatch, app, tmp_path, name, found, sick):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo/config.json").touch()
     monkeypatch.setattr(paths, "DEMO_BASE_MODEL", tmp_path / "demo")
-    finding = checks.base_model(replace(settings, base_model=name))
+    finding = checks.base_model(replace(app, base_model=name))
     assert finding.found == found
     assert bool(finding.cure) == sick
 
 
-def test_a_taken_port_names_who_holds_it(settings):
+def test_a_taken_port_names_who_holds_it(app):
     with socket.create_server(("127.0.0.1", 0)) as other:
-        found = checks.port(replace(settings, port=other.getsockname()[1]))
+        found = checks.port(replace(app, port=other.getsockname()[1]))
     assert f"(process {psutil.Process().pid})" in found.found
     assert found.cure == "end that, or name another with PORT"
 
 
-def test_a_full_disk_and_a_full_memory_are_told(monkeypatch, settings):
+def test_a_full_disk_and_a_full_memory_are_told(monkeypatch, app):
     monkeypatch.setattr(checks, "DISK", 2**60)
-    assert checks.state(settings).cure.startswith("free ")
+    assert checks.state(app).cure.startswith("free ")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 2**20})())
-    assert checks.memory(settings).cure == "take fewer WORKERS or a smaller model"
+    assert checks.memory(app).cure == "take fewer WORKERS or a smaller model"
 
 
-def test_nobody_else_may_read_the_chat_s_folder(settings):
-    settings.state.mkdir(parents=True, mode=0o755)
-    assert checks.state(settings).cure == ""
-    assert settings.state.stat().st_mode & 0o777 == 0o700
+def test_nobody_else_may_read_the_chat_s_folder(app):
+    app.state.mkdir(parents=True, mode=0o755)
+    assert checks.state(app).cure == ""
+    assert app.state.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize(
@@ -184,8 +184,8 @@ def test_nobody_else_may_read_the_chat_s_folder(settings):
     [("127.0.0.1", True), ("127.8.8.8", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("::", False),
      ("192.168.1.2", False), ("", False), ("example.org", False)],
 )  # fmt: skip
-def test_what_is_loopback_is_told_from_what_is_not(settings, host, alone):
-    there = replace(settings, host=host)
+def test_what_is_loopback_is_told_from_what_is_not(app, host, alone):
+    there = replace(app, host=host)
     assert there.loopback == alone
     assert bool(checks.address(there).cure) == (not alone)
     assert checks.address(replace(there, accounts=True)).cure == ""
@@ -246,9 +246,9 @@ def test_a_setting_that_cannot_be_is_one_sentence(argv, told, said):
         read(argv, told)
 
 
-def test_children_are_told_all_of_it(settings, monkeypatch):
+def test_children_are_told_all_of_it(app, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    told = replace(settings, engine_url="http://e", accounts=True, port=81).environment("redis://r")
+    told = replace(app, engine_url="http://e", accounts=True, port=81).environment("redis://r")
     assert {
         name: told[name] for name in ("REDIS_URL", "ENGINE_URL", "KLEPON_PORT", "KLEPON_ACCOUNTS", "BASE_MODEL")
     } == {
@@ -258,9 +258,9 @@ def test_children_are_told_all_of_it(settings, monkeypatch):
         "KLEPON_ACCOUNTS": "1",
         "BASE_MODEL": "demo",
     }
-    assert (told["ADAPTER"], told["KLEPON_CHAT"]) == (str(settings.adapter), str(settings.state))
+    assert (told["ADAPTER"], told["KLEPON_CHAT"]) == (str(app.adapter), str(app.state))
     assert "OMP_NUM_THREADS" not in told
-    assert replace(settings, workers=64).environment("")["OMP_NUM_THREADS"] == "1", "workers share the cores"
+    assert replace(app, workers=64).environment("")["OMP_NUM_THREADS"] == "1", "workers share the cores"
 
 
 @pytest.mark.parametrize(
@@ -268,5 +268,5 @@ def test_children_are_told_all_of_it(settings, monkeypatch):
     [("127.0.0.1", "http://127.0.0.1:80"), ("0.0.0.0", "http://127.0.0.1:80"), ("::1", "http://[::1]:80"),
      ("::", "http://[::1]:80"), ("localhost", "http://localhost:80")],
 )  # fmt: skip
-def test_the_address_is_one_that_a_browser_here_can_open(settings, host, address):
-    assert replace(settings, host=host, port=80).address == address
+def test_the_address_is_one_that_a_browser_here_can_open(app, host, address):
+    assert replace(app, host=host, port=80).address == address
