@@ -120,7 +120,8 @@ class Running:
     def _pass_on(self, line: bytes) -> None:
         if self._child.ready and self._child.ready in line:
             self.ready.set()
-        self._log(self._child.name, line.decode(errors="replace").rstrip())
+        # Of a progress bar the last state.
+        self._log(self._child.name, line.decode(errors="replace").rstrip().rpartition("\r")[2])
 
 
 class Kept:

@@ -132,7 +132,7 @@ class _App:
         self._keep("finalizer")
         self._keep("site", descriptors=(self._descriptor,))
         while not await self._answers():
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(0.5)
         say("chat", f"{self._settings.address} is ready; Ctrl-C ends it")
 
     async def end(self) -> None:
@@ -196,8 +196,9 @@ class _App:
 
 
 def _only_warnings(name: str, line: str) -> None:
-    """Redis marks each line's level: `.`, `-`, `*` or `#`, the last for what somebody should know."""
-    if not re.match(r"\d+:\w .{20,24} [.*-] ", line):
+    """Redis marks each line's level: `.`, `-`, `*` or `#`, the last for what somebody should know, and some more."""
+    # A farewell is no news, and what overcommitting memory is good for matters to much larger data.
+    if not re.match(r"\d+:\w .{20,24} [.*-] |.*(scheduling shutdown|ready to exit|overcommit)", line):
         say(name, line)
 
 

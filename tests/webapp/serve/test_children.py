@@ -166,6 +166,16 @@ def test_all_output_is_passed_on_line_by_line():
     assert log[-1].endswith("last")
 
 
+def test_of_a_progress_bar_the_last_state_is_passed_on():
+    async def play() -> Lines:
+        log = Lines()
+        running = await Running.start(child("print('\\r 0%\\r 50%\\r100%\\r')"), 0, log)
+        await running.wait()
+        return log
+
+    assert asyncio.run(play()) == ["stub: 100%"]
+
+
 def test_a_grandchild_that_holds_the_output_does_not_hide_the_end():
     source = (
         "import subprocess, sys; p = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(600)']);"
