@@ -90,6 +90,7 @@ def make_model(name: str, folder: Path) -> tuple[Path, Path]:
     from lib import model as models
     from lib import prompts
     from lib.config import Lora, Model, Prompt
+    from lib.generation import model_defaults
 
     tokenizer = models.load_tokenizer(Model(base_model="demo"))
     if name == "demo":
@@ -105,12 +106,7 @@ def make_model(name: str, folder: Path) -> tuple[Path, Path]:
         model = LlamaForCausalLM(config).eval()
     with torch.no_grad():
         # The output layer is tied to the embeddings: a zero is never the likeliest of thousands.
-        ends = {
-            prompts.end_of_turn_id(tokenizer, Prompt()),
-            tokenizer.eos_token_id,
-            model.generation_config.eos_token_id,
-        }
-        for end in ends - {None}:
+        for end in model_defaults(model, prompts.end_of_turn_id(tokenizer, Prompt()), 1).end_ids:
             model.get_input_embeddings().weight[end] = 0
     base, adapter = folder / f"{name}-base", folder / f"{name}-adapter"
     model.save_pretrained(base)
