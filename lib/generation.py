@@ -1,13 +1,14 @@
 """From prompts to completions; evaluation and chat both decode here.
 
-All decoding runs of a prompt are decoded together: the prompt is read once, and its cache is repeated. What a
-completion draws depends on nothing but (seed, row, run, position), never on what else is in the batch.
+All decoding runs of a prompt are decoded together: the prompt is read once, and its cache is repeated. In the chat,
+sequences join and leave a batch while it goes on. What a completion draws depends on nothing but (seed, row, run,
+position), never on what else is in the batch.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import Cache, DynamicLayer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, DynamicCache, DynamicLayer, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -79,32 +80,185 @@ def pick(logits: torch.Tensor, draws: torch.Tensor, decoding: Decoding) -> torch
 class _RoomyLayer(DynamicLayer):
     """A layer's keys and values, with room for tokens to come: none that is there already is copied for a new one."""
 
+    def fill(self, parts: list[tuple[DynamicLayer, torch.Tensor]], columns: int, room: int) -> None:
+        """Hold these rows of these layers, one below the other: the last `columns` of each, zeros before shorter ones.
+
+        Args:
+            parts: layers, and the indices of their rows; a row may come more than once.
+            room: for so many tokens more.
+        """
+        self._all_keys = _stacked([(layer.keys, rows) for layer, rows in parts], columns, room)
+        self._all_values = _stacked([(layer.values, rows) for layer, rows in parts], columns, room)
+        self.keys, self.values = self._all_keys[:, :, :columns], self._all_values[:, :, :columns]
+        self.is_initialized = True
+
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            return super().update(key_states, value_states)
-        end = self.get_seq_length() + key_states.shape[2]
-        self._all_keys[:, :, end - key_states.shape[2] : end] = key_states
-        self._all_values[:, :, end - key_states.shape[2] : end] = value_states
+        start = self.keys.shape[2]
+        end = start + key_states.shape[2]
+        self._all_keys[:, :, start:end] = key_states
+        self._all_values[:, :, start:end] = value_states
         self.keys, self.values = self._all_keys[:, :, :end], self._all_values[:, :, :end]
         return self.keys, self.values
 
-    def select(self, rows: torch.Tensor, room: int) -> None:
-        """Keep these rows, in this order, any of them more than once; and make room for so many tokens."""
-        self._all_keys, self.keys = self._selected(self.keys, rows, room)
-        self._all_values, self.values = self._selected(self.values, rows, room)
 
-    @staticmethod
-    def _selected(states: torch.Tensor, rows: torch.Tensor, room: int) -> tuple[torch.Tensor, torch.Tensor]:
-        _, heads, length, width = states.shape
-        roomy = states.new_empty((len(rows), heads, length + room, width))
-        filled = roomy[:, :, :length]
-        filled.copy_(states[rows])
-        return roomy, filled
+def _stacked(parts: list[tuple[torch.Tensor, torch.Tensor]], columns: int, room: int) -> torch.Tensor:
+    first = parts[0][0]
+    count = sum(len(rows) for _, rows in parts)
+    stacked = first.new_empty((count, first.shape[1], columns + room, first.shape[3]))
+    start = 0
+    for states, rows in parts:
+        held = min(columns, states.shape[2])
+        block = stacked[start : start + len(rows), :, :columns]
+        block[:, :, : columns - held] = 0
+        block[:, :, columns - held :] = states[:, :, states.shape[2] - held :][rows]
+        start += len(rows)
+    return stacked
 
 
-@torch.inference_mode()
+@dataclass
+class _Sequence:
+    key: Hashable
+    draws: np.ndarray
+    decoding: Decoding
+    written: int
+    going: bool = True
+
+
+class Batch:
+    """Sequences that are completed together, one token of each in a step; others may join and leave between steps.
+
+    Rows are padded on the left, so that all end at the same column. Each row's latest token is not in the cache yet: a
+    step reads it and picks the next.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._sequences: list[_Sequence] = []
+        self._layers = [_RoomyLayer() for _ in range(model.config.get_text_config().num_hidden_layers)]
+        self._cache = Cache(layers=self._layers)
+        self._mask = torch.zeros((0, 0), dtype=torch.long, device=model.device)
+        self._latest = torch.zeros(0, dtype=torch.long, device=model.device)
+
+    def __len__(self) -> int:
+        """How many sequences still go on."""
+        return sum(sequence.going for sequence in self._sequences)
+
+    def add(
+        self, key: Hashable, prompt: Sequence[int], draws: np.ndarray, decoding: Decoding, written: Sequence[int] = ()
+    ) -> None:
+        """Let one sequence join.
+
+        Args:
+            key: names it in what `step` returns.
+            prompt: token ids, at least one.
+            draws: shape (max_new_tokens,): the random number of each position.
+            written: what was completed before, elsewhere: it goes on from there as if it had been here.
+        """
+        self.add_prompts([[*prompt, *written]], [{key: draws}], decoding, len(written))
+
+    @torch.inference_mode()
+    def add_prompts(
+        self,
+        prompts: Sequence[Sequence[int]],
+        runs: Sequence[dict[Hashable, np.ndarray]],
+        decoding: Decoding,
+        written: int = 0,
+    ) -> None:
+        """Let the sequences of several prompts join; each prompt is read once, however many sequences go on from it."""
+        where = self._model.device
+        longest = max(2, *(len(prompt) for prompt in prompts))
+        ids = torch.zeros((len(prompts), longest), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for n, prompt in enumerate(prompts):
+            ids[n, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[n, longest - len(prompt) :] = 1
+        # The last token is left for the first step.
+        ids, mask, latest = ids[:, :-1].to(where), mask[:, :-1].to(where), ids[:, -1].to(where)
+        read = DynamicCache()
+        self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            past_key_values=read,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        owner = torch.arange(len(prompts), device=where)
+        owner = owner.repeat_interleave(torch.tensor([len(some) for some in runs], device=where))
+        joining = [_Sequence(key, draws, decoding, written) for some in runs for key, draws in some.items()]
+        keep = self._going()
+        self._arrange([(self._layers, self._mask, keep)] * bool(len(keep)) + [(read.layers, mask, owner)], joining)
+        self._latest = torch.cat([self._latest[keep], latest[owner]])
+
+    def remove(self, key: Hashable) -> None:
+        """Let a sequence leave; one that has left already is no error."""
+        for sequence in self._sequences:
+            if sequence.key == key:
+                sequence.going = False
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[Hashable, int | None]]:
+        """The next token of every sequence, by key; None where it ends instead, and leaves.
+
+        A sequence with as many tokens as it may write leaves too, once the last of them was returned.
+        """
+        keep = self._going()
+        if len(keep) == 0:
+            return []
+        # To leave out the ended ones costs a copy of all others: it pays once they are many.
+        if len(keep) < 0.85 * len(self._sequences):
+            self._arrange([(self._layers, self._mask, keep)], [])
+            self._latest = self._latest[keep]
+        positions = self._mask.sum(-1, keepdim=True)
+        self._mask = torch.cat([self._mask, self._mask.new_ones((len(self._mask), 1))], dim=-1)
+        logits = self._model(
+            input_ids=self._latest.unsqueeze(-1),
+            attention_mask=self._mask,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+        ).logits[:, -1]
+        found: list[tuple[Hashable, int | None]] = []
+        choices: dict[Decoding, list[int]] = {}
+        for row, sequence in enumerate(self._sequences):
+            if sequence.going:
+                choices.setdefault(sequence.decoding, []).append(row)
+        for decoding, rows in choices.items():
+            some = [self._sequences[row] for row in rows]
+            draws = torch.tensor([sequence.draws[sequence.written] for sequence in some], device=logits.device)
+            tokens = pick(logits if len(rows) == len(logits) else logits[rows], draws, decoding)
+            self._latest[rows] = tokens
+            for sequence, token in zip(some, tokens.tolist(), strict=True):
+                sequence.written += 1
+                ended = token in decoding.end_ids
+                sequence.going = not ended and sequence.written < decoding.max_new_tokens
+                found.append((sequence.key, None if ended else token))
+        return found
+
+    def _going(self) -> torch.Tensor:
+        rows = [row for row, sequence in enumerate(self._sequences) if sequence.going]
+        return torch.tensor(rows, dtype=torch.long, device=self._model.device)
+
+    def _arrange(
+        self, parts: list[tuple[Sequence[DynamicLayer], torch.Tensor, torch.Tensor]], joining: list[_Sequence]
+    ) -> None:
+        """Bring rows into one block with no more columns than the longest fills, and room for what they may write.
+
+        Args:
+            parts: layers, mask and the rows that stay: first those that are here, then those that join.
+        """
+        self._sequences = [sequence for sequence in self._sequences if sequence.going] + joining
+        room = max(sequence.decoding.max_new_tokens - sequence.written for sequence in self._sequences)
+        columns = max(int(mask[rows].sum(-1).max()) for _, mask, rows in parts)
+        columns = max(1, columns)
+        for n, layer in enumerate(self._layers):
+            layer.fill([(layers[n], rows) for layers, _, rows in parts], columns, room)
+        masks = [mask[rows] for _, mask, rows in parts]
+        self._mask = torch.cat([torch.nn.functional.pad(mask, (columns - mask.shape[1], 0)) for mask in masks])
+
+
 def decode(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], draws: np.ndarray, decoding: Decoding
 ) -> list[list[list[int]]]:
@@ -117,60 +271,16 @@ def decode(
     Returns:
         Token ids of each prompt's runs, without the token that ended them.
     """
-    runs = draws.shape[1]
-    where = model.device
-    longest = max(len(prompt) for prompt in prompts)
-    ids = torch.zeros((len(prompts), longest), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for n, prompt in enumerate(prompts):
-        ids[n, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[n, longest - len(prompt) :] = 1
-    mask = mask.to(where)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    layers = [_RoomyLayer() for _ in range(model.config.get_text_config().num_hidden_layers)]
-    cache = Cache(layers=layers)
-    out = model(
-        input_ids=ids.to(where),
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
+    completions: list[list[list[int]]] = [[[] for _ in of_prompt] for of_prompt in draws]
+    batch = Batch(model)
+    batch.add_prompts(
+        prompts, [{(n, run): own for run, own in enumerate(of_prompt)} for n, of_prompt in enumerate(draws)], decoding
     )
-    numbers = torch.from_numpy(draws.reshape(-1, draws.shape[-1])).to(where)
-    ends = torch.tensor(decoding.end_ids, device=where)
-    completions: list[list[int]] = [[] for _ in range(len(prompts) * runs)]
-    # Which completion each sequence of the shrinking batch belongs to, and whether it still goes on.
-    owner = torch.arange(len(completions), device=where)
-    going = torch.ones(len(completions), dtype=torch.bool, device=where)
-    prompt = owner // runs
-    for layer in layers:
-        layer.select(prompt, decoding.max_new_tokens)
-    logits, mask, position = out.logits[prompt, -1], mask[prompt], positions[prompt, -1:]
-    for step in range(decoding.max_new_tokens):
-        token = pick(logits, numbers[owner, step], decoding)
-        going &= ~torch.isin(token, ends)
-        for completion, value in zip(owner[going].tolist(), token[going].tolist(), strict=True):
-            completions[completion].append(value)
-        alive = int(going.sum())
-        if alive == 0 or step + 1 == decoding.max_new_tokens:
-            break
-        # To leave out the ended ones costs a copy of all others: it pays once they are many.
-        if alive < 0.85 * len(going):
-            keep = going.nonzero().squeeze(-1)
-            for layer in layers:
-                layer.select(keep, decoding.max_new_tokens - step)
-            owner, token, mask, position, going = owner[keep], token[keep], mask[keep], position[keep], going[keep]
-        mask = torch.cat([mask, mask.new_ones((len(mask), 1))], dim=-1)
-        position = position + 1
-        logits = model(
-            input_ids=token.unsqueeze(-1),
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[:, -1]
-    return [completions[n * runs : (n + 1) * runs] for n in range(len(prompts))]
+    while len(batch):
+        for (n, run), token in batch.step():
+            if token is not None:
+                completions[n][run].append(token)
+    return completions
 
 
 def write_completions(

@@ -8,7 +8,7 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from lib import generation
-from lib.generation import Decoding, decode, pick, read_completions, uniforms, write_completions
+from lib.generation import Batch, Decoding, decode, pick, read_completions, uniforms, write_completions
 
 NEVER = (10**6,)
 """Ends that no model writes."""
@@ -249,3 +249,60 @@ def test_the_first_line_says_what_the_completions_depend_on(tmp_path, tokenizer,
     head = json.loads(write(tmp_path / "c.jsonl", None, tokenizer).splitlines()[0])
     assert head["settings"] == {"model": "kecil"}
     assert (head["rows"], head["runs"], head["seed"]) == (5, 2, 0)
+
+
+def alone(model, prompt, draws, decoding):
+    return decode(model, [prompt], draws[None, None], decoding)[0][0]
+
+
+def test_sequences_that_join_and_leave_write_what_they_write_alone(model):
+    prompts, decoding = random_prompts(5), Decoding(14, tuple(range(0, 600, 40)), temperature=0.6, top_p=0.9)
+    greedy = Decoding(9, NEVER, greedy=True)
+    draws = random_draws(5, 1, 14)[:, 0]
+    batch = Batch(model)
+    written = {key: [] for key in range(5)}
+
+    def steps(count):
+        for _ in range(count):
+            for key, token in batch.step():
+                written[key] += [token] if token is not None else []
+
+    batch.add(0, prompts[0], draws[0], decoding)
+    steps(3)
+    batch.add(1, prompts[1], draws[1], greedy)
+    batch.add(2, prompts[2], draws[2], decoding)
+    steps(4)
+    batch.remove(2)
+    batch.add(3, prompts[3], draws[3], decoding)
+    steps(2)
+    batch.add(4, prompts[4], draws[4], decoding)
+    while len(batch):
+        steps(1)
+    for key in (0, 1, 3, 4):
+        assert written[key] == alone(model, prompts[key], draws[key], greedy if key == 1 else decoding)
+    whole = alone(model, prompts[2], draws[2], decoding)
+    assert written[2] == whole[: len(written[2])] and len(written[2]) <= 4
+
+
+def test_a_sequence_goes_on_from_what_was_written_elsewhere(model):
+    prompt, draws = random_prompts(1)[0], random_draws(1, 1, 12)[0, 0]
+    decoding = Decoding(12, NEVER, temperature=0.8)
+    whole = alone(model, prompt, draws, decoding)
+    for cut in (0, 1, 7, 11):
+        batch = Batch(model)
+        batch.add("it", prompt, draws, decoding, written=whole[:cut])
+        rest = []
+        while len(batch):
+            rest += [token for _, token in batch.step()]
+        assert rest == whole[cut:]
+
+
+def test_an_empty_batch_steps_to_nothing_and_takes_sequences_again(tiny_model):
+    batch, decoding, draws = Batch(tiny_model), Decoding(2, NEVER), random_draws(1, 1, 2)[0, 0]
+    assert batch.step() == []
+    for _ in range(2):
+        batch.add("again", [7], draws, decoding)
+        assert len(batch) == 1
+        assert [len(batch.step()) for _ in range(3)] == [1, 1, 0]
+        batch.remove("again")
+        batch.remove("never there")
