@@ -25,9 +25,20 @@ class ReadOnly(admin.ModelAdmin):
 class ConversationAdmin(ReadOnly):
     """Whose, when and how long; no titles, which are made of prompts."""
 
-    list_display = ["id", "owner", "messages", "created", "updated"]
-    list_filter = ["updated"]
-    fields = ["id", "owner", "created", "updated"]
+    list_display = (
+        "id",
+        "owner",
+        "messages",
+        "created",
+        "updated",
+    )
+    list_filter = ("updated",)
+    fields = (
+        "id",
+        "owner",
+        "created",
+        "updated",
+    )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Conversation]:
         """With the number of messages."""
@@ -43,9 +54,24 @@ class ConversationAdmin(ReadOnly):
 class MessageAdmin(ReadOnly):
     """How answers went; no texts."""
 
-    list_display = ["id", "role", "target", "state", "finish", "model", "worker", "created"]
-    list_filter = ["role", "target", "state", "finish", "model"]
-    fields = [
+    list_display = (
+        "id",
+        "role",
+        "target",
+        "state",
+        "finish",
+        "model",
+        "worker",
+        "created",
+    )
+    list_filter = (
+        "role",
+        "target",
+        "state",
+        "finish",
+        "model",
+    )
+    fields = (
         "id",
         "role",
         "target",
@@ -60,12 +86,17 @@ class MessageAdmin(ReadOnly):
         "usage",
         "timings",
         "created",
-    ]
+    )
 
 
 @admin.register(Pair)
 class PairAdmin(ReadOnly):
     """Votes."""
 
-    list_display = ["id", "left", "choice", "voted"]
-    list_filter = ["choice"]
+    list_display = (
+        "id",
+        "left",
+        "choice",
+        "voted",
+    )
+    list_filter = ("choice",)

@@ -4,8 +4,7 @@ from typing import Any
 
 from django.conf import LazySettings, settings
 from django.core import checks
-
-from klepon.environment import is_loopback
+from klepon.environment import host, is_loopback
 
 
 def refusals(settings: LazySettings) -> list[str]:
@@ -18,7 +17,7 @@ def refusals(settings: LazySettings) -> list[str]:
             f"KLEPON_HOST={settings.BIND_HOST} would let anyone on the network read and write the local user's "
             "conversations: set KLEPON_ACCOUNTS=1, or bind to 127.0.0.1."
         )
-    if all(is_loopback(one.split("//")[1].rsplit(":", 1)[0]) for one in settings.ORIGINS):
+    if all(is_loopback(host(one)) for one in settings.ORIGINS):
         found.append(
             f"KLEPON_HOST={settings.BIND_HOST}, but no browser elsewhere could use the site: name the address it is "
             "reached at in KLEPON_ORIGINS, such as https://chat.example.org."

@@ -21,7 +21,7 @@ from django.utils import translation
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 from wire.events import ORIGIN, Transcript
-from wire.service import Busy, Unavailable
+from wire.service import Busy, UnavailableError
 
 from chat import answers, frames, turns
 from chat.frames import Edit, Frame, FrameError, Hello, Ping, Regenerate, Send, Stop
@@ -118,8 +118,8 @@ class ChatConsumer(AsyncWebsocketConsumer):
                 await self._do(frame)
             except FrameError as error:
                 await self.say(type="error", cid=error.cid or cid, code=error.code, message=str(error))
-            except Unavailable:
-                # A request may have arrived all the same. The client sends its frame again, which asks for the same ids.
+            except UnavailableError:
+                # It may have arrived all the same. The client sends its frame again, which asks for the same ids.
                 message = _("The queue does not answer. Trying again.")
                 await self.say(type="error", cid=cid, code="unavailable", message=message)
             except StopConsumer:

@@ -67,4 +67,4 @@ class TitleForm(forms.ModelForm):
         """Of the model's field."""
 
         model = Conversation
-        fields = ["title"]
+        fields = ("title",)

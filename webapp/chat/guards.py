@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-
 from klepon.environment import is_loopback, origin
 
 Scope = dict[str, Any]

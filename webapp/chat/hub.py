@@ -156,7 +156,7 @@ class Hub:
             self._blocked = True
             try:
                 items = await self.service.read(cursors, BLOCK_MS)
-            except Exception as error:  # not only Unavailable: the reading must go on
+            except Exception as error:  # not only what is expected: the reading must go on
                 await self._failed(error)
                 continue
             finally:

@@ -19,8 +19,8 @@ class Conversation(models.Model):
     class Meta:
         """Newest first."""
 
-        ordering = ["-updated"]
-        indexes = [models.Index(fields=["owner", "-updated"])]
+        ordering = ("-updated",)
+        indexes = (models.Index(fields=["owner", "-updated"]),)
 
     def __str__(self) -> str:
         return str(self.id)
@@ -98,11 +98,11 @@ class Message(models.Model):
     class Meta:
         """Oldest first."""
 
-        ordering = ["created"]
-        indexes = [
+        ordering = ("created",)
+        indexes = (
             models.Index(fields=["conversation", "created"]),
             models.Index(fields=["state"], condition=models.Q(state="queued"), name="chat_message_unended"),
-        ]
+        )
 
     def __str__(self) -> str:
         return str(self.id)

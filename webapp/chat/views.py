@@ -22,7 +22,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_POST
-from wire.service import Unavailable
+from wire.service import UnavailableError
 
 from chat import exports
 from chat.consumers import OVERLAP_SECONDS
@@ -207,7 +207,7 @@ async def readyz(request: HttpRequest) -> HttpResponse:
     """All that an answer needs is there: Redis and a worker."""
     try:
         workers = await Hub.here().service.workers()
-    except Unavailable:
+    except UnavailableError:
         return HttpResponse("the queue does not answer\n", status=503, content_type="text/plain")
     if not workers:
         return HttpResponse("no model is running\n", status=503, content_type="text/plain")
@@ -218,7 +218,7 @@ async def _cancel(gids: list[str]) -> None:
     try:
         for gid in gids:
             await Hub.here().service.cancel(gid)
-    except Unavailable:
+    except UnavailableError:
         log.warning("%d answers of a deleted conversation go on: the queue does not answer", len(gids))
 
 

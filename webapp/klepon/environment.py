@@ -3,6 +3,7 @@
 import contextlib
 import ipaddress
 import os
+import re
 import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -48,8 +49,13 @@ def origin(text: str) -> str:
         parts, port = urlsplit(""), None
     if parts.scheme not in PORTS or not parts.hostname or parts.path.strip("/") or parts.query or "@" in parts.netloc:
         raise ImproperlyConfigured(f"{text!r} is no origin: write it as https://chat.example.org or http://name:8000")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{host}" + ("" if port in (None, PORTS[parts.scheme]) else f":{port}")
+    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{name}" + ("" if port in (None, PORTS[parts.scheme]) else f":{port}")
+
+
+def host(origin: str) -> str:
+    """The host of an origin, as Django writes it: an IPv6 address in brackets."""
+    return re.sub(r":\d+$", "", origin.split("//")[1])
 
 
 def origins(text: str, port: int) -> list[str]:

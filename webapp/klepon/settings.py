@@ -12,7 +12,6 @@ SECRET_KEY       made and kept in KLEPON_CHAT unless said; several machines that
 
 import os
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import dj_database_url
 from csp.constants import NONE, SELF
@@ -33,11 +32,7 @@ PREDICTION_SERVICE = "wire.service.PredictionService"
 DEBUG = False
 SECRET_KEY = os.environ.get("SECRET_KEY") or environment.secret_key(STATE)
 # The loopback names stay for the health checks of the machine itself.
-ALLOWED_HOSTS = sorted({urlsplit(one).netloc.rsplit(":", 1)[0] for one in ORIGINS if "[" not in one}) + [
-    "127.0.0.1",
-    "localhost",
-    "[::1]",
-]
+ALLOWED_HOSTS = sorted({environment.host(one) for one in ORIGINS} | {"127.0.0.1", "localhost", "[::1]"})
 CSRF_TRUSTED_ORIGINS = ORIGINS
 
 INSTALLED_APPS = [

@@ -1,7 +1,7 @@
 """`manage.py finalize`: brings ended answers from Redis into the database, until a signal ends it.
 
-A record is acknowledged only when it is stored, and storing it again changes nothing: so it may be killed at any moment,
-and any number of it may run.
+A record is acknowledged only when it is stored, and storing it again changes nothing: so it may be killed at any
+moment, and any number of it may run.
 """
 
 import logging

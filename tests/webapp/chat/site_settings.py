@@ -1,0 +1,12 @@
+"""The site's settings for tests: a service in memory, plain static files, quick passwords."""
+
+from klepon.settings import *  # noqa: F403
+
+PREDICTION_SERVICE = "fake_service.FakeService"
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+WHITENOISE_AUTOREFRESH = True
+WHITENOISE_USE_FINDERS = True
