@@ -112,7 +112,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
                 if not self.allowance.take():
                     raise FrameError("rate", _("Too many frames; wait a second."))
                 if text_data is None:
-                    raise FrameError("json", _("Frames are text, not bytes."))
+                    raise FrameError("json", "Frames are text, not bytes.")
                 frame = frames.parse(text_data)
                 cid = getattr(frame, "cid", None)
                 await self._do(frame)
@@ -141,7 +141,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             await self._hello(frame)
             return
         if not self.greeted:
-            raise FrameError("hello", _("Say hello first."))
+            raise FrameError("hello", "Say hello first.")
         match frame:
             case Ping():
                 await self.say(type="pong")
@@ -333,7 +333,7 @@ def _busy(reason: str, retry_after: float) -> str:
     why = {
         "queue": _("The queue is full."),
         "user": _("Your other answers are still being written."),
-        "rate": _("That were many questions in a short time."),
+        "rate": _("Those were many questions in a short time."),
     }[reason]
     return f"{why} {wait}"
 

@@ -104,9 +104,9 @@ def parse(text: str) -> Frame:
     try:
         raw = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        raise FrameError("json", _("The frame is not JSON.")) from None
+        raise FrameError("json", "The frame is not JSON.") from None
     if not isinstance(raw, dict):
-        raise FrameError("json", _("The frame is not a JSON object."))
+        raise FrameError("json", "The frame is not a JSON object.")
     fields = _Fields(raw)
     kind = fields.take("type", str)
     match kind:
@@ -130,7 +130,7 @@ def parse(text: str) -> Frame:
         case "ping":
             frame = Ping()
         case _:
-            raise fields.error("type", _("There is no frame of type %(kind)r.") % {"kind": _short(kind)})
+            raise fields.error("type", f"There is no frame of type {_short(kind)!r}.")
     fields.finish()
     return frame
 
@@ -239,13 +239,13 @@ class _Fields:
             return None
         # True is an int to Python, and not to anyone else.
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise self.error("field", _("%(name)s is missing or not of its type.") % {"name": name})
+            raise self.error("field", f"{name} is missing or not of its type.")
         return value
 
     def cid(self) -> str:
         value = self.take("cid", str)
         if not _CID.fullmatch(value):
-            raise self.error("field", _("cid must be 1 to 64 letters, digits, - or _."))
+            raise self.error("field", "cid must be 1 to 64 letters, digits, - or _.")
         return value
 
     def uuid(self, name: str, *, optional: bool = False) -> Any:
@@ -253,7 +253,7 @@ class _Fields:
         try:
             return None if value is None else UUID(value)
         except ValueError:
-            raise self.error("field", _("%(name)s is no id.") % {"name": name}) from None
+            raise self.error("field", f"{name} is no id.") from None
 
     def text(self) -> str:
         try:
@@ -264,7 +264,7 @@ class _Fields:
     def target(self) -> Literal["adapter", "base", "both"] | None:
         value = self.take("target", str, optional=True)
         if value is not None and value not in TARGETS:
-            raise self.error("field", _("target must be adapter, base or both."))
+            raise self.error("field", f"target must be one of {', '.join(TARGETS)}.")
         return value
 
     def settings(self) -> dict[str, Any] | None:
@@ -280,7 +280,7 @@ class _Fields:
     def finish(self) -> None:
         self._raw.pop("type", None)
         if self._raw:
-            raise self.error("field", _("%(name)r is not known here.") % {"name": _short(min(self._raw))})
+            raise self.error("field", f"{_short(min(self._raw))!r} is not known here.")
 
 
 def _hello(fields: _Fields) -> Hello:
@@ -289,7 +289,7 @@ def _hello(fields: _Fields) -> Hello:
         raise fields.error("version", _("This server speaks version %(v)d: load the page anew.") % {"v": VERSION})
     cursors = fields.take("cursors", dict, optional=True) or {}
     if len(cursors) > MAX_CURSORS:
-        raise fields.error("field", _("At most %(most)d cursors.") % {"most": MAX_CURSORS})
+        raise fields.error("field", f"At most {MAX_CURSORS} cursors.")
     known: dict[str, str] = {}
     for gid, cursor in cursors.items():
         try:
@@ -297,7 +297,7 @@ def _hello(fields: _Fields) -> Hello:
                 raise ValueError
             known[str(UUID(gid))] = cursor
         except ValueError:
-            raise fields.error("field", _("A cursor is an id with <number>-<number>.")) from None
+            raise fields.error("field", "A cursor is an id with <number>-<number>.") from None
     since = fields.take("since", (int, float), optional=True)  # type: ignore[arg-type]
     return Hello(
         conversation=fields.uuid("conversation", optional=True),

@@ -12,7 +12,6 @@ def browser_strings() -> dict[str, str]:
         "answerB": _("Answer B"),
         "newTitle": _("New conversation"),
         "you": _("You"),
-        "waitingFor": _("Waiting for a model. Place {position} in the queue."),
         "queued": _("Place {position} of {of} in the queue."),
         "queuedEta": _("Place {position} of {of} in the queue, about {eta} to wait."),
         "seconds": _("{n} s"),
@@ -72,7 +71,5 @@ def browser_strings() -> dict[str, str]:
         "themeAuto": _("Theme: as the device"),
         "themeLight": _("Theme: light"),
         "themeDark": _("Theme: dark"),
-        "ready": _("Ready"),
         "connecting": _("Connecting …"),
-        "retryIn": _("{message} ({n})"),
     }

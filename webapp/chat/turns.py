@@ -95,7 +95,7 @@ def open_send(user: AbstractBaseUser, frame: Send) -> Opened:
         return again
     if frame.conversation is None:
         if frame.parent is not None:
-            raise FrameError("field", _("A parent needs its conversation."), frame.cid)
+            raise FrameError("field", "A parent needs its conversation.", frame.cid)
         conversation = Conversation(id=_name(user, frame.cid, "conversation"), owner=user, title=title_of(frame.text))
         conversation.save(force_insert=True)
         parent = None

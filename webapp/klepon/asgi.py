@@ -21,7 +21,9 @@ from django.urls import path  # noqa: E402
 if problems := refusals(settings):
     raise ImproperlyConfigured(" ".join(problems))
 
-sockets = ExactOrigin(SessionMiddlewareStack(URLRouter([path("ws", ChatConsumer.as_asgi())])), settings.ORIGINS)
-application = ProtocolTypeRouter({"http": http, "websocket": sockets, "lifespan": lifespan})
+sockets = SessionMiddlewareStack(URLRouter([path("ws", ChatConsumer.as_asgi())]))
+application = ProtocolTypeRouter(
+    {"http": http, "websocket": ExactOrigin(sockets, settings.ORIGINS), "lifespan": lifespan}
+)
 if not settings.ACCOUNTS:
     application = LocalOnly(application)
