@@ -10,13 +10,13 @@ import json
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
 from channels.db import database_sync_to_async
-from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
-from django.db import IntegrityError
+from django.db import DatabaseError, IntegrityError
 from django.utils import translation
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
@@ -73,8 +73,10 @@ class ChatConsumer(AsyncWebsocketConsumer):
         self.places: dict[str, Any] = {}
         self.stirred: set[str] = set()
         self.status_changed = False
-        self.awake = asyncio.Event()
-        self.tasks: list[asyncio.Task[None]] = []
+        # An idle socket is two objects in the loop's list of timers, and no task.
+        self.timers: dict[str, asyncio.TimerHandle] = {}
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.pumping = False
         await self.accept()
         if self.user is None:
             await self.close(4401)
@@ -86,10 +88,13 @@ class ChatConsumer(AsyncWebsocketConsumer):
         self.open_sockets[self.user.pk] += 1
         self.counted = True
         self.hub = Hub.here()
-        self.tasks = [asyncio.create_task(self._expect_hello()), asyncio.create_task(self._watch())]
+        self._later("hello", HELLO_SECONDS, self._no_hello)
+        self._later("check", CHECK_SECONDS, self._check)
 
     async def disconnect(self, code: int) -> None:
         """Forget the socket. What it asked for goes on."""
+        for timer in self.timers.values():
+            timer.cancel()
         for task in self.tasks:
             task.cancel()
         if self.counted:
@@ -122,8 +127,6 @@ class ChatConsumer(AsyncWebsocketConsumer):
                 # It may have arrived all the same. The client sends its frame again, which asks for the same ids.
                 message = _("The queue does not answer. Trying again.")
                 await self.say(type="error", cid=cid, code="unavailable", message=message)
-            except StopConsumer:
-                raise
             except Exception:
                 # The text of the frame stays out of the log.
                 log.exception("a frame of user %s failed", self.user.pk)
@@ -158,15 +161,14 @@ class ChatConsumer(AsyncWebsocketConsumer):
         if frame.language in dict(settings.LANGUAGES):
             self.language = frame.language
             translation.activate(self.language)
+        if not self.greeted:
+            self.greeted = True
+            self.timers.pop("hello").cancel()
+            self.hub.join(self)
         now = time.time()
         conversation, messages, live = None, [], []
         if frame.conversation:
             conversation, messages, live = await _state_of(self.user, frame)
-        if not self.greeted:
-            self.greeted = True
-            self.hub.join(self)
-            self.tasks[0].cancel()
-            self.tasks.append(asyncio.create_task(self._pump()))
         await self.say(
             type="ready",
             v=frames.VERSION,
@@ -182,14 +184,16 @@ class ChatConsumer(AsyncWebsocketConsumer):
 
     async def _open(self, frame: Send | Edit | Regenerate) -> None:
         """Store, submit and say so; or take everything back."""
-        opened = await _opened(self.user, frame)
-        for gid in opened.unfinished:
-            await self._settle(gid)
-        if opened.unfinished:
+        try:
             opened = await _opened(self.user, frame)
-            if opened.unfinished:
-                await _withdrawn(opened)
-                raise FrameError("unfinished", _("The answer above is still being written: wait for it or stop it."))
+        except turns.UnfinishedError as unfinished:
+            for gid in unfinished.gids:
+                await self._settle(gid)
+            try:
+                opened = await _opened(self.user, frame)
+            except turns.UnfinishedError:
+                message = _("The answer above is still being written: wait for it or stop it.")
+                raise FrameError("unfinished", message) from None
         busy = await self._submit(frame.cid, opened)
         if busy:
             await _withdrawn(opened)
@@ -234,38 +238,45 @@ class ChatConsumer(AsyncWebsocketConsumer):
     def stir(self, gid: str) -> None:
         """The hub has news of a generation."""
         self.stirred.add(gid)
-        self.awake.set()
+        self._wake()
 
     def stir_status(self) -> None:
         """The hub has news of the workers."""
         self.status_changed = True
-        self.awake.set()
+        self._wake()
 
     async def _follow(self, gid: str, cursor: str) -> None:
         self.cursors[gid] = cursor
         await self.hub.follow(gid, cursor, self)
 
+    def _wake(self) -> None:
+        if not self.pumping:
+            self.pumping = True
+            self._start(self._pump())
+
     async def _pump(self) -> None:
-        """Send news as fast as the client takes it, and no faster."""
-        while True:
-            await self.awake.wait()
-            self.awake.clear()
-            stirred, self.stirred = self.stirred, set()
-            try:
+        """Send news as fast as the client takes it, and no faster, until there is none."""
+        try:
+            while self.stirred or self.status_changed:
                 async with asyncio.timeout(STALL_SECONDS):
                     if self.status_changed:
                         self.status_changed = False
                         await self.say(type="status", **self._status())
-                    for gid in stirred:
-                        await self._bring(gid)
-            except TimeoutError:
-                await self.close(4408)
-                return
-            except Exception as error:
-                log.warning("news of %s generations could not be brought: %r", len(stirred), error)
-                self.stirred |= stirred
-                await asyncio.sleep(1)
-                self.awake.set()
+                    while self.stirred:
+                        await self._bring(self.stirred.pop())
+        except TimeoutError:
+            await self.close(4408)
+        except UnavailableError:
+            # What could not be read is asked for again; a client that is told twice passes it over.
+            self.timers["again"] = asyncio.get_running_loop().call_later(1, self._all_again)
+        except OSError:
+            log.debug("a socket closed while it was written to")
+        finally:
+            self.pumping = False
+
+    def _all_again(self) -> None:
+        for gid in self.cursors:
+            self.stir(gid)
 
     async def _bring(self, gid: str) -> None:
         ring, cursor = self.hub.ring(gid), self.cursors.get(gid)
@@ -305,15 +316,21 @@ class ChatConsumer(AsyncWebsocketConsumer):
 
     # --- Whether the client may still be here ------------------------------------------------------------------------
 
-    async def _expect_hello(self) -> None:
-        await asyncio.sleep(HELLO_SECONDS)
+    def _later(self, name: str, seconds: float, then: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.timers[name] = asyncio.get_running_loop().call_later(seconds, lambda: self._start(then()))
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _no_hello(self) -> None:
         await self.close(4408)
 
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(CHECK_SECONDS)
-            with contextlib.suppress(OSError):
-                await self._still_allowed()
+    async def _check(self) -> None:
+        self._later("check", CHECK_SECONDS, self._check)
+        with contextlib.suppress(DatabaseError):
+            await self._still_allowed()
 
     async def _still_allowed(self) -> bool:
         user = await socket_user(self.scope)

@@ -6,13 +6,13 @@ All functions here use the database and run in its thread. Ids of messages are m
 
 import secrets
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid5
 
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 from django.db.models import QuerySet
-from django.utils import timezone
 from django.utils.translation import gettext as _
 from wire.messages import Request, Settings, Turn
 
@@ -33,8 +33,14 @@ class Opened:
     requests: list[Request]
     new: bool
     """False if the frame had been here before."""
-    unfinished: tuple[str, ...] = ()
-    """Answers further up whose end is not stored yet, and without which the requests would be wrong."""
+
+
+class UnfinishedError(Exception):
+    """Answers further up have no stored end, and without it a request would be wrong. Nothing was stored."""
+
+    def __init__(self, gids: list[str]):
+        super().__init__(f"answers without a stored end: {', '.join(gids)}")
+        self.gids = gids
 
 
 def own_conversation(user: AbstractBaseUser, conversation: UUID) -> Conversation:
@@ -67,7 +73,7 @@ def own_message(user: AbstractBaseUser, message: UUID, role: Message.Role) -> Me
 
 def messages_since(conversation: Conversation, since: float) -> list[Message]:
     """The messages of a conversation that changed after a time of the server, oldest first."""
-    moment = timezone.datetime.fromtimestamp(since, tz=timezone.get_default_timezone())
+    moment = datetime.fromtimestamp(since, tz=UTC)
     return list(conversation.messages.select_related("pair").filter(changed__gt=moment))
 
 
@@ -90,6 +96,7 @@ def open_send(user: AbstractBaseUser, frame: Send) -> Opened:
 
     Raises:
         FrameError: if the conversation or the parent is not there, or the parent is not an answer.
+        UnfinishedError: as `requests_for`, here and below.
     """
     if again := _again(user, frame.cid):
         return again
@@ -142,14 +149,15 @@ def withdraw(opened: Opened) -> None:
         opened.conversation.delete()
 
 
-def requests_for(answers: list[Message]) -> tuple[list[Request], tuple[str, ...]]:
-    """The requests that fill empty answers to one text, and the answers above whose end is not stored yet.
+def requests_for(answers: list[Message]) -> list[Request]:
+    """The requests that fill empty answers to one text.
 
     Raises:
-        FrameError: if an answer above is empty or lost, so that the roles would not take turns.
+        UnfinishedError: if an answer above may still be written.
+        FrameError: if an answer above is empty, so that nothing would stand between two texts of the user.
     """
     if not answers:
-        return [], ()
+        return []
     conversation = answers[0].conversation
     rows = {row.id: row for row in conversation.messages.only("id", "parent_id", "role", "text", "state")}
     path: list[Message] = []
@@ -158,8 +166,9 @@ def requests_for(answers: list[Message]) -> tuple[list[Request], tuple[str, ...]
         path.append(rows[at])
         at = rows[at].parent_id
     path.reverse()
-    unfinished = tuple(str(row.id) for row in path if row.state == Message.State.QUEUED)
-    if not unfinished and any(not row.text.strip() for row in path):
+    if unfinished := [str(row.id) for row in path if row.state == Message.State.QUEUED]:
+        raise UnfinishedError(unfinished)
+    if any(not row.text.strip() for row in path):
         raise FrameError("hollow", _("The answer above is empty: ask for another one first."))
     turns = tuple(Turn(role=row.role, content=row.text) for row in path)
     return [
@@ -173,7 +182,7 @@ def requests_for(answers: list[Message]) -> tuple[list[Request], tuple[str, ...]
             settings=Settings(**{name: value for name, value in answer.settings.items() if name != "seed"}),
         )
         for answer in answers
-    ], unfinished
+    ]
 
 
 def title_of(text: str) -> str:
@@ -195,8 +204,7 @@ def _again(user: AbstractBaseUser, cid: str) -> Opened | None:
     if not messages:
         return None
     waiting = [message for message in messages if message.state == Message.State.QUEUED]
-    requests, unfinished = requests_for(waiting)
-    return Opened(messages[0].conversation, messages, requests, new=False, unfinished=unfinished)
+    return Opened(messages[0].conversation, messages, requests_for(waiting), new=False)
 
 
 def _as_before(
@@ -255,5 +263,4 @@ def _answers(
     for answer in answers:
         answer.save(force_insert=True)
     conversation.save(update_fields=["updated"])
-    requests, unfinished = requests_for(answers)
-    return Opened(conversation, [*shown, *answers], requests, new=True, unfinished=unfinished)
+    return Opened(conversation, [*shown, *answers], requests_for(answers), new=True)

@@ -69,6 +69,8 @@ function receive(frame) {
       break;
     case "error":
       if (frame.code === "sockets" || frame.code === "version") break;
+      // Deleted in another tab.
+      if (frame.code === "unknown" && !frame.cid) return location.assign(data.urls.new);
       if (frame.code === "unavailable") status = { ...status, online: false };
       else refused(frame);
       showStatus();
