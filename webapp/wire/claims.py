@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from wire import events, scripts
-from wire.events import Event, Transcript
+from wire.events import Event, Snapshot, Start, Transcript
 from wire.keys import Keys
 from wire.messages import Finished, WorkerState
 
@@ -34,6 +34,8 @@ class Claim:
     takeovers: int
     """How many workers died with it."""
     cancel: bool
+    new: bool
+    """No worker had it before."""
     age_ms: float
     """Since its admission."""
     queued_ms: float
@@ -156,12 +158,16 @@ class Claims:
         """What earlier owners wrote."""
         return Transcript.of(read_events(self.redis.xrange(self.keys.events(gid))))
 
-    def recover(self, claim: Claim, epoch: int, snapshot: Event) -> bool:
-        """Put a generation back that Redis has forgotten, under a new epoch. False: another worker owns it."""
+    def recover(self, claim: Claim, epoch: int, start: Start | None, snapshot: Snapshot) -> bool:
+        """Put a generation back that Redis has forgotten, under a new epoch. False: another worker owns it.
+
+        Its last event is then number 2 of that epoch.
+        """
         gid, keys = claim.gid, self.keys
         answer = self.redis.eval(
             scripts.RECOVER, 3, keys.generation(gid), keys.events(gid), keys.leases,
-            keys.shared, gid, self.owner, epoch, self.lease_ms, scripts.KEEP_MS, events.to_json(snapshot),
+            keys.shared, gid, self.owner, epoch, self.lease_ms, scripts.KEEP_MS,
+            events.to_json(start) if start else "", events.to_json(snapshot),
             *claim.record,
         )  # fmt: skip
         return answer == "ok"
@@ -195,13 +201,14 @@ def read_events(entries: Iterable[tuple[str, dict[str, str]]]) -> list[tuple[str
 
 
 def _claim(found: list[Any]) -> Claim:
-    gid, spec, epoch, takeovers, cancel, enqueued, claimed, now, user, idem, place = found
+    gid, spec, epoch, takeovers, cancel, enqueued, claimed, now, user, idem, place, new = found
     return Claim(
         gid=gid,
         spec=spec,
         epoch=int(epoch),
         takeovers=int(takeovers),
         cancel=cancel == "1",
+        new=new == 1,
         age_ms=float(now) - float(enqueued),
         queued_ms=float(claimed) - float(enqueued),
         record=(user, idem, spec, takeovers, place, enqueued, claimed),

@@ -16,7 +16,7 @@ ORIGIN = "0-0"
 
 @dataclass(frozen=True)
 class Start:
-    """A worker began to read the prompt."""
+    """A worker began: whatever text came before is void (a snapshot may follow)."""
 
     worker: str
     model: str
@@ -120,7 +120,7 @@ class Transcript:
         self.last = event_id
         match event:
             case Start():
-                self.start = event
+                self.start, self.text, self.ids = event, "", []
             case Delta():
                 self.text += event.text
                 self.ids.extend(event.ids)

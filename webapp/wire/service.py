@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -139,6 +140,8 @@ class PredictionService:
             )
         )
         self._woken = "0-0"
+        # Should Redis lose a generation, and the same be asked for again, its events are newer than those before.
+        self._first_epoch: Callable[[], int] = lambda: time.time_ns() // 1_000_000
 
     @_reachable
     async def submit(self, request: Request, client_id: str) -> Accepted | Busy:
@@ -154,7 +157,7 @@ class PredictionService:
                 keys.idempotency(request.user, client_id), keys.generation(request.gid),
                 f"{keys.shared}:act:{request.user}", keys.wait, keys.jobs, keys.pace,
                 request.gid, request.user, request.to_json(), keys.shared, scripts.KEEP_MS,
-                limits.active_per_user, limits.per_minute, limits.waiting,
+                limits.active_per_user, limits.per_minute, limits.waiting, self._first_epoch(),
             )  # fmt: skip
         except redis.OutOfMemoryError:
             # Those that run are still written to their end; what is new has to wait until they are gone.

@@ -36,9 +36,8 @@ from worker.writer import Writer
 def main() -> int:
     """Run until a signal ends it."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # Only the path of this file is known to be right, and whoever starts it may be anywhere.
     try:
-        url = os.environ.get("REDIS_URL") or _refuse("REDIS_URL is not set; set it to where Redis is")
+        url = _redis_url()
         batch = _number("KLEPON_BATCH", 8)
         name, lock = take_name(Path(os.environ.get("KLEPON_CHAT") or tempfile.gettempdir()))
         engine = _engine(batch)
@@ -103,15 +102,21 @@ def _engine(batch: int) -> Engine:
     return load_engine(os.environ.get("BASE_MODEL"), Path(adapter) if adapter else None)
 
 
+def _redis_url() -> str:
+    url = os.environ.get("REDIS_URL")
+    if not url:
+        raise EngineError("REDIS_URL is not set; set it to where Redis is")
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        # The rest may hold a password.
+        raise EngineError(f"REDIS_URL begins with {url[:3]!r}: expected redis://…, rediss://… or unix://…")
+    return url
+
+
 def _number(name: str, default: int) -> int:
     text = os.environ.get(name) or str(default)
     if not text.isascii() or not text.isdecimal() or int(text) < 1:
-        _refuse(f"{name}={text}: set it to a number from 1")
+        raise EngineError(f"{name}={text}: set it to a number from 1")
     return int(text)
-
-
-def _refuse(message: str) -> str:
-    raise EngineError(message)
 
 
 if __name__ == "__main__":

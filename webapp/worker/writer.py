@@ -89,7 +89,7 @@ class _Row:
     finished: Finished | None = None
     """The final record, once the end has an id."""
     lost_data: bool = False
-    kept: Snapshot | None = None
+    kept: tuple[Start | None, Snapshot] | None = None
     """What Redis is to get back: the same at every try, since an earlier one may have succeeded unheard."""
     releasing: bool = False
     snapshots: list[str] = field(default_factory=list)
@@ -375,7 +375,7 @@ class Writer:
         timings = Timings(
             queued_ms=row.claim.queued_ms,
             first_token_ms=None
-            if row.first_at is None or row.claim.epoch > 1
+            if row.first_at is None or not row.claim.new
             else round(1_000 * (row.first_at - row.claimed_at), 2),
             total_ms=round(row.claim.age_ms + 1_000 * (now - row.claimed_at), 2),
             tokens_per_second=rate,
@@ -401,7 +401,7 @@ class Writer:
             row.request = Request.from_json(claim.spec)
         except WireError as error:
             row.ending = ("error", f"The request cannot be read: {error}")
-        if claim.epoch > 1:
+        if not claim.new:
             self._take_over(row)
         if claim.poisonous:
             row.ending = ("error", f"The model's process ended {claim.takeovers} times while it answered this.")
@@ -460,19 +460,16 @@ class Writer:
         """Redis is to get this answer whole, under a new epoch."""
         row.lost_data = True
         row.epoch += 1
-        row.number, row.outgoing, row.snapshots, row.trim, row.finished = 1, [], [], "", None
-        row.acknowledged = f"{row.epoch}-1"
+        row.number, row.outgoing, row.snapshots, row.trim, row.finished = 2, [], [], "", None
+        row.acknowledged = f"{row.epoch}-2"
 
     def _recover(self, row: _Row) -> None:
         with self._changed:
-            row.kept = row.kept or row.snapshot()
-        owned = self._claims.recover(row.claim, row.epoch, row.kept)
+            row.kept = row.kept or (row.start, row.snapshot())
+        owned = self._claims.recover(row.claim, row.epoch, *row.kept)
         with self._changed:
             row.lost_data, row.kept = False, None
-            if owned:
-                if row.start:
-                    row.frame(row.start)
-            else:
+            if not owned:
                 del self._rows[row.claim.gid]
                 self._mail.append(Drop(row.claim.gid))
 

@@ -1,6 +1,7 @@
 -- Take a generation into the queue, or say why not.
 -- KEYS idempotency, generation, active, wait, jobs, pace
--- ARGV gid, user, spec, shared key prefix, time to live (ms), most active of a user, most a minute, most waiting
+-- ARGV gid, user, spec, shared key prefix, time to live (ms), most active of a user, most a minute, most waiting,
+--      first epoch
 -- Returns {'accepted' or 'existing', gid, position, waiting} or {'busy', why, retry after (ms)}
 local idem, generation, active, wait, jobs, pace = unpack(KEYS)
 local gid, user, spec, shared = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -34,7 +35,7 @@ local waiting = redis.call('ZCARD', wait)
 if waiting >= most_waiting then return {'busy', 'queue', answer_ms} end
 
 local place = redis.call('INCR', shared .. ':places')
-redis.call('HSET', generation, 'user', user, 'idem', idem, 'spec', spec, 'state', 'queued', 'epoch', 0, 'owner', '',
+redis.call('HSET', generation, 'user', user, 'idem', idem, 'spec', spec, 'state', 'queued', 'epoch', ARGV[9], 'owner', '',
   'takeovers', 0, 'place', place, 'enqueued', now)
 redis.call('SET', idem, gid, 'PX', ttl)
 redis.call('SADD', active, gid)

@@ -4,7 +4,7 @@
 -- ARGV shared key prefix, worker's name, its instance, room, lease (ms), most takeovers, whose leases need not have
 --      ended: 'name' (an earlier process of this name is dead), 'instance' (an answer to a claim got lost) or '', then
 --      the gids that it holds
--- Returns a list of {gid, spec, epoch, takeovers, cancel, enqueued, claimed, now, user, idem, place}
+-- Returns a list of {gid, spec, epoch, takeovers, cancel, enqueued, claimed, now, user, idem, place, 1 if it is new}
 local wait, leases = unpack(KEYS)
 local shared, name, instance = ARGV[1], ARGV[2], ARGV[3]
 local room, lease, most_takeovers, own = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
@@ -19,14 +19,14 @@ local function take(gid, fell)
   local key = shared .. ':gen:' .. gid
   if fell then redis.call('HINCRBY', key, 'takeovers', 1) end
   redis.call('HSET', key, 'owner', me, 'state', 'running')
-  redis.call('HSETNX', key, 'claimed', now)
+  local new = redis.call('HSETNX', key, 'claimed', now)
   redis.call('HINCRBY', key, 'epoch', 1)
   redis.call('ZREM', wait, gid)
   redis.call('ZADD', leases, now + lease, gid)
   local found = redis.call('HMGET', key, 'spec', 'epoch', 'takeovers', 'cancel', 'enqueued', 'claimed', 'user', 'idem',
     'place')
   taken[#taken + 1] = {gid, found[1], found[2], found[3], found[4] or '', found[5], found[6], tostring(now), found[7],
-    found[8], found[9]}
+    found[8], found[9], new}
 end
 
 -- What has brought two workers down runs alone the third time, so that it takes no other answer with it. For that the
