@@ -31,8 +31,6 @@ class Opened:
     conversation: Conversation
     messages: list[Message]
     requests: list[Request]
-    new: bool
-    """False if the frame had been here before."""
 
 
 class UnfinishedError(Exception):
@@ -139,8 +137,8 @@ def open_regenerate(user: AbstractBaseUser, frame: Regenerate) -> Opened:
 
 
 def withdraw(opened: Opened) -> None:
-    """Take back what a frame stored, since nothing will answer it."""
-    if not opened.new:
+    """Take back what a frame stored, since nothing will answer it; unless a part of it was answered before."""
+    if len(opened.requests) < sum(message.role == Message.Role.ASSISTANT for message in opened.messages):
         return
     pairs = {message.pair_id for message in opened.messages if message.pair_id}
     Message.objects.filter(id__in=[message.id for message in opened.messages]).delete()
@@ -204,7 +202,7 @@ def _again(user: AbstractBaseUser, cid: str) -> Opened | None:
     if not messages:
         return None
     waiting = [message for message in messages if message.state == Message.State.QUEUED]
-    return Opened(messages[0].conversation, messages, requests_for(waiting), new=False)
+    return Opened(messages[0].conversation, messages, requests_for(waiting))
 
 
 def _as_before(
@@ -263,4 +261,4 @@ def _answers(
     for answer in answers:
         answer.save(force_insert=True)
     conversation.save(update_fields=["updated"])
-    return Opened(conversation, [*shown, *answers], requests_for(answers), new=True)
+    return Opened(conversation, [*shown, *answers], requests_for(answers))

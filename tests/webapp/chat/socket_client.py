@@ -94,7 +94,9 @@ class Socket:
             if frame["gid"] != gid:
                 continue
             for _, event in frame["items"]:
-                if event["type"] == "delta":
+                if event["type"] == "start":
+                    text = ""
+                elif event["type"] == "delta":
                     text += event["text"]
                 elif event["type"] == "snapshot":
                     text = event["text"]

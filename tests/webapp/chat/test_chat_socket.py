@@ -235,6 +235,17 @@ def test_while_redis_is_away_a_text_is_kept_and_goes_out_when_it_is_sent_again()
     assert accepted["type"] == "accepted" and len(world.requests) == 1
 
 
+def test_a_text_that_waited_for_redis_and_then_finds_the_queue_full_leaves_nothing():
+    async def scenario(socket):
+        world.online = False
+        await socket.ask(cid="once", target="both")
+        world.online, world.busy = True, [None, Busy("queue", 1.0)]
+        return await socket.ask(cid="once", target="both")
+
+    assert talk(scenario)["type"] == "busy"
+    assert not Message.objects.exists() and not Conversation.objects.exists()
+
+
 def test_sockets_are_told_when_redis_goes_and_comes_back():
     async def scenario(socket):
         world.online = False

@@ -419,7 +419,11 @@ $("#turns").addEventListener("input", (event) => size(event.target));
 
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !$("dialog[open]")) {
-    if (document.body.classList.contains("side-open")) side(false);
+    const card = $("details[open]");
+    if (card) {
+      card.open = false;
+      $("summary", card).focus();
+    } else if (document.body.classList.contains("side-open")) side(false);
     else stop();
   }
   if (!event.altKey || event.ctrlKey || event.metaKey) return;

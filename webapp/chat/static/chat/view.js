@@ -69,13 +69,23 @@ export class View {
         const rendered = new Rendered(side.querySelector(".body"), this.say("copyCode"));
         this.sides.set(message.id, { element: side, rendered, message });
       }
+      if (group.messages.length === 1) this.join(element);
     }
     return turn;
   }
 
+  /** One answer has one row of tools, where a pair has one for each side and one for both. */
+  join(element) {
+    const row = element.querySelector(".side-answer .actions");
+    const both = element.querySelector(":scope > .actions");
+    row.prepend(both.querySelector(".branches"));
+    row.querySelector("[data-act=copy]").after(both.querySelector("[data-act=again]"));
+    both.remove();
+  }
+
   fill(turn) {
     const { element, group } = turn;
-    const branches = element.querySelector(":scope > .actions .branches");
+    const branches = element.querySelector(".branches");
     branches.hidden = group.of < 2;
     branches.querySelector(".branch").textContent = `${group.index + 1}/${group.of}`;
     branches.querySelector(".branch").ariaLabel = this.say("branch", { n: group.index + 1, of: group.of });
@@ -99,10 +109,9 @@ export class View {
     const { pair } = group.messages[0];
     const ended = group.messages.every((message) => message.state !== "queued");
     const whole = group.messages.every((message) => message.state === "ended" && message.finish !== "error");
-    element.querySelector(":scope > .actions [data-act=again]").hidden = !ended;
+    element.querySelector("[data-act=again]").hidden = !ended;
     element.querySelector(".vote").hidden = !pair || Boolean(pair.choice) || !whole;
-    const compare = element.querySelector("[data-act=compare]");
-    compare.hidden = !pair || !whole;
+    if (pair) element.querySelector("[data-act=compare]").hidden = !whole;
     const verdict = element.querySelector(".verdict");
     verdict.hidden = !pair?.choice;
     if (pair?.choice) {
@@ -128,16 +137,16 @@ export class View {
     element.querySelector(".name").textContent = this.say(blind ? letter : message.target);
     element.dataset.target = blind ? "blind" : message.target;
     element.setAttribute("aria-busy", String(live));
+    rendered.element.lang = message.target === "adapter" ? "id" : "";
     rendered.show(message.text, live);
     const { text, kind } = this.stateOf(message);
     const state = element.querySelector(".state");
     state.textContent = text;
     state.dataset.kind = kind;
     const actions = element.querySelector(".actions");
-    actions.hidden = live;
-    actions.querySelector("[data-act=copy]").hidden = !message.text || !navigator.clipboard;
+    actions.querySelector("[data-act=copy]").hidden = live || !message.text || !navigator.clipboard;
     actions.querySelector("[data-act=retry]").hidden = !(message.state === "lost" || message.finish === "error");
-    actions.querySelector(".origin").hidden = !message.model || blind;
+    actions.querySelector(".origin").hidden = live || !message.model || Boolean(blind);
     if (!live && !blind) this.fillOrigin(element.querySelector(".origin dl"), message);
   }
 
