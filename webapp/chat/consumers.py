@@ -25,7 +25,7 @@ from wire.service import Busy, UnavailableError
 
 from chat import answers, frames, turns
 from chat.frames import Edit, Frame, FrameError, Hello, Ping, Regenerate, Send, Stop
-from chat.hub import Hub
+from chat.hub import Hub, Status
 from chat.models import Conversation, Message
 from chat.users import socket_user
 
@@ -164,11 +164,9 @@ class ChatConsumer(AsyncWebsocketConsumer):
         if not self.greeted:
             self.greeted = True
             self.timers.pop("hello").cancel()
-            self.hub.join(self)
         now = time.time()
-        conversation, messages, live = None, [], []
-        if frame.conversation:
-            conversation, messages, live = await _state_of(self.user, frame)
+        conversation, messages, live = await _state_of(self.user, frame)
+        status = self.hub.status
         await self.say(
             type="ready",
             v=frames.VERSION,
@@ -177,8 +175,11 @@ class ChatConsumer(AsyncWebsocketConsumer):
             messages=[frames.message_json(message) for message in messages],
             live=live,
             limits={"text": frames.MAX_TEXT, "frame": frames.MAX_FRAME},
-            **self._status(),
+            **_status_json(status),
         )
+        self.hub.join(self)
+        if self.hub.status != status:
+            self.stir_status()
         for gid in live:
             await self._follow(gid, frame.cursors.get(gid, ORIGIN))
 
@@ -261,7 +262,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
                 async with asyncio.timeout(STALL_SECONDS):
                     if self.status_changed:
                         self.status_changed = False
-                        await self.say(type="status", **self._status())
+                        await self.say(type="status", **_status_json(self.hub.status))
                     while self.stirred:
                         await self._bring(self.stirred.pop())
         except TimeoutError:
@@ -307,13 +308,6 @@ class ChatConsumer(AsyncWebsocketConsumer):
         self.cursors.pop(gid, None)
         self.places.pop(gid, None)
 
-    def _status(self) -> dict[str, Any]:
-        status = self.hub.status
-        workers = None
-        if status.workers is not None:
-            workers = [{"model": one.model, "adapter_sha": one.adapter_sha} for one in status.workers]
-        return {"online": status.online, "workers": workers}
-
     # --- Whether the client may still be here ------------------------------------------------------------------------
 
     def _later(self, name: str, seconds: float, then: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -344,6 +338,13 @@ def _conversation_json(conversation: Conversation | None) -> dict[str, Any] | No
     return {"id": str(conversation.id), "title": conversation.title} if conversation else None
 
 
+def _status_json(status: Status) -> dict[str, Any]:
+    workers = None
+    if status.workers is not None:
+        workers = [{"model": one.model, "adapter_sha": one.adapter_sha} for one in status.workers]
+    return {"online": status.online, "workers": workers}
+
+
 def _busy(reason: str, retry_after: float) -> str:
     seconds = max(1, round(retry_after))
     wait = ngettext("Try again in %(n)d second.", "Try again in %(n)d seconds.", seconds) % {"n": seconds}
@@ -356,14 +357,17 @@ def _busy(reason: str, retry_after: float) -> str:
 
 
 @database_sync_to_async
-def _state_of(user: Any, frame: Hello) -> tuple[Conversation, list[Message], list[str]]:
-    assert frame.conversation is not None
-    conversation = turns.own_conversation(user, frame.conversation)
-    messages = turns.messages_since(conversation, frame.since)
-    # What the client saw begin may have ended meanwhile, and before `since` by the server's clock.
+def _state_of(user: Any, frame: Hello) -> tuple[Conversation | None, list[Message], list[str]]:
+    """The open conversation, what changed in it, and the answers to follow: whatever the client knows no end of."""
+    conversation, messages, live = None, [], []
+    if frame.conversation:
+        conversation = turns.own_conversation(user, frame.conversation)
+        messages = turns.messages_since(conversation, frame.since)
+        live = turns.unended(conversation)
     known = {message.id for message in messages}
-    messages += [one for one in turns.owned(user, list(frame.cursors)) if one.id not in known]
-    return conversation, messages, turns.unended(user, conversation)
+    begun = list(turns.owned(user, list(frame.cursors)))
+    messages += [one for one in begun if one.id not in known]
+    return conversation, messages, sorted({*live, *(str(one.id) for one in begun)})
 
 
 @database_sync_to_async

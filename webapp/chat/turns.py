@@ -75,7 +75,7 @@ def messages_since(conversation: Conversation, since: float) -> list[Message]:
     return list(conversation.messages.select_related("pair").filter(changed__gt=moment))
 
 
-def unended(user: AbstractBaseUser, conversation: Conversation) -> list[str]:
+def unended(conversation: Conversation) -> list[str]:
     """The ids of a conversation's answers that have not ended."""
     rows = conversation.messages.filter(state=Message.State.QUEUED).values_list("id", flat=True)
     return [str(row) for row in rows]

@@ -3,14 +3,14 @@ from unittest import mock
 
 import pytest
 from channels.db import database_sync_to_async
-from chat import consumers
+from chat import answers, consumers
 from chat.models import Conversation, Message, Pair
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.test import Client, override_settings
 from fake_service import world
 from socket_client import Socket, run
-from wire.events import End, Resume, Snapshot
+from wire.events import End, Resume, Snapshot, Transcript
 from wire.messages import Timings, Usage
 from wire.service import Busy
 
@@ -290,6 +290,23 @@ def test_a_socket_that_comes_back_gets_what_it_lacks_and_nothing_twice():
     gid, ready, (text, _) = run(scenario())
     assert ready["live"] == [gid]
     assert text == " dua tiga"
+
+
+def test_an_answer_of_another_conversation_that_ended_meanwhile_still_brings_its_end():
+    async def scenario():
+        async with Socket() as socket:
+            await socket.hello()
+            (gid,) = (await socket.ask())["gids"]
+        world.answer(gid, "Halo juga")
+        record = answers.finished(gid, Transcript.of(world.generations[gid].events))
+        await database_sync_to_async(answers.store)(record)
+        async with Socket() as socket:
+            ready = await socket.hello(None, cursors={gid: "1-2"})
+            return ready, await socket.end_of(gid)
+
+    ready, (text, end) = run(scenario())
+    assert [message["text"] for message in ready["messages"]] == ["Halo juga"]
+    assert (text, end["finish"]) == (" juga", "stop")
 
 
 def test_a_second_tab_sees_the_whole_answer():

@@ -34,7 +34,8 @@ export class Tree {
   /** Events of an answer; those that are known already are passed over. Returns the message, if it is here. */
   apply(gid, items) {
     const message = this.messages.get(gid);
-    if (!message) return null;
+    // What the database calls ended is whole: events that tell how it came to be would double it.
+    if (message?.state !== "queued") return null;
     for (const [id, event] of items) {
       if (!later(id, message.cursor)) continue;
       message.cursor = id;
