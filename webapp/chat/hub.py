@@ -106,8 +106,7 @@ class Hub:
     def join(self, listener: Listener) -> None:
         """A socket opened."""
         self.listeners.add(listener)
-        if not self._tasks:
-            self._tasks = [asyncio.create_task(self._tail()), asyncio.create_task(self._look())]
+        self._begin()
 
     def quit(self, listener: Listener) -> None:
         """A socket closed; the generations that it followed go on."""
@@ -123,6 +122,7 @@ class Hub:
 
     async def follow(self, gid: str, cursor: str, listener: Listener) -> None:
         """Tell a listener of all events of a generation that come after `cursor`."""
+        self._begin()
         ring = self._rings.get(gid)
         if ring is None:
             ring = self._rings[gid] = Ring(start=cursor, last=cursor, heard=asyncio.get_running_loop().time())
@@ -145,6 +145,10 @@ class Hub:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.service.close()
+
+    def _begin(self) -> None:
+        if not self._tasks:
+            self._tasks = [asyncio.create_task(self._tail()), asyncio.create_task(self._look())]
 
     async def _tail(self) -> None:
         while True:
