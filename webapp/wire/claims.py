@@ -16,6 +16,7 @@ from wire import events, scripts
 from wire.events import Event, Snapshot, Start, Transcript
 from wire.keys import Keys
 from wire.messages import Finished, WorkerState
+from wire.strict import WireError
 
 #: Redis did not answer, or not yet: whatever was asked may or may not have happened.
 OUTAGE = (redis.ConnectionError, redis.TimeoutError)
@@ -155,8 +156,12 @@ class Claims:
         )  # fmt: skip
 
     def transcript(self, gid: str) -> Transcript:
-        """What earlier owners wrote."""
-        return Transcript.of(read_events(self.redis.xrange(self.keys.events(gid))))
+        """What earlier owners wrote; nothing but its last id, if that is of another version and cannot be read."""
+        entries = self.redis.xrange(self.keys.events(gid))
+        try:
+            return Transcript.of(read_events(entries))
+        except WireError:
+            return Transcript(last=entries[-1][0])
 
     def recover(self, claim: Claim, epoch: int, start: Start | None, snapshot: Snapshot) -> bool:
         """Put a generation back that Redis has forgotten, under a new epoch. False: another worker owns it.

@@ -23,9 +23,7 @@ from worker.engine import Added, Step
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 0.025
-"""Between two exchanges that carry text."""
-WATCH_SECONDS = 0.04
-"""Between two that carry none: so soon a stop is heard of during a long step."""
+"""Between two exchanges; during a long step, a stop is heard of so soon. What is urgent does not wait."""
 IDLE_SECONDS = 0.5
 """How long an idle worker waits for work before it looks for itself."""
 RENEWALS = 4
@@ -84,14 +82,12 @@ class _Row:
     first_at: float | None = None
     last_at: float | None = None
     timed_tokens: int = 0
-    urgent: bool = False
     ending: tuple[Finish, str | None] | None = None
     finished: Finished | None = None
     """The final record, once the end has an id."""
     lost_data: bool = False
     kept: tuple[Start | None, Snapshot] | None = None
     """What Redis is to get back: the same at every try, since an earlier one may have succeeded unheard."""
-    releasing: bool = False
     snapshots: list[str] = field(default_factory=list)
     trim: str = ""
 
@@ -101,8 +97,8 @@ class _Row:
         self.outgoing.append((event_id, events.to_json(event)))
         return event_id
 
-    def pending(self) -> bool:
-        return self.shown < len(self.text) or (self.ending is not None and self.finished is None)
+    def unwritten(self) -> bool:
+        return bool(self.lost_data or self.outgoing or self.ending or self.shown < len(self.text))
 
     def snapshot(self) -> Snapshot:
         # All that is known, sent or not: the ids are those whose text is complete.
@@ -123,7 +119,9 @@ class Writer:
         self._rows: dict[str, _Row] = {}
         self._mail: list[Mail] = []
         self._own = "name"
-        self._claiming, self._closed = True, False
+        self._claiming, self._releasing, self._closed = True, False, False
+        self._urgent = False
+        self._flushed = -1e9
         self._down_since: float | None = None
         self._backoff = 0.0
         self._renewed = self._beaten = -1e9
@@ -138,6 +136,7 @@ class Writer:
     def started(self, gid: str, added: Added) -> None:
         """The loop has begun with an answer."""
         with self._changed:
+            self._loop_at = time.monotonic()
             row = self._rows.get(gid)
             if row is None or row.ending or row.request is None:
                 return
@@ -162,7 +161,10 @@ class Writer:
                 if row is None or row.ending:
                     continue
                 self._put(row, step, now)
-            self._changed.notify_all()
+            if now - self._flushed >= FLUSH_SECONDS:
+                self._urgent = True
+            if self._urgent:
+                self._changed.notify_all()
 
     def _put(self, row: _Row, step: Step, now: float) -> None:
         if step.replaces:
@@ -172,7 +174,8 @@ class Writer:
         else:
             row.ids.extend(step.ids)
             if step.text:
-                row.urgent |= row.first_at is None or row.shown == 0
+                # The first words do not wait.
+                self._urgent |= row.shown_ids == 0 or row.first_at is None
                 row.text.append(step.text)
         if step.ids or step.text:
             row.tokens += len(step.ids) or 1
@@ -185,14 +188,14 @@ class Writer:
         if step.finish:
             row.usage = step.usage
             row.ending = (step.finish, step.message)
-            row.urgent = True
+            self._urgent = True
 
     def end(self, gid: str, finish: Finish, message: str | None = None) -> None:
         """An answer is at its end, without a step."""
         with self._changed:
             if (row := self._rows.get(gid)) and not row.ending:
                 row.ending = (finish, message)
-                row.urgent = True
+                self._urgent = True
                 self._changed.notify_all()
 
     def written(self, gid: str) -> tuple[tuple[int, ...], str]:
@@ -244,10 +247,7 @@ class Writer:
     def release_all(self) -> None:
         """Hand everything back to the queue, as soon as what there is of it is written."""
         with self._changed:
-            self._claiming = False
-            for row in self._rows.values():
-                row.releasing = True
-                row.urgent = True
+            self._claiming, self._releasing, self._urgent = False, True, True
             self._changed.notify_all()
 
     # The thread's side.
@@ -276,11 +276,8 @@ class Writer:
                 self._changed.wait_for(lambda: self._closed, self._backoff)
                 return
             if self._rows or not self._claiming:
-                if any(row.lost_data for row in self._rows.values()):
-                    return
-                while not self._closed and not any(row.urgent for row in self._rows.values()):
-                    texts = any(row.pending() for row in self._rows.values())
-                    left = began + (FLUSH_SECONDS if texts else WATCH_SECONDS) - time.monotonic()
+                while not (self._urgent or self._closed):
+                    left = began + FLUSH_SECONDS - time.monotonic()
                     if left <= 0:
                         return
                     self._changed.wait(left)
@@ -301,11 +298,14 @@ class Writer:
             for row in lost:
                 self._recover(row)
             with self._changed:
+                self._urgent = False
                 writes = [self._write(row) for row in self._rows.values()]
                 room = self._room()
             exchange = self._claims.exchange(writes, room=room, own=self._own, renew=renew, beat=beat)
             if len(exchange.claims) < room:
                 self._own = ""
+            if any(write.events for write in writes):
+                self._flushed = now
             self._settle(writes, exchange.verdicts)
             for claim in exchange.claims:
                 self._begin(claim, now)
@@ -345,7 +345,6 @@ class Writer:
 
     def _write(self, row: _Row) -> Write:
         self._frame(row)
-        row.urgent = False
         return Write(row.claim.gid, row.epoch, row.acknowledged, tuple(row.outgoing), row.trim, row.finished)
 
     def _frame(self, row: _Row) -> None:
@@ -407,10 +406,14 @@ class Writer:
             row.ending = ("error", f"The model's process ended {claim.takeovers} times while it answered this.")
         elif claim.cancel and not row.ending:
             row.ending = ("cancelled", None)
-        row.urgent = row.ending is not None
         with self._changed:
+            if claim.gid in self._rows:
+                # Redis forgot it, and the same was asked for again.
+                self._mail.append(Drop(claim.gid))
             self._rows[claim.gid] = row
-            if row.request and not row.ending:
+            if row.ending:
+                self._urgent = True
+            elif row.request:
                 self._mail.append(Begin(row.request, tuple(row.ids), "".join(row.text), claim.suspect))
                 self._changed.notify_all()
 
@@ -443,7 +446,7 @@ class Writer:
                         if write.finished:
                             del self._rows[write.gid]
                         elif verdict == "cancel" and not row.ending:
-                            row.ending, row.urgent = ("cancelled", None), True
+                            row.ending, self._urgent = ("cancelled", None), True
                             self._mail.append(Drop(write.gid))
                     case "lost":
                         log.warning("%s is another worker's now", write.gid)
@@ -458,7 +461,7 @@ class Writer:
 
     def _forget(self, row: _Row) -> None:
         """Redis is to get this answer whole, under a new epoch."""
-        row.lost_data = True
+        row.lost_data = self._urgent = True
         row.epoch += 1
         row.number, row.outgoing, row.snapshots, row.trim, row.finished = 2, [], [], "", None
         row.acknowledged = f"{row.epoch}-2"
@@ -474,12 +477,10 @@ class Writer:
                 self._mail.append(Drop(row.claim.gid))
 
     def _release(self) -> None:
+        if not self._releasing:
+            return
         with self._changed:
-            leaving = [
-                row
-                for row in self._rows.values()
-                if row.releasing and not (row.ending or row.outgoing or row.pending())
-            ]
+            leaving = [row for row in self._rows.values() if not row.unwritten()]
         for row in leaving:
             self._claims.release(row.claim.gid, row.epoch)
             with self._changed:

@@ -149,6 +149,17 @@ def test_one_that_died_after_its_last_token_is_ended_by_the_next(site, driven, l
     assert not two.engine.together
 
 
+def test_events_of_another_version_are_begun_anew(site, valkey, driven, lapse):
+    gid = site.ask("say 12")
+    driven("one").turn(6)
+    with valkey.client() as client:
+        client.xadd(site.service.keys.events(gid), {"d": '{"type": "sigh"}'}, id="1-1000")
+    lapse()
+    driven("two").turn(20)
+    record = next(iter(site.done.take(1)))[1]
+    assert (record.finish, record.text) == ("stop", text_of(site.asked[gid]))
+
+
 def test_another_model_begins_anew(site, driven, lapse):
     one, two = driven("one"), driven("two", state=replace(about("two"), adapter_sha="other"))
     gid, base = site.ask("say 12", target="adapter"), site.ask("say 12", target="base")
