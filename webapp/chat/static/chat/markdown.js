@@ -3,7 +3,7 @@
 
 import DOMPurify from "./vendor/purify.es.mjs";
 import hljs from "./vendor/highlight.min.js";
-import markdownit from "./vendor/markdown-it.min.mjs";
+import markdownit from "./vendor/markdown-it.esm.min.mjs";
 
 const parser = markdownit({ html: false, linkify: true, highlight });
 // A remote image would tell its server that somebody reads this: it is shown as a link.
