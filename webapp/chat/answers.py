@@ -1,6 +1,5 @@
 """How the end of an answer is kept."""
 
-from dataclasses import asdict
 from uuid import UUID
 
 from django.utils import timezone
@@ -41,8 +40,8 @@ def store(record: Finished) -> bool:
             model=record.model or "",
             adapter_sha=record.adapter_sha or "",
             worker=record.worker or "",
-            usage=asdict(record.usage),
-            timings=asdict(record.timings),
+            usage=dict(record.usage),
+            timings=dict(record.timings),
             changed=timezone.now(),
         )
     )

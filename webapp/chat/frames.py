@@ -7,7 +7,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID
 
@@ -205,8 +205,8 @@ def event_json(event: Event) -> dict[str, Any]:
                 "type": "end",
                 "finish": event.finish,
                 "detail": event.message,
-                "usage": asdict(event.usage),
-                "timings": asdict(event.timings),
+                "usage": event.usage,
+                "timings": event.timings,
             }
 
 

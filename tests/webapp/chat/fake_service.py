@@ -63,7 +63,15 @@ class World:
 
     def end(self, gid: str, finish: str = "stop", message: str | None = None) -> None:
         count = sum(isinstance(event, Delta) for _, event in self.generations[gid].events)
-        self.write(gid, End(finish, message, Usage(12, count), Timings(3.0, 40.0, 900.0, 48.5)))
+        self.write(
+            gid,
+            End(
+                finish,
+                message,
+                Usage(prompt_tokens=12, completion_tokens=count),
+                Timings(queued_ms=3.0, first_token_ms=40.0, total_ms=900.0, tokens_per_second=48.5),
+            ),
+        )
 
     def answer(self, gid: str, text: str) -> None:
         self.start(gid)

@@ -31,8 +31,8 @@ def record(gid, **more):
         worker="worker",
         model="klepon-demo",
         adapter_sha="d278",
-        usage=Usage(9, 2),
-        timings=Timings(1.0, 2.0, 3.0, 4.0),
+        usage=Usage(prompt_tokens=9, completion_tokens=2),
+        timings=Timings(queued_ms=1.0, first_token_ms=2.0, total_ms=3.0, tokens_per_second=4.0),
     )
     return replace(plain, **more)
 

@@ -50,7 +50,15 @@ def test_a_ring_takes_ids_by_their_numbers_and_echoes_not_at_all():
     for event_id in ("1-9", "1-10", "1-9", "2-1", "1-11"):
         ring.append(event_id, Delta(event_id, ()))
     assert [event_id for event_id, _ in ring.events] == ["1-9", "1-10", "2-1"]
-    ring.append("2-2", End("stop", None, Usage(1, 1), Timings()))
+    ring.append(
+        "2-2",
+        End(
+            "stop",
+            None,
+            Usage(prompt_tokens=1, completion_tokens=1),
+            Timings(queued_ms=None, first_token_ms=None, total_ms=None, tokens_per_second=None),
+        ),
+    )
     assert ring.ended
 
 

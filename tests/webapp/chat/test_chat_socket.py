@@ -713,7 +713,15 @@ def test_an_empty_answer_must_be_replaced_before_one_goes_on():
         first = await socket.ask("Satu")
         (gid,) = first["gids"]
         world.start(gid)
-        world.write(gid, End("error", "engine failed", Usage(1, 0), Timings()))
+        world.write(
+            gid,
+            End(
+                "error",
+                "engine failed",
+                Usage(prompt_tokens=1, completion_tokens=0),
+                Timings(queued_ms=None, first_token_ms=None, total_ms=None, tokens_per_second=None),
+            ),
+        )
         await socket.end_of(gid)
         return await socket.ask("Dua", conversation=first["conversation"]["id"], parent=gid)
 
