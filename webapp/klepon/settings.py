@@ -165,6 +165,8 @@ LOGGING = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "loggers": {
         "django": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+        # Anyone who knocks under another name would write a traceback.
+        "django.security.DisallowedHost": {"handlers": [], "propagate": False},
         "chat": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
     },
 }

@@ -29,6 +29,8 @@ class Socket:
             "subprotocols": [],
             "client": (client, 5000),
         }
+        self._texts: dict[str, str] = {}
+        self._ends: dict[str, dict[str, Any]] = {}
         self._inside = ApplicationCommunicator(application, scope)
 
     async def __aenter__(self) -> "Socket":
@@ -87,21 +89,15 @@ class Socket:
                 return frame
 
     async def end_of(self, gid: str) -> tuple[str, dict[str, Any]]:
-        """The text of an answer as its events tell it, and its last event."""
-        text = ""
-        while True:
+        """The text of an answer as its events since the last hello tell it, and its last event."""
+        while gid not in self._ends:
             frame = await self.hear("events")
-            if frame["gid"] != gid:
-                continue
             for _, event in frame["items"]:
-                if event["type"] == "start":
-                    text = ""
-                elif event["type"] == "delta":
-                    text += event["text"]
-                elif event["type"] == "snapshot":
-                    text = event["text"]
-                elif event["type"] == "end":
-                    return text, event
+                if event["type"] == "end":
+                    self._ends[frame["gid"]] = event
+                before = "" if event["type"] in ("start", "snapshot") else self._texts.get(frame["gid"], "")
+                self._texts[frame["gid"]] = before + event.get("text", "")
+        return self._texts[gid], self._ends[gid]
 
 
 def run(scenario: Any, seconds: float = 30) -> Any:

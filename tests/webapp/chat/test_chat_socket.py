@@ -573,7 +573,7 @@ def test_errors_are_said_in_the_language_of_the_page():
 def test_a_frame_that_is_too_large_closes_the_socket():
     async def scenario(socket):
         await socket.text("x" * 70_000)
-        return await socket.next()
+        return await socket.hear("closed")
 
     assert talk(scenario) == {"type": "closed", "code": 1009}
 
