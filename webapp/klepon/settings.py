@@ -47,7 +47,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "klepon.static.StaticFiles",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -116,7 +116,7 @@ STATIC_URL = "/static/"
 STATIC_ROOT = STATE / "static"
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "staticfiles": {"BACKEND": "klepon.storage.HashedFiles"},
+    "staticfiles": {"BACKEND": "klepon.static.HashedFiles"},
 }
 WHITENOISE_ALLOW_ALL_ORIGINS = False
 WHITENOISE_KEEP_ONLY_HASHED_FILES = True
@@ -128,8 +128,8 @@ CONTENT_SECURITY_POLICY = {
         "script-src": [SELF],
         "style-src": [SELF],
         "img-src": [SELF, "data:"],
-        # Not every browser counts the WebSocket of an origin as 'self'.
-        "connect-src": [SELF, *(one.replace("http", "ws", 1) for one in ORIGINS)],
+        # Not every browser counts the WebSocket of an origin as 'self'. An IPv6 address cannot be said here.
+        "connect-src": [SELF, *(one.replace("http", "ws", 1) for one in ORIGINS if "[" not in one)],
         "manifest-src": [SELF],
         "form-action": [SELF],
         "frame-ancestors": [NONE],

@@ -44,7 +44,7 @@ def address():
     port = listener.getsockname()[1]
     hashed = {
         "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-        "staticfiles": {"BACKEND": "klepon.storage.HashedFiles"},
+        "staticfiles": {"BACKEND": "klepon.static.HashedFiles"},
     }
     with (
         override_settings(STORAGES=hashed, WHITENOISE_AUTOREFRESH=False, WHITENOISE_USE_FINDERS=False),

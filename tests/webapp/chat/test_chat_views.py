@@ -135,6 +135,17 @@ def test_no_page_carries_a_script_or_a_style_in_itself(client, talk):
         assert "http://" not in page.replace("http://testserver", "").replace("http://www.w3.org", "")
 
 
+def test_static_files_are_whole_and_can_be_asked_for_again(client):
+    whole = client.get("/static/chat/tree.js")
+    assert whole.status_code == 200 and whole.headers["Content-Type"].startswith("text/javascript")
+    assert b"export class Tree" in whole.content and not whole.streaming
+    again = client.get("/static/chat/tree.js", headers={"if-modified-since": whole.headers["Last-Modified"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert client.head("/static/chat/tree.js").content == b""
+    assert client.get("/static/chat/tree.js", headers={"range": "bytes=0-4"}).content == whole.content[:5]
+    assert client.get("/static/../chat.sqlite3").status_code == 404
+
+
 def test_posts_need_the_csrf_token(talk):
     strict = Client(enforce_csrf_checks=True)
     for address in (f"/c/{talk.id}/rename", f"/c/{talk.id}/delete", "/preferences", f"/pairs/{pair_of(talk).id}/vote"):
