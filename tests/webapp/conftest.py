@@ -1,12 +1,5 @@
-import sys
-from pathlib import Path
-
-WEBAPP = Path(__file__).resolve().parents[2] / "webapp"
-if str(WEBAPP) not in sys.path:
-    sys.path.insert(0, str(WEBAPP))
-
-import pytest  # noqa: E402
-from chat_parts import Site, Valkey  # noqa: E402
+import pytest
+from chat_parts import Site, Valkey
 
 
 @pytest.fixture

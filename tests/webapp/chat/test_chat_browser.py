@@ -1,13 +1,13 @@
 """The pages in a browser, against the site in this process with a service that a test writes for."""
 
 import asyncio
-import gzip
 import json
 import os
 import re
 import shutil
 import socket
 import threading
+from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -487,7 +487,7 @@ def test_a_long_answer_keeps_the_page_quick(visit):
     assert max(page.evaluate("window.tasks"), default=0) < 200
 
 
-AXE = Path(__file__).with_name("axe.min.js.gz")
+AXE = files("axe_playwright_python") / "axe.min.js"
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -496,7 +496,7 @@ def test_axe_finds_nothing(visit, theme, size):
     said = {"base": CODE, "adapter": POEM}
     says(lambda request: said[request.target])
     page = visit(color_scheme=theme, viewport={"width": size[0], "height": size[1]}, reduced_motion="reduce")
-    axe = gzip.decompress(AXE.read_bytes()).decode()
+    axe = AXE.read_text(encoding="utf-8")
     found = []
 
     def look(where):
