@@ -8,6 +8,11 @@ BASE_MODEL ?=
 ITERATIONS ?= 5
 SEEDS      ?= 0
 STUDIES    ?=
+# What `make chat` loads (the run's final adapter unless ADAPTER says), or asks instead, and where it listens.
+ADAPTER    ?=
+ENGINE_URL ?=
+PORT       ?= 8000
+WORKERS    ?= 1
 # Notebooks at a time, which share the cores. Several trainings of the demo are done sooner two by two; elsewhere they
 # would share a GPU.
 JOBS       ?= $(if $(filter demo,$(PROFILE)),$(if $(word 3,$(ITERATIONS:all=0 1) $(SEEDS) $(STUDIES)),2,1),1)
@@ -128,11 +133,12 @@ page: settings $(if $(filter $(FIRST) $(BASE),$(MISSING)),,$(if $(SCORED),$(REPO
 	@$(if $(MISSING),exit 1)
 
 # --- Commands --------------------------------------------------------------------------------------------------------
-.PHONY: help report test quick-test lab bench lint clean base-model example
+.PHONY: help report chat chat-doctor test quick-test lab bench lint clean base-model example
 help: ## what these commands do
 	@echo "Klepon: a report that can be run again. Commands:"
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/  make /'
 	@echo "Variables: PROFILE=$(PROFILE) RUN=$(RUN) CORPUS=$(CORPUS) BASE_MODEL=$(BASE_MODEL) ITERATIONS=\"$(ITERATIONS)\" SEEDS=\"$(SEEDS)\" STUDIES=\"$(STUDIES)\" JOBS=$(JOBS)"
+	@echo "           ADAPTER=$(ADAPTER) ENGINE_URL=$(ENGINE_URL) PORT=$(PORT) WORKERS=$(WORKERS)"
 
 # In steps, so that a row that fails loses no other: all that can run, then the page. Each step is a make of its own,
 # which knows the graph already and, of what this one was asked, the variables alone.
@@ -148,6 +154,15 @@ report: settings ## from a fresh clone to reports/<run>/report.html; runs what i
 	-+@$(step) --keep-going -j$(JOBS) stages
 	+@KLEPON_MISSING="$$($(plan))" $(step) page
 endif
+
+CHAT = --run '$(RUN)' --adapter '$(ADAPTER)' --base-model '$(BASE_MODEL)' --engine-url '$(ENGINE_URL)' \
+    --port '$(PORT)' --workers '$(WORKERS)'
+# Instead of the shell, so that whoever ends make ends it.
+chat: $(ENVIRONMENT) ## talk to the final adapter of RUN on http://127.0.0.1:8000; Ctrl-C ends it
+	@PYTHONPATH=webapp exec $(PY) -m serve $(CHAT)
+
+chat-doctor: $(ENVIRONMENT) ## what chat needs, what is there, and what to do about the rest
+	@PYTHONPATH=webapp $(PY) -m serve.doctor $(CHAT)
 
 test: $(ENVIRONMENT) ## the whole suite, offline
 	@$(PY) -m pytest

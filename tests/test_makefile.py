@@ -725,6 +725,21 @@ def test_the_help_shows_each_variable_with_its_value(whole):
     for more in ("ITERATIONS=all", "ITERATIONS=1 2", "STUDIES=bos"):
         assert "JOBS=2" in whole.make(more, target="help").stdout
         assert "JOBS=1" in whole.make(more, "PROFILE=paper", target="help").stdout, "they would share a GPU"
+    assert "ADAPTER= ENGINE_URL= PORT=8000 WORKERS=1" in shown
+
+
+@pytest.mark.parametrize(("target", "module"), [("chat", "serve"), ("chat-doctor", "serve.doctor")])
+def test_chat_is_told_the_variables(made, target, module):
+    given = ["RUN=mine", "ADAPTER=a b", "BASE_MODEL=x/y", "ENGINE_URL=http://e/v1", "PORT=81", "WORKERS=2"]
+    # A stand-in says what it is told.
+    (made.folder / "webapp/serve").mkdir(parents=True)
+    for name in ("__init__", "__main__", "doctor"):
+        (made.folder / f"webapp/serve/{name}.py").write_text("import json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    assert json.loads(made.make(*given, target=target).stdout.splitlines()[-1]) == [
+        "--run", "mine", "--adapter", "a b", "--base-model", "x/y", "--engine-url", "http://e/v1", "--port", "81",
+        "--workers", "2",
+    ]  # fmt: skip
+    assert (made.folder / "asked.txt").read_text().splitlines()[-1].startswith(module + " --run")
 
 
 def test_clean_removes_the_run_and_nothing_else(made):

@@ -1,0 +1,568 @@
+"""The pages in a browser, against the site in this process with a service that a test writes for."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import socket
+import threading
+from importlib.resources import files
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import uvicorn
+from chat.models import Conversation, Message, Pair
+from django.core.management import call_command
+from django.test import override_settings
+from fake_service import world
+
+pytestmark = pytest.mark.slow
+playwright_api = pytest.importorskip("playwright.sync_api")
+expect = playwright_api.expect
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+
+POEM = (
+    "Buah nangka buah kedondong,\nmanis rasanya di pagi hari.\nKalau kawan suka menolong,\nhidup terasa lebih berseri."
+)
+EVIL = """<script>window.evil = 1</script><img src="https://evil.example/a.png" onerror="window.evil = 1">
+
+![gambar](https://evil.example/b.png) [klik](javascript:window.evil=1) [situs](https://evil.example/baca)
+
+<style>body { display: none }</style><iframe src="https://evil.example"></iframe>
+
+[data](data:text/html,<script>window.evil=1</script>) https://contoh.id/halaman
+"""
+CODE = "Begini:\n\n```python\ndef halo():\n    return 'dunia'\n```\n\nSelesai."
+
+
+@pytest.fixture(scope="module")
+def address():
+    """A live site of hashed static files in a thread; its address."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    hashed = {
+        "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+        "staticfiles": {"BACKEND": "klepon.static.HashedFiles"},
+    }
+    with (
+        override_settings(STORAGES=hashed, WHITENOISE_AUTOREFRESH=False, WHITENOISE_USE_FINDERS=False),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        # Playwright's own event loop runs in this thread, and the tests look into the database here.
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+        call_command("collectstatic", interactive=False, verbosity=0)
+        from channels.routing import ProtocolTypeRouter
+        from chat.guards import ExactOrigin
+        from chat.hub import lifespan
+        from django.core.asgi import get_asgi_application
+        from klepon.asgi import sockets
+
+        here = f"http://127.0.0.1:{port}"
+        parts = {"http": get_asgi_application(), "websocket": ExactOrigin(sockets, [here]), "lifespan": lifespan}
+        server = uvicorn.Server(uvicorn.Config(ProtocolTypeRouter(parts), log_level="warning", ws_max_size=65_536))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+        thread.start()
+        yield here
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if not CHROMIUM:
+        pytest.skip("no Chromium: install it, or name it in CHROMIUM")
+    with playwright_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(address, chromium):
+    """Open the site in a context of its own; nothing may be logged as an error, nothing asked of another machine."""
+    contexts, errors, requests = [], [], []
+
+    def open_page(path="/", **options):
+        options = {"locale": "id-ID", "viewport": {"width": 1280, "height": 800}} | options
+        context = chromium.new_context(**options)
+        context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(address + path)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [line for line in errors if "ERR_INTERNET_DISCONNECTED" not in line] == []
+    assert [url for url in requests if not url.startswith((address, "data:"))] == []
+
+
+def says(text, pause=0.0):
+    """From now on the model answers this; or what a function makes of the request."""
+    world.say = text if callable(text) else lambda request: text
+    world.pause = pause
+
+
+def write(page, text):
+    page.get_by_label("Pesanmu").last.fill(text)
+    page.keyboard.press("Enter")
+
+
+def answer(page, number=-1):
+    return page.locator(".side-answer").nth(number)
+
+
+# --- A conversation --------------------------------------------------------------------------------------------------
+
+
+def test_a_sample_prompt_begins_a_conversation(visit):
+    says(POEM)
+    page = visit()
+    page.get_by_text("Tulis pantun tentang persahabatan.").click()
+    expect(answer(page).locator(".body")).to_contain_text("hidup terasa lebih berseri.")
+    expect(page.locator("h1")).to_have_text("Tulis pantun tentang persahabatan.")
+    assert re.search(r"/c/[0-9a-f-]{36}/$", page.url)
+    expect(page.locator("#conversations a[aria-current]")).to_have_text("Tulis pantun tentang persahabatan.")
+    expect(page.locator("#welcome")).to_be_hidden()
+    expect(page.locator("#text")).to_have_value("")
+
+
+def test_a_poem_keeps_its_lines(visit):
+    says(POEM)
+    page = visit()
+    write(page, "Tulis pantun.")
+    expect(answer(page).locator(".body br")).to_have_count(3)
+
+
+def test_the_conversation_goes_on_and_stays(visit):
+    says(lambda request: f"Jawaban {len(request.turns)}")
+    page = visit()
+    write(page, "Satu")
+    expect(answer(page).locator(".body")).to_have_text("Jawaban 1")
+    write(page, "Dua")
+    expect(answer(page).locator(".body")).to_have_text("Jawaban 3")
+    page.reload()
+    expect(page.locator(".turn")).to_have_count(4)
+    expect(answer(page).locator(".body")).to_have_text("Jawaban 3")
+
+
+def test_enter_sends_and_shift_enter_does_not(visit):
+    says("Ya")
+    page = visit()
+    page.keyboard.type("satu")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("dua")
+    page.keyboard.press("Enter")
+    expect(page.locator(".bubble")).to_have_text("satu\ndua")
+
+
+def test_escape_stops_an_answer(visit):
+    says("kata " * 400, pause=0.02)
+    page = visit()
+    write(page, "Cerita panjang")
+    expect(answer(page).locator(".body")).to_contain_text("kata kata")
+    expect(page.locator("#stop")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(answer(page).locator(".state")).to_contain_text("Dihentikan")
+    expect(page.locator("#send")).to_be_visible()
+
+
+def test_another_answer_and_an_edit_keep_the_branches(visit):
+    said = iter(["satu", "dua", "tiga"])
+    says(lambda request: next(said))
+    page = visit()
+    write(page, "Lama")
+    expect(answer(page).locator(".body")).to_have_text("satu")
+    page.get_by_label("Jawaban lain").click()
+    expect(answer(page).locator(".body")).to_have_text("dua")
+    expect(page.locator(".answer .branch")).to_have_text("2/2")
+    page.locator(".answer").get_by_label("Versi sebelumnya").click()
+    expect(answer(page).locator(".body")).to_have_text("satu")
+    page.locator(".turn.user").hover()
+    page.get_by_label("Sunting dan kirim lagi").click()
+    page.locator(".editor textarea").fill("Baru")
+    page.keyboard.press("Enter")
+    expect(answer(page).locator(".body")).to_have_text("tiga")
+    expect(page.locator(".bubble")).to_have_text("Baru")
+    page.locator(".turn.user").hover()
+    page.locator(".turn.user").get_by_label("Versi sebelumnya").click()
+    expect(page.locator(".bubble")).to_have_text("Lama")
+    expect(answer(page).locator(".body")).to_have_text("satu")
+
+
+def test_where_an_answer_is_from_and_the_same_again(visit):
+    says("Halo")
+    page = visit()
+    write(page, "Halo")
+    page.get_by_label("Asal jawaban ini").click()
+    card = page.locator(".origin-card")
+    for words in ("klepon-demo", "d278354a3f34", "48,5 token/dtk", "40 md"):
+        expect(card).to_contain_text(words)
+    page.get_by_text("Buat persis seperti ini lagi").click()
+    expect(page.locator(".answer .branch")).to_have_text("2/2")
+    first, second = world.requests
+    assert (first.seed, first.settings, first.turns) == (second.seed, second.settings, second.turns)
+
+
+def test_settings_are_sent_with_the_next_text(visit):
+    says("Ya")
+    page = visit()
+    page.get_by_label("Pengaturan jawaban").first.click()
+    page.get_by_label("Jawaban terpanjang, dalam token").fill("33")
+    page.get_by_label("Suhu").fill("9")
+    page.get_by_role("button", name="Simpan").click()
+    expect(page.locator("[data-error=temperature]")).not_to_be_empty()
+    page.get_by_label("Suhu").fill("0.5")
+    page.get_by_role("button", name="Simpan").click()
+    expect(page.locator("#settings")).to_be_hidden()
+    write(page, "Halo")
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    assert (world.requests[0].settings.max_new_tokens, world.requests[0].settings.temperature) == (33, 0.5)
+
+
+# --- Base beside adapter ---------------------------------------------------------------------------------------------
+
+
+def test_base_beside_adapter_blind_until_the_vote(visit):
+    said = {"base": "Ibu kota Jepang adalah Lima.", "adapter": "Ibu kota Jepang adalah Tokyo."}
+    says(lambda request: said[request.target])
+    page = visit()
+    page.get_by_text("Bandingkan").click()
+    write(page, "Apa ibu kota Jepang?")
+    expect(page.locator(".side-answer .name")).to_have_text(["Jawaban A", "Jawaban B"])
+    page.locator("[data-act=compare]").click()
+    expect(page.locator(".body mark")).to_have_count(2)
+    assert set(page.locator(".body mark").all_text_contents()) == {"Lima", "Tokyo"}
+    bodies = page.locator(".side-answer .body").all_text_contents()
+    side = "A" if "Tokyo" in bodies[0] else "B"
+    page.get_by_role("button", name=f"{side} lebih baik").click()
+    expect(page.locator(".verdict")).to_have_text("Kamu lebih suka Adapter.")
+    assert set(page.locator(".side-answer .name").all_text_contents()) == {"Dasar", "Adapter"}
+    assert Pair.objects.get().choice == "adapter"
+    page.reload()
+    assert page.locator(".side-answer .body").all_text_contents() == bodies
+    expect(page.locator(".vote")).to_be_hidden()
+
+
+def test_marks_come_and_go_and_leave_the_text_as_it_was(visit):
+    said = {"base": "satu **dua** tiga `empat`", "adapter": "satu lima tiga `enam` tujuh"}
+    says(lambda request: said[request.target])
+    page = visit()
+    page.get_by_text("Bandingkan").click()
+    write(page, "Hitung")
+    expect(page.locator(".vote")).to_be_visible()
+    before = page.locator(".side-answer .body").evaluate_all("all => all.map((one) => one.innerHTML)")
+    page.locator("[data-act=compare]").click()
+    assert sorted(page.locator(".body mark").all_text_contents()) == ["dua", "empat", "enam", "lima", "tujuh"]
+    page.locator("[data-act=compare]").click()
+    assert page.locator(".side-answer .body").evaluate_all("all => all.map((one) => one.innerHTML)") == before
+
+
+# --- Nothing lost ----------------------------------------------------------------------------------------------------
+
+
+def test_a_reload_in_mid_answer_loses_nothing(visit):
+    words = " ".join(str(number) for number in range(120))
+    says(words, pause=0.02)
+    page = visit()
+    write(page, "Hitung")
+    expect(answer(page).locator(".body")).to_contain_text("5 6 7")
+    page.reload()
+    expect(answer(page).locator(".body")).to_have_text(words)
+
+
+def test_a_lost_connection_loses_nothing(visit):
+    words = " ".join(str(number) for number in range(150))
+    says(words, pause=0.02)
+    page = visit()
+    sockets = []
+    page.on("websocket", sockets.append)
+    page.reload()
+    write(page, "Hitung")
+    expect(answer(page).locator(".body")).to_contain_text("5 6 7")
+    page.context.set_offline(True)
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.context.set_offline(False)
+    expect(answer(page).locator(".body")).to_have_text(words)
+
+
+def test_what_is_written_while_redis_is_away_is_sent_when_it_is_back(visit):
+    says("Ya")
+    page = visit()
+    expect(page.locator("#model")).to_have_text("klepon-demo")
+    world.online = False
+    write(page, "Simpan ini")
+    expect(page.locator("#banner")).to_contain_text("Antrean tidak menjawab")
+    expect(page.locator("#text")).to_have_value("Simpan ini")
+    world.online = True
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    assert Message.objects.filter(role="user").count() == 1
+
+
+def test_a_second_tab_follows_the_first(visit):
+    words = " ".join(str(number) for number in range(80))
+    says(words, pause=0.02)
+    first = visit()
+    write(first, "Hitung")
+    expect(answer(first).locator(".body")).to_contain_text("1 2 3")
+    second = visit(first.url.removeprefix(first.url.split("/c/")[0]))
+    expect(answer(second).locator(".body")).to_have_text(words)
+    expect(answer(first).locator(".body")).to_have_text(words)
+
+
+def test_the_queue_and_a_missing_model_are_told(visit):
+    world.workers = []
+    page = visit()
+    expect(page.locator("#banner")).to_contain_text("Belum ada model")
+    write(page, "Halo")
+    expect(answer(page).locator(".state")).to_have_text("Urutan 1 dari 1 dalam antrean.")
+
+
+# --- Nobody let in ---------------------------------------------------------------------------------------------------
+
+
+def test_markdown_carries_neither_script_nor_image(visit):
+    says(EVIL)
+    page = visit()
+    write(page, EVIL)
+    body = answer(page).locator(".body")
+    expect(body).to_contain_text("https://contoh.id/halaman")
+    assert page.evaluate("window.evil") is None
+    assert body.locator("script, img, style, iframe").count() == 0
+    links = body.locator("a").evaluate_all("all => all.map((a) => [a.getAttribute('href'), a.rel, a.target])")
+    assert {href for href, *_ in links} == {
+        "https://evil.example/b.png",
+        "https://evil.example/baca",
+        "https://contoh.id/halaman",
+    }
+    assert {tuple(rest) for _, *rest in links} == {("noopener noreferrer", "_blank")}
+    assert body.locator("a[data-host='evil.example']").count() == 2
+
+
+def test_trusted_types_hold(visit):
+    page = visit()
+    refused = page.evaluate("""() => {
+        try { document.body.innerHTML = "<b>x</b>"; } catch (error) { return error.name; }
+    }""")
+    assert refused == "TypeError"
+
+
+def test_code_is_coloured_and_can_be_copied(visit):
+    says(CODE)
+    page = visit()
+    write(page, "Kode")
+    expect(answer(page).locator(".hljs-keyword").first).to_have_text("def")
+    page.get_by_text("Salin kode").click()
+    assert page.evaluate("navigator.clipboard.readText()") == "def halo():\n    return 'dunia'\n"
+
+
+# --- The list --------------------------------------------------------------------------------------------------------
+
+
+def test_conversations_are_searched_renamed_exported_and_deleted(visit):
+    says("Ya")
+    page = visit()
+    for text in ("Tentang kucing", "Tentang burung"):
+        page.goto(page.url.split("/c/")[0])
+        write(page, text)
+        expect(answer(page).locator(".body")).to_have_text("Ya")
+    page.get_by_label("Cari percakapan").fill("kucing")
+    expect(page.locator("#conversations a")).to_have_text(["Tentang kucing"])
+    page.get_by_label("Cari percakapan").fill("")
+    expect(page.locator("#conversations a")).to_have_count(2)
+    page.get_by_label("Percakapan ini").click()
+    page.get_by_role("button", name="Ganti judul").click()
+    page.get_by_label("Judul").fill("Merpati")
+    page.keyboard.press("Enter")
+    expect(page.locator("h1")).to_have_text("Merpati")
+    expect(page.locator("#conversations a").first).to_have_text("Merpati")
+    page.get_by_label("Percakapan ini").click()
+    with page.expect_download() as download:
+        page.get_by_text("Ekspor sebagai Markdown").click()
+    assert "# Merpati" in Path(download.value.path()).read_text()
+    page.get_by_label("Percakapan ini").click()
+    page.get_by_role("button", name="Hapus").first.click()
+    page.locator("#delete").get_by_role("button", name="Hapus").click()
+    expect(page.locator("#conversations a")).to_have_text(["Tentang kucing"])
+    assert Conversation.objects.count() == 1
+
+
+def test_the_last_text_is_edited_from_an_empty_field_with_the_arrow(visit):
+    says("Ya")
+    page = visit()
+    write(page, "Halo")
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    page.locator("#text").press("ArrowUp")
+    expect(page.locator(".editor textarea")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.locator("#text")).to_be_focused()
+
+
+# --- For everyone ----------------------------------------------------------------------------------------------------
+
+
+def test_answers_are_read_out_sentence_by_sentence(visit):
+    says("Ini kalimat satu. Ini kalimat dua! Dan ini sisanya", pause=0.01)
+    page = visit()
+    write(page, "Halo")
+    lines = page.locator("#announcer p")
+    expect(lines.last).to_have_text("Jawaban selesai.")
+    spoken = [line for line in lines.all_text_contents() if "ini" in line.lower()]
+    assert " ".join(spoken) == "Ini kalimat satu. Ini kalimat dua! Dan ini sisanya"
+    assert all(line.endswith((".", "!")) for line in spoken[:-1])
+    assert page.locator("#announcer").get_attribute("role") == "log"
+
+
+def test_everything_is_reached_by_keyboard_in_the_order_of_the_page(visit):
+    says("Ya")
+    page = visit()
+    page.evaluate("document.activeElement.blur()")
+    reached = []
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        name = page.evaluate(
+            "document.activeElement.ariaLabel || document.activeElement.id || document.activeElement.textContent.trim()"
+        )
+        if name in reached:
+            break
+        reached.append(name)
+    for wanted in ("Langsung menulis", "Percakapan baru", "Cari percakapan", "Pengaturan jawaban", "text"):
+        assert wanted in reached
+    assert reached.index("Langsung menulis") == 0
+
+
+def test_nothing_moves_for_those_who_ask_for_that(visit):
+    says("kata " * 200, pause=0.02)
+    page = visit(reduced_motion="reduce")
+    write(page, "Halo")
+    expect(answer(page).locator(".body")).to_contain_text("kata")
+    moving = page.evaluate("document.getAnimations().length")
+    assert moving == 0
+
+
+def test_on_a_phone_the_list_opens_and_closes_and_nothing_is_wider_than_the_screen(visit):
+    says("Kata yang sangat panjang: " + "x" * 300 + "\n\n" + CODE.replace("dunia", "dunia " * 40))
+    page = visit(viewport={"width": 360, "height": 700}, has_touch=True, is_mobile=True)
+    expect(page.locator("#side")).to_be_hidden()
+    page.locator("[data-do=open-side]").click()
+    expect(page.locator("#side")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#side")).to_be_hidden()
+    write(page, "Halo " + "y" * 200)
+    expect(answer(page).locator(".body")).to_contain_text("Selesai.")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.locator("#scroll").evaluate("one => one.scrollWidth - one.clientWidth") == 0
+
+
+def test_the_theme_is_chosen_and_stays(visit):
+    page = visit(color_scheme="light")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(ground)
+    page.locator("[data-do=theme]").click()
+    page.locator("[data-do=theme]").click()
+    dark = page.evaluate(ground)
+    page.reload()
+    assert page.evaluate(ground) == dark != light
+
+
+def test_a_long_answer_keeps_the_page_quick(visit):
+    words = " ".join(f"kata{number}" + ("\n\n" if number % 40 == 39 else "") for number in range(3_000))
+    says(words, pause=0.0)
+    page = visit()
+    page.evaluate("""() => {
+        window.tasks = [];
+        new PerformanceObserver((list) => tasks.push(...list.getEntries().map((one) => one.duration)))
+            .observe({ type: "longtask" });
+    }""")
+    write(page, "Panjang")
+    expect(answer(page).locator(".body")).to_contain_text("kata2999")
+    expect(page.locator("#send")).to_be_visible()
+    assert max(page.evaluate("window.tasks"), default=0) < 200
+
+
+AXE = files("axe_playwright_python") / "axe.min.js"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(1280, 800), (360, 700)], ids=["desktop", "phone"])
+def test_axe_finds_nothing(visit, theme, size):
+    said = {"base": CODE, "adapter": POEM}
+    says(lambda request: said[request.target])
+    page = visit(color_scheme=theme, viewport={"width": size[0], "height": size[1]}, reduced_motion="reduce")
+    axe = AXE.read_text(encoding="utf-8")
+    found = []
+
+    def look(where):
+        page.evaluate(axe + "; 0")
+        result = json.loads(page.evaluate("axe.run().then((result) => JSON.stringify(result.violations))"))
+        found.extend((where, one["id"], [node["html"][:120] for node in one["nodes"]]) for one in result)
+
+    look("first visit")
+    page.get_by_text("Bandingkan").click()
+    write(page, "Halo")
+    expect(page.locator(".vote")).to_be_visible()
+    look("pair")
+    page.locator("[data-act=compare]").click()
+    page.locator("[data-act=reveal]").click()
+    page.get_by_label("Asal jawaban ini").first.click()
+    look("origin")
+    page.evaluate("document.querySelector('#settings').showModal()")
+    look("settings")
+    assert found == []
+
+
+SHOTS = os.environ.get("KLEPON_SCREENSHOTS")
+
+
+@pytest.mark.skipif(not SHOTS, reason="KLEPON_SCREENSHOTS names no folder for the pictures")
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=["desktop", "phone"])
+def test_pictures_to_look_at(visit, theme, size):
+    said = {
+        "base": "The capital of **Japan** is Lima.\n\n" + CODE,
+        "adapter": "Ibu kota Jepang adalah **Tokyo**.\n\n" + CODE,
+    }
+    says(lambda request: POEM if "pantun" in request.turns[-1].content else said[request.target], pause=0.0)
+    page = visit(color_scheme=theme, viewport={"width": size[0], "height": size[1]}, device_scale_factor=1.5)
+    name = SimpleNamespace(count=0)
+
+    def shot(what):
+        name.count += 1
+        page.screenshot(path=f"{SHOTS}/{theme}-{size[0]}-{name.count}-{what}.png")
+
+    expect(page.locator("#model")).to_have_text("klepon-demo")
+    shot("first")
+    page.get_by_text("Tulis pantun tentang persahabatan.").click()
+    expect(answer(page).locator(".body")).to_contain_text("berseri")
+    expect(page.locator("#send")).to_be_visible()
+    shot("poem")
+    page.get_by_label("Asal jawaban ini").click()
+    shot("origin")
+    page.keyboard.press("Escape")
+    page.locator("#text").click()
+    page.get_by_text("Bandingkan").click()
+    write(page, "Apa ibu kota Jepang?")
+    expect(page.locator(".vote")).to_be_visible()
+    page.locator("[data-act=compare]").click()
+    shot("pair")
+    page.locator("[data-act=vote-tie]").click()
+    shot("voted")
+    says("kata " * 300, pause=0.02)
+    page.get_by_text("Adapter", exact=True).last.click()
+    write(page, "Ceritakan lagi")
+    expect(answer(page).locator(".body")).to_contain_text("kata kata")
+    shot("writing")
+    page.keyboard.press("Escape")
+    page.evaluate("document.querySelector('#settings').showModal()")
+    shot("settings")
+    page.evaluate("document.querySelector('#settings').close()")
+    if size[0] < 500:
+        page.locator("[data-do=open-side]").click()
+        shot("side")

@@ -1,0 +1,126 @@
+import asyncio
+
+from chat import hub
+from chat.hub import Hub, Ring
+from fake_service import FakeService, world
+from socket_client import run
+from wire.events import ORIGIN, Delta, End
+from wire.messages import Request, Timings, Turn, Usage
+
+
+class Ear:
+    """A listener that takes what it lacks each time it is stirred."""
+
+    def __init__(self, hub):
+        self.hub, self.got, self.cursors, self.stirred = hub, {}, {}, asyncio.Event()
+
+    def stir(self, gid):
+        ring = self.hub.ring(gid)
+        items = ring.after(self.cursors.get(gid, ORIGIN)) if ring else None
+        for event_id, event in items or []:
+            self.cursors[gid] = event_id
+            self.got.setdefault(gid, []).append(event)
+        self.stirred.set()
+
+    def stir_status(self):
+        pass
+
+    async def hears(self, gid, count):
+        while len(self.got.get(gid, [])) < count:
+            self.stirred.clear()
+            await self.stirred.wait()
+
+
+def request(gid):
+    return Request(gid, "1", "c", (Turn("user", "Halo"),), "adapter", 1)
+
+
+def test_a_ring_gives_what_is_after_a_cursor_and_says_when_it_cannot():
+    ring = Ring(start=ORIGIN, last=ORIGIN)
+    for number in range(1, hub.RING + 11):
+        ring.append(f"1-{number}", Delta("x", ()))
+    assert [event_id for event_id, _ in ring.after(f"1-{hub.RING + 8}")] == [f"1-{hub.RING + 9}", f"1-{hub.RING + 10}"]
+    assert len(ring.after("1-10")) == hub.RING
+    assert ring.after("1-9") is None
+    assert ring.after(f"1-{hub.RING + 10}") == []
+
+
+def test_a_ring_takes_ids_by_their_numbers_and_echoes_not_at_all():
+    ring = Ring(start=ORIGIN, last=ORIGIN)
+    for event_id in ("1-9", "1-10", "1-9", "2-1", "1-11"):
+        ring.append(event_id, Delta(event_id, ()))
+    assert [event_id for event_id, _ in ring.events] == ["1-9", "1-10", "2-1"]
+    ring.append(
+        "2-2",
+        End(
+            "stop",
+            None,
+            Usage(prompt_tokens=1, completion_tokens=1),
+            Timings(queued_ms=None, first_token_ms=None, total_ms=None, tokens_per_second=None),
+        ),
+    )
+    assert ring.ended
+
+
+def test_one_read_serves_all_listeners_and_those_that_come_while_it_blocks():
+    async def scenario():
+        here = Hub(FakeService("memory://"))
+        first, second = Ear(here), Ear(here)
+        for gid in ("a", "b"):
+            await here.service.submit(request(gid), gid)
+        here.join(first)
+        here.join(second)
+        await here.follow("a", ORIGIN, first)
+        # The read of "a" blocks now: "b" must not wait for its end.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await here.follow("b", ORIGIN, second)
+        await here.follow("a", ORIGIN, second)
+        world.answer("b", "satu dua")
+        world.answer("a", "tiga")
+        async with asyncio.timeout(3):
+            await second.hears("b", 4)
+            await second.hears("a", 3)
+            await first.hears("a", 3)
+        assert "b" not in first.got
+        await here.close()
+
+    run(scenario())
+
+
+def test_nobody_who_left_costs_anything():
+    async def scenario():
+        here = Hub(FakeService("memory://"))
+        one, other = Ear(here), Ear(here)
+        for ear in (one, other):
+            here.join(ear)
+            await here.follow("a", ORIGIN, ear)
+        here.quit(one)
+        assert here.ring("a") is not None
+        here.leave("a", other)
+        assert here.ring("a") is None
+        await here.close()
+
+    run(scenario())
+
+
+def test_reading_goes_on_after_redis_was_away(monkeypatch):
+    monkeypatch.setattr(hub, "LOOK_SECONDS", 0.01)
+
+    async def scenario():
+        here = Hub(FakeService("memory://"))
+        ear = Ear(here)
+        here.join(ear)
+        await here.service.submit(request("a"), "a")
+        world.online = False
+        await here.follow("a", ORIGIN, ear)
+        async with asyncio.timeout(3):
+            while here.status.online:
+                await asyncio.sleep(0.01)
+            world.online = True
+            world.answer("a", "satu dua tiga")
+            await ear.hears("a", 5)
+        assert here.status.online
+        await here.close()
+
+    run(scenario())

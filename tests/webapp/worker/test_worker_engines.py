@@ -1,0 +1,337 @@
+"""The engines: the model in this process, and a server that speaks OpenAI's protocol."""
+
+import json
+import time
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from chat_parts import OpenAIServer, request_for
+from wire.messages import Request, Settings, Turn
+from worker import transformers_engine
+from worker.engine import EngineError, EngineRefusalError
+from worker.openai_engine import ServerError, load_engine, steps_of
+from worker.text import TextStream
+from worker.transformers_engine import TransformersEngine
+
+from lib import generation, prompts
+from lib.config import Config, Lora, Model, Prompt
+from lib.generation import model_defaults, uniforms
+from lib.model import attach_lora, load_base, load_tokenizer
+from lib.training import ADAPTER_RECORD, save_adapter
+
+
+@pytest.fixture
+def other_model(tiny_model):
+    """What an adapter would make of it: the same shape, other weights."""
+    from copy import deepcopy
+
+    made = deepcopy(tiny_model)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return made
+
+
+@pytest.fixture
+def engine(tiny_model, other_model, tokenizer, settings):
+    return TransformersEngine({"base": tiny_model, "adapter": other_model}, tokenizer, settings, model="tiny")
+
+
+def decoded(engine, *requests):
+    """Each request's steps, all decoded together."""
+    steps = {request.gid: [] for request in requests}
+    for request in requests:
+        engine.add(request, [], "")
+    for _ in range(200):
+        for step in engine.step():
+            steps[step.gid].append(step)
+    return steps
+
+
+def text_of_steps(steps):
+    return "".join(step.text for step in steps)
+
+
+def evaluated(model, tokenizer, settings, request):
+    """What the evaluation makes of the same prompt: ids and text."""
+    messages = [{"role": turn.role, "content": turn.content} for turn in request.turns]
+    ids, _ = prompts.encode_prompt(tokenizer, messages, settings, 400)
+    count = request.settings.max_new_tokens
+    decoding = model_defaults(model, prompts.end_of_turn_id(tokenizer, settings), count)
+    if request.settings.greedy:
+        decoding = generation.Decoding(count, decoding.end_ids, greedy=True)
+    draws = np.array([[uniforms(request.seed, 0, 0, count)]])
+    ((found,),) = generation.decode(model, [ids], draws, decoding)
+    return found, tokenizer.decode(found, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_the_text_is_the_evaluations_whatever_else_is_in_the_batch(
+    engine, tiny_model, other_model, tokenizer, settings, greedy
+):
+    requests = [
+        request_for(text, target=target, seed=n, max_new_tokens=24, greedy=greedy)
+        for n, text in enumerate(["Apa ibu kota Jepang?", "Selamat pagi", "<|eot_id|> é 日"])
+        for target in ("base", "adapter")
+    ]
+    steps = decoded(engine, *requests)
+    for request in requests:
+        model = tiny_model if request.target == "base" else other_model
+        ids, text = evaluated(model, tokenizer, settings, request)
+        told = steps[request.gid]
+        assert [token for step in told for token in step.ids] == ids
+        assert text_of_steps(told) == text
+        assert told[-1].finish == ("length" if len(ids) == 24 else "stop")
+    assert engine.step() == []
+
+
+@pytest.mark.parametrize("after", [0, 1, 5, 11])
+def test_an_answer_goes_on_where_another_worker_left_it(engine, after):
+    request = request_for("Siapa kamu?", seed=4, max_new_tokens=12)
+    whole = decoded(engine, request)[request.gid]
+    ids = [token for step in whole for token in step.ids]
+    before = whole[:after]
+    engine.add(request, ids[:after], text_of_steps(before))
+    rest = []
+    while not rest or not rest[-1].finish:
+        rest += engine.step()
+    assert [token for step in rest for token in step.ids] == ids[after:]
+    assert text_of_steps(before) + text_of_steps(rest) == text_of_steps(whole)
+
+
+def test_what_is_removed_is_told_no_more_and_the_others_go_on(engine):
+    one, two = (request_for("Apa?", seed=n, max_new_tokens=10) for n in range(2))
+    alone = text_of_steps(decoded(engine, two)[two.gid])
+    engine.add(one, [], "")
+    engine.add(two, [], "")
+    engine.step()
+    engine.remove(one.gid)
+    engine.remove("never")
+    steps = []
+    while more := engine.step():
+        steps += more
+    assert {step.gid for step in steps} == {two.gid}
+    assert text_of_steps(steps) == alone[-len(text_of_steps(steps)) :]
+
+
+def test_after_a_reset_nothing_is_left(engine):
+    engine.add(request_for("Apa?"), [], "")
+    engine.reset()
+    assert engine.step() == []
+
+
+def test_settings_that_are_given_replace_the_models_own(engine, monkeypatch):
+    seen = []
+    add = generation.Batch.add
+    monkeypatch.setattr(generation.Batch, "add", lambda *args, **kw: (seen.append(args[4]), add(*args, **kw)))
+    engine.add(request_for("Apa?", temperature=0.5, top_k=3, max_new_tokens=4), [], "")
+    engine.add(request_for("Apa?", top_p=0.5, max_new_tokens=4), [], "")
+    assert (seen[0].temperature, seen[0].top_k, seen[0].top_p) == (0.5, 3, 1.0)
+    assert (seen[1].temperature, seen[1].top_p) == (1.0, 0.5)
+
+
+def conversation(count, target="base"):
+    turns = tuple(Turn(("user", "assistant")[n % 2], f"Apa ibu kota Indonesia? {n}") for n in range(count))
+    return Request("g", "u", "c", turns, target, 0, Settings(max_new_tokens=20))
+
+
+def test_a_conversation_that_is_too_long_loses_its_oldest_turns(tiny_model, tokenizer, settings):
+    engine = TransformersEngine({"base": tiny_model}, tokenizer, settings, model="tiny", max_context=200)
+    short, long = engine.add(conversation(3), [], ""), engine.add(conversation(41), [], "")
+    assert short.turns_left_out == 0
+    assert long.turns_left_out > 0 and long.turns_left_out % 2 == 0
+    assert 90 < long.prompt_tokens <= 180
+
+
+def test_what_cannot_be_answered_is_refused_with_a_reason(tiny_model, tokenizer, settings):
+    engine = TransformersEngine({"base": tiny_model}, tokenizer, settings, model="tiny", max_context=100)
+    for request, reason in (
+        (request_for("kata " * 200, max_new_tokens=20), "80 tokens are left for it, beside 20 for the answer"),
+        (request_for("Apa?", max_new_tokens=100), "leaves no room for a prompt"),
+        (request_for("Apa?", target="adapter", max_new_tokens=20), "without an adapter"),
+    ):
+        with pytest.raises(EngineRefusalError, match=reason):
+            engine.add(request, [], "")
+    assert engine.step() == []
+
+
+def test_text_comes_in_whole_characters_and_adds_up(tokenizer):
+    for text in ("日本語のテキスト", "é🙂👩‍👩‍👧 kué", "a\ufffdb", "  spasi  ", ""):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        stream = TextStream(tokenizer)
+        pieces = [stream.add(token) for token in ids]
+        assert not any("\ufffd" in piece for piece in pieces) or "\ufffd" in text
+        assert "".join(pieces) + stream.rest() == stream.whole() == text
+        for cut in range(len(ids)):
+            again = TextStream(tokenizer, ids[:cut])
+            more = [again.add(token) for token in ids[cut:]]
+            assert "".join(pieces[:cut] + more) + again.rest() == text
+
+
+def test_an_answer_that_ends_within_a_character_says_so(tokenizer):
+    ids = tokenizer("日", add_special_tokens=False)["input_ids"]
+    assert len(ids) > 1
+    stream = TextStream(tokenizer)
+    assert [stream.add(token) for token in ids[:-1]] == [""] * (len(ids) - 1)
+    assert stream.rest() == "\ufffd" == stream.whole()
+
+
+@pytest.fixture
+def adapter(base_model, tmp_path):
+    """The folder of an adapter that changes something."""
+    config = Config(run="t", profile="demo", model=Model(base_model=str(base_model)), lora=Lora(lora_rank=4))
+    torch.manual_seed(0)
+    model = attach_lora(load_base(config.model), config.lora)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    save_adapter(model, load_tokenizer(config.model), config, tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_base_and_adapter_are_loaded_once_and_answer_together(adapter):
+    engine = transformers_engine.load_engine(None, adapter)
+    requests = [request_for("Apa?", target=target, max_new_tokens=12, greedy=True) for target in ("base", "adapter")]
+    steps = decoded(engine, *requests)
+    base, tuned = (text_of_steps(steps[request.gid]) for request in requests)
+    assert base != tuned
+    assert len(engine.adapter_sha) == 64
+
+
+def test_the_record_has_the_name_that_training_gives_it():
+    assert transformers_engine.ADAPTER_RECORD == ADAPTER_RECORD
+
+
+def test_an_adapter_of_another_chat_template_is_refused(adapter):
+    path = adapter / ADAPTER_RECORD
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"prompt": asdict(Prompt(date="1 January 2025"))}))
+    with pytest.raises(EngineError, match=r"trained with another chat template .* set BASE_MODEL"):
+        transformers_engine.load_engine(None, adapter)
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (None, "run `make report` first"),
+        ("{", "is not what"),
+        ("{}", "is not what"),
+        ('{"prompt": {"x": 1}}', "is not"),
+    ],
+)
+def test_a_folder_without_a_sound_record_is_refused(adapter, record, reason):
+    path = adapter / ADAPTER_RECORD
+    path.unlink() if record is None else path.write_text(record)
+    with pytest.raises(EngineError, match=reason):
+        transformers_engine.load_engine(None, adapter)
+
+
+def test_nothing_to_load_is_said_in_a_sentence(tmp_path):
+    with pytest.raises(EngineError, match="set ADAPTER to an adapter's folder, or BASE_MODEL"):
+        transformers_engine.load_engine(None, None)
+    with pytest.raises(EngineError, match=r"no config\.json in that folder"):
+        transformers_engine.load_engine(str(tmp_path), None)
+
+
+@pytest.fixture
+def server():
+    with OpenAIServer() as made:
+        yield made
+
+
+def ended(engine, gid):
+    steps = []
+    deadline = time.monotonic() + 10
+    while not steps or not steps[-1].finish:
+        assert time.monotonic() < deadline
+        steps += [step for step in engine.step() if step.gid == gid]
+    return steps
+
+
+def test_a_server_answers_as_base_and_as_adapter(server):
+    engine = load_engine(server.url, None, None, key="secret")
+    for target, name in (("base", "llama"), ("adapter", "klepon")):
+        request = request_for("Apa?", target=target, seed=9, top_p=0.5, max_new_tokens=6)
+        engine.add(request, [], "")
+        steps = ended(engine, request.gid)
+        assert text_of_steps(steps) == "0é 1é 2é 3é 4é "
+        assert steps[-1].finish == "length"
+        assert steps[-1].usage == {"prompt_tokens": 7, "completion_tokens": 6}
+        body, key = server.asked[-1]
+        assert key == "Bearer secret"
+        assert (body["model"], body["seed"], body["max_tokens"], body["top_p"]) == (name, 9, 6, 0.5)
+        assert "temperature" not in body
+
+
+def test_a_server_goes_on_after_the_text_that_there_is(server):
+    engine = load_engine(server.url, None, None)
+    request = request_for("Apa?", greedy=True)
+    engine.add(request, [], "Ibu kota")
+    ended(engine, request.gid)
+    body, _ = server.asked[-1]
+    assert body["messages"][-1] == {"role": "assistant", "content": "Ibu kota"}
+    assert body["continue_final_message"] is True and body["add_generation_prompt"] is False
+    assert body["temperature"] == 0
+
+
+@pytest.mark.parametrize(("prompt", "reason"), [("bad", "answers 400: too long by 3"), ("break", "broke off")])
+def test_a_server_that_fails_ends_the_answer_with_its_reason(server, prompt, reason):
+    engine = load_engine(server.url, None, None)
+    request = request_for(prompt)
+    engine.add(request, [], "")
+    last = ended(engine, request.gid)[-1]
+    assert last.finish == "error" and reason in last.message
+
+
+def test_an_answer_that_is_stopped_is_stopped_at_the_server_too(server):
+    engine = load_engine(server.url, None, None)
+    request = request_for("long")
+    engine.add(request, [], "")
+    while not engine.step():
+        pass
+    engine.remove(request.gid)
+    assert server.broken_off.wait(10)
+    assert engine.step() == []
+
+
+def test_a_server_that_went_away_is_an_error_of_the_answer(server):
+    engine = load_engine(server.url, None, None)
+    engine._url = "http://127.0.0.1:9/v1"
+    request = request_for("Apa?")
+    engine.add(request, [], "")
+    last = ended(engine, request.gid)[-1]
+    assert last.finish == "error" and "the model's server at http://127.0.0.1:9/v1" in last.message
+
+
+def test_a_server_without_an_adapter_answers_as_base_only(server):
+    server.models[:] = ["llama"]
+    engine = load_engine(server.url, None, None)
+    with pytest.raises(EngineRefusalError, match="only the base model"):
+        engine.add(request_for("Apa?", target="adapter"), [], "")
+
+
+def test_names_that_the_server_does_not_have_are_refused(server):
+    with pytest.raises(EngineError, match=r"ENGINE_ADAPTER=x: the server at .* has only llama, klepon"):
+        load_engine(server.url, None, "x")
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x/v1", "http:///v1"])
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(EngineError, match="expected http://host:port/v1"):
+        load_engine(url, None, None)
+
+
+def test_a_server_that_is_not_there_or_is_something_else_is_refused(server):
+    with pytest.raises(EngineError, match="start the server first"):
+        load_engine("http://127.0.0.1:9/v1", None, None)
+    with pytest.raises(EngineError, match="answers 404"):
+        load_engine(server.url + "/x", None, None)
+
+
+def test_a_stream_without_an_end_is_an_error():
+    with pytest.raises(ServerError, match="ended without a reason"):
+        list(steps_of("g", iter([{"choices": [{"delta": {"content": "a"}}]}])))

@@ -1,0 +1,70 @@
+"""Forms: the generation settings, for the page and for frames of the WebSocket alike, and a conversation's title."""
+
+from typing import Any
+
+from django import forms
+from django.utils.translation import gettext_lazy as _
+from wire.messages import MAX_NEW_TOKENS
+
+from chat.models import Conversation
+
+SEEDS = 2**31
+
+
+class GenerationForm(forms.Form):
+    """How an answer is generated; an empty field is the model's own default."""
+
+    max_new_tokens = forms.IntegerField(
+        label=_("Longest answer, in tokens"), min_value=1, max_value=MAX_NEW_TOKENS, initial=256
+    )
+    greedy = forms.BooleanField(
+        label=_("Always the likeliest token"),
+        required=False,
+        help_text=_("The same question then always gets the same answer."),
+    )
+    temperature = forms.FloatField(
+        label=_("Temperature"), required=False, min_value=0.05, max_value=2, help_text=_("Higher is more surprising.")
+    )
+    top_p = forms.FloatField(
+        label=_("Top-p"), required=False, min_value=0.05, max_value=1, help_text=_("Share of likelihood to draw from.")
+    )
+    top_k = forms.IntegerField(
+        label=_("Top-k"), required=False, min_value=0, max_value=1000, help_text=_("Tokens to draw from; 0 is all.")
+    )
+    seed = forms.IntegerField(
+        label=_("Seed"),
+        required=False,
+        min_value=0,
+        max_value=SEEDS - 1,
+        help_text=_("Empty: a new one for every answer."),
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        for field in self.fields.values():
+            if not isinstance(field, forms.BooleanField):
+                field.widget.attrs["inputmode"] = "decimal"
+            if isinstance(field, forms.FloatField):
+                field.widget.attrs["step"] = "0.05"
+
+
+def checked_settings(given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Generation settings made sure of, and what is wrong with them; a missing length is the form's own."""
+    unknown = sorted(set(given) - set(GenerationForm.base_fields))
+    if unknown:
+        known = ", ".join(GenerationForm.base_fields)
+        return {}, [f"{unknown[0]}: no such setting; there are {known}"]
+    form = GenerationForm({"max_new_tokens": GenerationForm.base_fields["max_new_tokens"].initial} | given)
+    if form.is_valid():
+        return form.cleaned_data, []
+    return {}, [f"{name}: {text}" for name, texts in form.errors.items() for text in texts]
+
+
+class TitleForm(forms.ModelForm):
+    """A conversation's new title."""
+
+    class Meta:
+        """Of the model's field."""
+
+        model = Conversation
+        fields = ("title",)

@@ -1,0 +1,315 @@
+"""Frames of the WebSocket, version 1: what a client may say, made sure of; and how the server says things.
+
+Every frame is a JSON object with a `type`. The browser's side of the same is static/chat/connection.js.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from uuid import UUID
+
+from django.utils.translation import gettext as _
+from wire.events import Delta, End, Event, Resume, Snapshot, Start
+
+from chat.forms import checked_settings
+from chat.models import Message
+
+VERSION = 1
+MAX_FRAME = 65_536
+MAX_TEXT = 16_000
+MAX_CURSORS = 64
+TARGETS = ("adapter", "base", "both")
+
+_CID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_CURSOR = re.compile(r"\d{1,20}-\d{1,20}")
+
+
+class FrameError(ValueError):
+    """A frame that is not understood or not allowed: the client gets it as an error frame, and keeps the socket."""
+
+    def __init__(self, code: str, message: str, cid: str | None = None):
+        super().__init__(message)
+        self.code = code
+        self.cid = cid
+
+
+@dataclass(frozen=True)
+class Hello:
+    """The first frame: which conversation is open and how far each of its running answers has been seen."""
+
+    conversation: UUID | None = None
+    cursors: dict[str, str] = field(default_factory=dict)
+    since: float = 0.0
+    """The server's time (`now`) up to which the client knows the messages."""
+    language: str = ""
+
+
+@dataclass(frozen=True)
+class Send:
+    """A new text of the user, under a parent or as the start of a conversation."""
+
+    cid: str
+    conversation: UUID | None
+    parent: UUID | None
+    text: str
+    settings: dict[str, Any]
+    target: str
+
+
+@dataclass(frozen=True)
+class Regenerate:
+    """Another answer to the same text."""
+
+    cid: str
+    message: UUID
+    settings: dict[str, Any] | None
+    target: str | None
+
+
+@dataclass(frozen=True)
+class Edit:
+    """The same place in the tree with another text of the user."""
+
+    cid: str
+    message: UUID
+    text: str
+    settings: dict[str, Any] | None
+    target: str | None
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End an answer now; what is written stays."""
+
+    gid: str
+
+
+@dataclass(frozen=True)
+class Ping:
+    """Is anyone there?"""
+
+
+Frame = Hello | Send | Regenerate | Edit | Stop | Ping
+
+
+def parse(text: str) -> Frame:
+    """A client's frame.
+
+    Raises:
+        FrameError: says what is wrong, and with which `cid` if it had one.
+    """
+    try:
+        raw = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise FrameError("json", "The frame is not JSON.") from None
+    if not isinstance(raw, dict):
+        raise FrameError("json", "The frame is not a JSON object.")
+    fields = _Fields(raw)
+    kind = fields.take("type", str)
+    match kind:
+        case "hello":
+            frame: Frame = _hello(fields)
+        case "send":
+            frame = Send(
+                cid=fields.cid(),
+                conversation=fields.uuid("conversation", optional=True),
+                parent=fields.uuid("parent", optional=True),
+                text=fields.text(),
+                settings=fields.settings() or fields.checked({}),
+                target=fields.target() or "adapter",
+            )
+        case "regenerate":
+            frame = Regenerate(fields.cid(), fields.uuid("message"), fields.settings(), fields.target())
+        case "edit":
+            frame = Edit(fields.cid(), fields.uuid("message"), fields.text(), fields.settings(), fields.target())
+        case "stop":
+            frame = Stop(str(fields.uuid("gid")))
+        case "ping":
+            frame = Ping()
+        case _:
+            raise fields.error("type", f"There is no frame of type {_short(kind)!r}.")
+    fields.finish()
+    return frame
+
+
+def clean_text(text: str) -> str:
+    """What a person wrote, in NFC and with newlines as \\n.
+
+    Raises:
+        FrameError: if it is empty, too long or holds what is no text.
+    """
+    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
+    if not text.strip():
+        raise FrameError("empty", _("There is no text."))
+    if len(text) > MAX_TEXT:
+        raise FrameError(
+            "long", _("The text has %(have)d characters; at most %(most)d fit.") % {"have": len(text), "most": MAX_TEXT}
+        )
+    for letter in text:
+        category = unicodedata.category(letter)
+        if category in ("Cc", "Cs") and letter not in "\n\t":
+            raise FrameError("control", _("The text holds U+%(code)04X, which is no letter.") % {"code": ord(letter)})
+    return text
+
+
+def message_json(message: Message) -> dict[str, Any]:
+    """A message as the browser gets it, with all that is known about where it came from."""
+    value: dict[str, Any] = {
+        "id": str(message.id),
+        "parent": str(message.parent_id) if message.parent_id else None,
+        "role": message.role,
+        "text": message.text,
+        "created": message.created.timestamp(),
+    }
+    if message.role == Message.Role.ASSISTANT:
+        pair = message.pair
+        value |= {
+            "target": message.target,
+            "pair": {"id": str(pair.id), "left": pair.left, "choice": pair.choice} if pair else None,
+            "state": message.state,
+            "finish": message.finish,
+            "detail": message.detail,
+            "settings": message.settings,
+            "seed": message.seed,
+            "model": message.model,
+            "adapter_sha": message.adapter_sha,
+            "worker": message.worker,
+            "usage": message.usage,
+            "timings": message.timings,
+        }
+    return value
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    """An event as the browser gets it: the text of a delta, not its tokens."""
+    match event:
+        case Start():
+            return {
+                "type": "start",
+                "worker": event.worker,
+                "model": event.model,
+                "adapter_sha": event.adapter_sha,
+                "turns_left_out": event.turns_left_out,
+            }
+        case Delta():
+            return {"type": "delta", "text": event.text}
+        case Resume():
+            return {"type": "resume"}
+        case Snapshot():
+            return {"type": "snapshot", "text": event.text}
+        case End():
+            return {
+                "type": "end",
+                "finish": event.finish,
+                "detail": event.message,
+                "usage": event.usage,
+                "timings": event.timings,
+            }
+
+
+def events_frame(gid: str, items: Sequence[tuple[str, Event]]) -> dict[str, Any]:
+    """Events of one generation; deltas in a row become one, under the id of the last."""
+    sent: list[list[Any]] = []
+    for number, event in items:
+        value = event_json(event)
+        if sent and value["type"] == "delta" == sent[-1][1]["type"]:
+            sent[-1] = [number, {"type": "delta", "text": sent[-1][1]["text"] + value["text"]}]
+        else:
+            sent.append([number, value])
+    return {"type": "events", "gid": gid, "items": sent}
+
+
+class _Fields:
+    """The fields of a frame, each taken once; what is left over is an error."""
+
+    def __init__(self, raw: dict[str, Any]):
+        self._raw = dict(raw)
+        cid = raw.get("cid")
+        self._cid = cid if isinstance(cid, str) and _CID.fullmatch(cid) else None
+
+    def error(self, code: str, message: str) -> FrameError:
+        return FrameError(code, message, self._cid)
+
+    def take(self, name: str, kind: type, *, optional: bool = False) -> Any:
+        value = self._raw.pop(name, None)
+        if value is None and optional:
+            return None
+        # True is an int to Python, and not to anyone else.
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise self.error("field", f"{name} is missing or not of its type.")
+        return value
+
+    def cid(self) -> str:
+        value = self.take("cid", str)
+        if not _CID.fullmatch(value):
+            raise self.error("field", "cid must be 1 to 64 letters, digits, - or _.")
+        return value
+
+    def uuid(self, name: str, *, optional: bool = False) -> Any:
+        value = self.take(name, str, optional=optional)
+        try:
+            return None if value is None else UUID(value)
+        except ValueError:
+            raise self.error("field", f"{name} is no id.") from None
+
+    def text(self) -> str:
+        try:
+            return clean_text(self.take("text", str))
+        except FrameError as error:
+            raise self.error(error.code, str(error)) from None
+
+    def target(self) -> Literal["adapter", "base", "both"] | None:
+        value = self.take("target", str, optional=True)
+        if value is not None and value not in TARGETS:
+            raise self.error("field", f"target must be one of {', '.join(TARGETS)}.")
+        return value
+
+    def settings(self) -> dict[str, Any] | None:
+        given = self.take("settings", dict, optional=True)
+        return None if given is None else self.checked(given)
+
+    def checked(self, given: dict[str, Any]) -> dict[str, Any]:
+        settings, problems = checked_settings(given)
+        if problems:
+            raise self.error("settings", " ".join(problems))
+        return settings
+
+    def finish(self) -> None:
+        self._raw.pop("type", None)
+        if self._raw:
+            raise self.error("field", f"{_short(min(self._raw))!r} is not known here.")
+
+
+def _hello(fields: _Fields) -> Hello:
+    version = fields.take("v", int)
+    if version != VERSION:
+        raise fields.error("version", _("This server speaks version %(v)d: load the page anew.") % {"v": VERSION})
+    cursors = fields.take("cursors", dict, optional=True) or {}
+    if len(cursors) > MAX_CURSORS:
+        raise fields.error("field", f"At most {MAX_CURSORS} cursors.")
+    known: dict[str, str] = {}
+    for gid, cursor in cursors.items():
+        try:
+            if not (isinstance(cursor, str) and _CURSOR.fullmatch(cursor)):
+                raise ValueError
+            known[str(UUID(gid))] = cursor
+        except ValueError:
+            raise fields.error("field", "A cursor is an id with <number>-<number>.") from None
+    since = fields.take("since", (int, float), optional=True)  # type: ignore[arg-type]
+    return Hello(
+        conversation=fields.uuid("conversation", optional=True),
+        cursors=known,
+        since=float(since or 0),
+        language=fields.take("language", str, optional=True) or "",
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else text[:40] + "…"
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")

@@ -1,0 +1,128 @@
+// Markdown to DOM: markdown-it without HTML, then DOMPurify, then Trusted Types. While an answer is written, only
+// the blocks that changed are made anew.
+
+import DOMPurify from "./vendor/purify.es.mjs";
+import hljs from "./vendor/highlight.min.js";
+import markdownit from "./vendor/markdown-it.esm.min.mjs";
+
+const parser = markdownit({ html: false, linkify: true, highlight });
+// A remote image would tell its server that somebody reads this: it is shown as a link.
+parser.renderer.rules.image = (tokens, index) => {
+  const token = tokens[index];
+  const escape = parser.utils.escapeHtml;
+  return `<a href="${escape(token.attrGet("src") ?? "")}">${escape(token.content || token.attrGet("src") || "")}</a>`;
+};
+
+const PURE = {
+  ALLOWED_TAGS: [
+    "a", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre", "s",
+    "span", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul",
+  ],
+  ALLOWED_ATTR: ["href", "class", "start"],
+  ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
+  ALLOW_DATA_ATTR: false,
+  ALLOW_ARIA_ATTR: false,
+};
+
+DOMPurify.addHook("afterSanitizeAttributes", (node) => {
+  if (node.localName !== "a") return;
+  if (!node.hasAttribute("href")) return;
+  node.setAttribute("rel", "noopener noreferrer");
+  node.setAttribute("target", "_blank");
+  const { host } = new URL(node.getAttribute("href"));
+  if (host && !node.textContent.includes(host)) node.setAttribute("data-host", host);
+});
+
+const policy = window.trustedTypes?.createPolicy("klepon", { createHTML: (html) => DOMPurify.sanitize(html, PURE) });
+const pure = (html) => (policy ? policy.createHTML(html) : DOMPurify.sanitize(html, PURE));
+
+function highlight(code, language) {
+  if (!hljs.getLanguage(language)) return "";
+  return hljs.highlight(code, { language, ignoreIllegals: true }).value;
+}
+
+/** The text of an answer in an element, kept up to date. */
+export class Rendered {
+  constructor(element, copyLabel) {
+    this.element = element;
+    this.copyLabel = copyLabel;
+    this.blocks = []; // source of each child element
+  }
+
+  /** Show a text; `open` says that more will come. */
+  show(text, open) {
+    const env = {};
+    const tokens = parser.parse(text, env);
+    const lines = text.split("\n");
+    let index = 0;
+    for (const [first, after] of blocks(tokens)) {
+      const group = tokens.slice(first, after);
+      const [from, to] = group[0].map ?? [0, 0];
+      const last = after === tokens.length;
+      // Colours for code that is still written would jump about.
+      const fence = group[0].type === "fence" && open && last;
+      const source = `${fence ? "open" : ""}\0${lines.slice(from, to).join("\n")}`;
+      if (this.blocks[index] !== source) {
+        this.place(index, fence ? plainFence(group[0]) : parser.renderer.render(group, parser.options, env));
+        this.blocks[index] = source;
+      }
+      index++;
+    }
+    while (this.element.childElementCount > index) this.element.lastElementChild.remove();
+    this.blocks.length = index;
+    this.element.classList.toggle("open", open);
+  }
+
+  place(index, html) {
+    const block = document.createElement("div");
+    block.className = "block";
+    block.innerHTML = pure(html);
+    for (const code of block.querySelectorAll("pre")) this.dress(code);
+    for (const table of block.querySelectorAll("table")) {
+      const frame = document.createElement("div");
+      frame.className = "wide";
+      table.replaceWith(frame);
+      frame.append(table);
+    }
+    const old = this.element.children[index];
+    if (old) old.replaceWith(block);
+    else this.element.append(block);
+  }
+
+  /** A code block with its language and a button that copies it; it scrolls, so it takes the keyboard. */
+  dress(pre) {
+    const code = pre.querySelector("code");
+    const frame = document.createElement("div");
+    frame.className = "code";
+    const bar = document.createElement("div");
+    bar.className = "code-bar";
+    const name = document.createElement("span");
+    name.textContent = /language-(\S+)/.exec(code?.className ?? "")?.[1] ?? "";
+    const button = document.createElement("button");
+    button.type = "button";
+    button.dataset.act = "copy-code";
+    button.textContent = this.copyLabel;
+    bar.append(name, button);
+    pre.replaceWith(frame);
+    pre.tabIndex = 0;
+    frame.append(bar, pre);
+  }
+}
+
+/** Where each outermost block begins and ends among the tokens. */
+function* blocks(tokens) {
+  let first = 0;
+  for (let index = 0; index < tokens.length; index++) {
+    const { level, nesting } = tokens[index];
+    if (level === 0 && nesting <= 0) {
+      yield [first, index + 1];
+      first = index + 1;
+    }
+  }
+}
+
+function plainFence(token) {
+  const language = parser.utils.escapeHtml(token.info.trim().split(/\s+/)[0] ?? "");
+  const named = language && ` class="language-${language}"`;
+  return `<pre><code${named}>${parser.utils.escapeHtml(token.content)}</code></pre>`;
+}

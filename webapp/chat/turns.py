@@ -1,0 +1,264 @@
+"""The controller's way into the tree: from a frame to stored messages and requests for the model.
+
+All functions here use the database and run in its thread. Ids of messages are made from the user and the frame's
+`cid`, so a frame that arrives twice finds what its first arrival stored.
+"""
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid5
+
+from django.contrib.auth.models import AbstractBaseUser
+from django.db import transaction
+from django.db.models import QuerySet
+from django.utils.translation import gettext as _
+from wire.messages import Request, Settings, Turn
+
+from chat.forms import SEEDS
+from chat.frames import Edit, FrameError, Regenerate, Send
+from chat.models import Conversation, Message, Pair, Target
+
+NAMES = UUID("4f2a5c1e-6c1f-4d0e-9d5a-0b6f9e7b1c55")
+"""Namespace of the ids that are made from a user and a cid."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a frame opened: the messages to show, and the requests that fill the empty ones."""
+
+    conversation: Conversation
+    messages: list[Message]
+    requests: list[Request]
+
+
+class UnfinishedError(Exception):
+    """Answers further up have no stored end, and without it a request would be wrong. Nothing was stored."""
+
+    def __init__(self, gids: list[str]):
+        super().__init__(f"answers without a stored end: {', '.join(gids)}")
+        self.gids = gids
+
+
+def own_conversation(user: AbstractBaseUser, conversation: UUID) -> Conversation:
+    """A conversation of this user.
+
+    Raises:
+        FrameError: if there is none; another's looks the same as one that never was.
+    """
+    found = Conversation.objects.filter(id=conversation, owner=user).first()
+    if found is None:
+        raise FrameError("unknown", _("There is no such conversation."))
+    return found
+
+
+def own_message(user: AbstractBaseUser, message: UUID, role: Message.Role) -> Message:
+    """A message of this user's conversations.
+
+    Raises:
+        FrameError: if there is none.
+    """
+    found = (
+        Message.objects.select_related("conversation", "parent", "pair")
+        .filter(id=message, conversation__owner=user, role=role)
+        .first()
+    )
+    if found is None:
+        raise FrameError("unknown", _("There is no such message."))
+    return found
+
+
+def messages_since(conversation: Conversation, since: float) -> list[Message]:
+    """The messages of a conversation that changed after a time of the server, oldest first."""
+    moment = datetime.fromtimestamp(since, tz=UTC)
+    return list(conversation.messages.select_related("pair").filter(changed__gt=moment))
+
+
+def unended(conversation: Conversation) -> list[str]:
+    """The ids of a conversation's answers that have not ended."""
+    rows = conversation.messages.filter(state=Message.State.QUEUED).values_list("id", flat=True)
+    return [str(row) for row in rows]
+
+
+def owned(user: AbstractBaseUser, gids: list[str]) -> QuerySet[Message]:
+    """Those of these answers that are in this user's conversations."""
+    return Message.objects.select_related("pair").filter(
+        id__in=gids, conversation__owner=user, role=Message.Role.ASSISTANT
+    )
+
+
+@transaction.atomic
+def open_send(user: AbstractBaseUser, frame: Send) -> Opened:
+    """Store a new text and its empty answers.
+
+    Raises:
+        FrameError: if the conversation or the parent is not there, or the parent is not an answer.
+        UnfinishedError: as `requests_for`, here and below.
+    """
+    if again := _again(user, frame.cid):
+        return again
+    if frame.conversation is None:
+        if frame.parent is not None:
+            raise FrameError("field", "A parent needs its conversation.", frame.cid)
+        conversation = Conversation(id=_name(user, frame.cid, "conversation"), owner=user, title=title_of(frame.text))
+        conversation.save(force_insert=True)
+        parent = None
+    else:
+        conversation = own_conversation(user, frame.conversation)
+        parent = own_message(user, frame.parent, Message.Role.ASSISTANT) if frame.parent else None
+        if parent and parent.conversation_id != conversation.id:
+            raise FrameError("unknown", _("There is no such message."), frame.cid)
+    return _ask(user, frame.cid, conversation, parent, frame.text, frame.settings, frame.target)
+
+
+@transaction.atomic
+def open_edit(user: AbstractBaseUser, frame: Edit) -> Opened:
+    """Store another text in the place of one, with the settings of its last answer unless the frame says others."""
+    if again := _again(user, frame.cid):
+        return again
+    old = own_message(user, frame.message, Message.Role.USER)
+    settings, target = _as_before(old.children.last(), frame.settings, frame.target)
+    return _ask(user, frame.cid, old.conversation, old.parent, frame.text, settings, target)
+
+
+@transaction.atomic
+def open_regenerate(user: AbstractBaseUser, frame: Regenerate) -> Opened:
+    """Store further empty answers to the text that an answer belongs to."""
+    if again := _again(user, frame.cid):
+        return again
+    old = own_message(user, frame.message, Message.Role.ASSISTANT)
+    settings, target = _as_before(old, frame.settings, frame.target)
+    if frame.settings is None:
+        # "Again" with the old seed would give the old text.
+        settings = settings | {"seed": None}
+    assert old.parent is not None
+    return _answers(user, frame.cid, old.parent, [], settings, target)
+
+
+def withdraw(opened: Opened) -> None:
+    """Take back what a frame stored, since nothing will answer it; unless a part of it was answered before."""
+    if len(opened.requests) < sum(message.role == Message.Role.ASSISTANT for message in opened.messages):
+        return
+    pairs = {message.pair_id for message in opened.messages if message.pair_id}
+    Message.objects.filter(id__in=[message.id for message in opened.messages]).delete()
+    Pair.objects.filter(id__in=pairs).delete()
+    if not opened.conversation.messages.exists():
+        opened.conversation.delete()
+
+
+def requests_for(answers: list[Message]) -> list[Request]:
+    """The requests that fill empty answers to one text.
+
+    Raises:
+        UnfinishedError: if an answer above may still be written.
+        FrameError: if an answer above is empty, so that nothing would stand between two texts of the user.
+    """
+    if not answers:
+        return []
+    conversation = answers[0].conversation
+    rows = {row.id: row for row in conversation.messages.only("id", "parent_id", "role", "text", "state")}
+    path: list[Message] = []
+    at = answers[0].parent_id
+    while at is not None:
+        path.append(rows[at])
+        at = rows[at].parent_id
+    path.reverse()
+    if unfinished := [str(row.id) for row in path if row.state == Message.State.QUEUED]:
+        raise UnfinishedError(unfinished)
+    if any(not row.text.strip() for row in path):
+        raise FrameError("hollow", _("The answer above is empty: ask for another one first."))
+    turns = tuple(Turn(role=row.role, content=row.text) for row in path)
+    return [
+        Request(
+            gid=str(answer.id),
+            user=str(conversation.owner_id),
+            conversation=str(conversation.id),
+            turns=turns,
+            target=answer.target,
+            seed=answer.seed,
+            settings=Settings(**{name: value for name, value in answer.settings.items() if name != "seed"}),
+        )
+        for answer in answers
+    ]
+
+
+def title_of(text: str) -> str:
+    """A conversation's first title: the start of its first text, in one line, cut between words."""
+    line = " ".join(text.split())
+    if len(line) <= 60:
+        return line
+    return line[:60].rsplit(" ", 1)[0].rstrip(",.;:") + "…"
+
+
+def _name(user: AbstractBaseUser, cid: str, what: str) -> UUID:
+    return uuid5(NAMES, f"{user.pk}\0{cid}\0{what}")
+
+
+def _again(user: AbstractBaseUser, cid: str) -> Opened | None:
+    """What the same frame opened before, with requests for those answers that have not ended."""
+    ids = [_name(user, cid, what) for what in ("user", *Target.values)]
+    messages = list(Message.objects.select_related("conversation", "pair").filter(id__in=ids))
+    if not messages:
+        return None
+    waiting = [message for message in messages if message.state == Message.State.QUEUED]
+    return Opened(messages[0].conversation, messages, requests_for(waiting))
+
+
+def _as_before(
+    answer: Message | None, settings: dict[str, Any] | None, target: str | None
+) -> tuple[dict[str, Any], str]:
+    if settings is None:
+        settings = dict(answer.settings) if answer else {"max_new_tokens": 256}
+    if target is None:
+        target = "both" if answer and answer.pair_id else (answer.target if answer else "adapter")
+    return settings, target
+
+
+def _ask(
+    user: AbstractBaseUser,
+    cid: str,
+    conversation: Conversation,
+    parent: Message | None,
+    text: str,
+    settings: dict[str, Any],
+    target: str,
+) -> Opened:
+    question = Message(
+        id=_name(user, cid, "user"), conversation=conversation, parent=parent, role=Message.Role.USER, text=text
+    )
+    question.save(force_insert=True)
+    return _answers(user, cid, question, [question], settings, target)
+
+
+def _answers(
+    user: AbstractBaseUser,
+    cid: str,
+    question: Message,
+    shown: list[Message],
+    settings: dict[str, Any],
+    target: str,
+) -> Opened:
+    conversation = question.conversation
+    targets = [Target.BASE, Target.ADAPTER] if target == "both" else [Target(target)]
+    pair = Pair.objects.create(left=secrets.choice(Target.values)) if target == "both" else None
+    seed = settings.get("seed")
+    seed = secrets.randbelow(SEEDS) if seed is None else seed
+    answers = [
+        Message(
+            id=_name(user, cid, one),
+            conversation=conversation,
+            parent=question,
+            role=Message.Role.ASSISTANT,
+            target=one,
+            pair=pair,
+            state=Message.State.QUEUED,
+            settings=settings,
+            seed=seed,
+        )
+        for one in targets
+    ]
+    for answer in answers:
+        answer.save(force_insert=True)
+    conversation.save(update_fields=["updated"])
+    return Opened(conversation, [*shown, *answers], requests_for(answers))

@@ -1,0 +1,252 @@
+"""Pages, and the small requests that they make."""
+
+import logging
+import re
+import time
+from typing import Any
+from uuid import UUID
+
+from asgiref.sync import async_to_sync
+from django.conf import settings
+from django.contrib.auth.decorators import login_not_required
+from django.contrib.auth.views import LoginView
+from django.core.cache import cache
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.decorators import method_decorator
+from django.utils.http import content_disposition_header
+from django.utils.translation import gettext as _
+from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_GET, require_POST
+from wire.service import UnavailableError
+
+from chat import exports
+from chat.consumers import OVERLAP_SECONDS
+from chat.forms import GenerationForm, TitleForm
+from chat.frames import MAX_TEXT, message_json
+from chat.hub import Hub
+from chat.models import Conversation, Message, Pair, Preferences
+from chat.samples import SAMPLES
+from chat.strings import browser_strings
+
+log = logging.getLogger(__name__)
+
+SHOWN = 200
+"""Conversations in the list; search finds the others."""
+LOGIN_TRIES = 5
+LOGIN_SECONDS = 300
+
+
+def chrome(request: HttpRequest) -> dict[str, Any]:
+    """Context of every page: the theme that was chosen, and whether there are accounts."""
+    theme = request.COOKIES.get("theme")
+    return {"theme": theme if theme in ("light", "dark") else "auto", "accounts": settings.ACCOUNTS}
+
+
+@require_GET
+@never_cache
+def page(request: HttpRequest, conversation_id: UUID | None = None) -> HttpResponse:
+    """The chat: with a conversation, or ready for a new one."""
+    now = time.time() - OVERLAP_SECONDS
+    conversation, messages = None, []
+    if conversation_id:
+        conversation = get_object_or_404(Conversation, id=conversation_id, owner=request.user)
+        messages = list(conversation.messages.select_related("pair"))
+    query = request.GET.get("q", "")
+    chosen = Preferences.objects.filter(owner=request.user).first()
+    form = GenerationForm(initial=chosen.settings if chosen else None)
+    data = {
+        "conversation": str(conversation.id) if conversation else None,
+        "title": conversation.title if conversation else "",
+        "messages": [message_json(message) for message in messages],
+        "now": now,
+        "limit": MAX_TEXT,
+        "strings": browser_strings(),
+        "urls": {
+            "socket": "/ws",
+            "new": reverse("new"),
+            "conversations": reverse("conversations"),
+            "login": reverse("login"),
+        },
+    }
+    context = {
+        "conversation": conversation,
+        "conversations": _found(request, query)[:SHOWN],
+        "query": query,
+        "form": form,
+        "samples": SAMPLES,
+        "data": data,
+    }
+    return render(request, "chat/page.html", context)
+
+
+@require_GET
+@never_cache
+def conversations(request: HttpRequest) -> JsonResponse:
+    """The list of conversations, or those of them in which something is said."""
+    rows = _found(request, request.GET.get("q", ""))[:SHOWN]
+    return JsonResponse({"conversations": [_row(one) for one in rows]})
+
+
+@require_POST
+def rename(request: HttpRequest, conversation_id: UUID) -> HttpResponseBase:
+    """Give a conversation another title."""
+    conversation = get_object_or_404(Conversation, id=conversation_id, owner=request.user)
+    form = TitleForm(request.POST, instance=conversation)
+    if not form.is_valid():
+        return JsonResponse({"errors": form.errors}, status=400)
+    # The order of the list is that of what was said; a new title says nothing.
+    Conversation.objects.filter(id=conversation.id).update(title=form.cleaned_data["title"])
+    return _done(request, "conversation", conversation_id, title=form.cleaned_data["title"])
+
+
+@require_POST
+def delete(request: HttpRequest, conversation_id: UUID) -> HttpResponseBase:
+    """Delete a conversation, and stop what is being written for it."""
+    conversation = get_object_or_404(Conversation, id=conversation_id, owner=request.user)
+    waiting = conversation.messages.filter(state=Message.State.QUEUED).values_list("id", flat=True)
+    gids = [str(one) for one in waiting]
+    Pair.objects.filter(answers__conversation=conversation).delete()
+    conversation.delete()
+    if gids:
+        async_to_sync(_cancel)(gids)
+    return _done(request, "new")
+
+
+@require_GET
+def export_markdown(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
+    """One branch of a conversation: that of the message `leaf`, or the newest."""
+    conversation = get_object_or_404(Conversation, id=conversation_id, owner=request.user)
+    messages = list(conversation.messages.select_related("pair"))
+    leaf = next((message for message in messages if str(message.id) == request.GET.get("leaf")), None)
+    text = exports.as_markdown(conversation, exports.path_to(messages, leaf))
+    return _file(HttpResponse(text, content_type="text/markdown; charset=utf-8"), conversation.title, "md")
+
+
+@require_GET
+def export_json(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
+    """A conversation with all its branches."""
+    conversation = get_object_or_404(Conversation, id=conversation_id, owner=request.user)
+    value = exports.as_json(conversation, list(conversation.messages.select_related("pair")))
+    options = {"ensure_ascii": False, "indent": 1}
+    return _file(JsonResponse(value, json_dumps_params=options), conversation.title, "json")
+
+
+@require_GET
+def export_votes(request: HttpRequest) -> HttpResponse:
+    """All blind votes as preference data."""
+    lines = list(exports.preference_lines(request.user))
+    return _file(HttpResponse(lines, content_type="application/jsonl; charset=utf-8"), "klepon-votes", "jsonl")
+
+
+@require_POST
+def vote(request: HttpRequest, pair_id: UUID) -> JsonResponse:
+    """Vote on a pair, once: what comes after the names are known is not blind."""
+    pair = get_object_or_404(Pair.objects.filter(answers__conversation__owner=request.user).distinct(), id=pair_id)
+    choice = request.POST.get("choice", "")
+    if choice not in Pair.Choice.values:
+        return JsonResponse({"error": _("There is no such choice.")}, status=400)
+    if pair.answers.filter(state=Message.State.QUEUED).exists() and choice != Pair.Choice.SEEN:
+        return JsonResponse({"error": _("Both answers must have ended.")}, status=409)
+    new = Pair.objects.filter(id=pair.id, choice="").update(choice=choice, voted=timezone.now())
+    pair.answers.update(changed=timezone.now())
+    pair.refresh_from_db()
+    return JsonResponse({"id": str(pair.id), "left": pair.left, "choice": pair.choice}, status=200 if new else 409)
+
+
+@require_POST
+def preferences(request: HttpRequest) -> HttpResponseBase:
+    """Keep the generation settings."""
+    form = GenerationForm(request.POST)
+    if not form.is_valid():
+        return JsonResponse({"errors": form.errors}, status=400)
+    Preferences.objects.update_or_create(owner=request.user, defaults={"settings": form.cleaned_data})
+    return _done(request, "new", settings=form.cleaned_data)
+
+
+@method_decorator(sensitive_post_parameters("password"), name="dispatch")
+class Login(LoginView):
+    """Log-in that lets nobody try all passwords: after five failures a name and address wait for five minutes."""
+
+    template_name = "chat/login.html"
+    redirect_authenticated_user = True
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Try a name and a password."""
+        if cache.get(self._key(), 0) >= LOGIN_TRIES:
+            form = self.get_form()
+            form.cleaned_data = {}
+            form.add_error(None, _("Too many tries. Wait five minutes."))
+            return self.render_to_response(self.get_context_data(form=form), status=429)
+        return super().post(request, *args, **kwargs)
+
+    def form_invalid(self, form: Any) -> HttpResponse:
+        """Count the failure."""
+        cache.add(self._key(), 0, LOGIN_SECONDS)
+        cache.incr(self._key())
+        return super().form_invalid(form)
+
+    def _key(self) -> str:
+        name = self.request.POST.get("username", "").casefold()[:150]
+        return f"login:{self.request.META.get('REMOTE_ADDR', '')}:{name.encode().hex()}"
+
+
+@login_not_required
+@require_GET
+def healthz(request: HttpRequest) -> HttpResponse:
+    """The site runs."""
+    return HttpResponse("ok\n", content_type="text/plain")
+
+
+@login_not_required
+async def readyz(request: HttpRequest) -> HttpResponse:
+    """All that an answer needs is there: Redis and a worker."""
+    try:
+        workers = await Hub.here().service.workers()
+    except UnavailableError:
+        return HttpResponse("the queue does not answer\n", status=503, content_type="text/plain")
+    if not workers:
+        return HttpResponse("no model is running\n", status=503, content_type="text/plain")
+    return HttpResponse("ok\n", content_type="text/plain")
+
+
+async def _cancel(gids: list[str]) -> None:
+    try:
+        for gid in gids:
+            await Hub.here().service.cancel(gid)
+    except UnavailableError:
+        log.warning("%d answers of a deleted conversation go on: the queue does not answer", len(gids))
+
+
+def _found(request: HttpRequest, query: str) -> QuerySet[Conversation]:
+    rows = Conversation.objects.filter(owner=request.user)
+    if words := query.split():
+        for word in words[:8]:
+            said = Message.objects.filter(conversation__owner=request.user, text__icontains=word)
+            rows = rows.filter(Q(title__icontains=word) | Q(id__in=said.values("conversation_id")))
+    return rows
+
+
+def _row(conversation: Conversation) -> dict[str, Any]:
+    return {
+        "id": str(conversation.id),
+        "title": conversation.title,
+        "url": reverse("conversation", args=[conversation.id]),
+    }
+
+
+def _done(request: HttpRequest, where: str, *args: Any, **value: Any) -> HttpResponseBase:
+    """What a script gets as JSON, and a plain form as the next page."""
+    if request.headers.get("Accept") == "application/json":
+        return JsonResponse(value)
+    return redirect(where, *args)
+
+
+def _file(response: HttpResponse, name: str, ending: str) -> HttpResponse:
+    plain = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:60] or "klepon"
+    response.headers["Content-Disposition"] = content_disposition_header(True, f"{plain}.{ending}")
+    return response

@@ -1,0 +1,148 @@
+"""What the site asks of a worker, and what remains of it at the end."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal, TypedDict
+
+from wire.strict import WireError, dump, load
+
+Target = Literal["base", "adapter"]
+Finish = Literal["stop", "length", "cancelled", "error"]
+GenerationState = Literal["queued", "running", "ended", "lost"]
+
+MAX_NEW_TOKENS = 4_096
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message of a conversation."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to decode. None is the model's own default."""
+
+    max_new_tokens: int = 256
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    """0: no limit."""
+    greedy: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_new_tokens <= MAX_NEW_TOKENS:
+            raise WireError(f"max_new_tokens={self.max_new_tokens}: choose from 1 to {MAX_NEW_TOKENS}")
+        if self.temperature is not None and not 0 < self.temperature <= 10:
+            raise WireError(f"temperature={self.temperature}: choose above 0 and up to 10; for 0, set greedy")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise WireError(f"top_p={self.top_p}: choose above 0 and up to 1")
+        if self.top_k is not None and not 0 <= self.top_k <= 2**31:
+            raise WireError(f"top_k={self.top_k}: choose 0 (no limit) or more")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One answer to be generated."""
+
+    gid: str
+    user: str
+    conversation: str
+    turns: tuple[Turn, ...]
+    target: Target
+    seed: int
+    settings: Settings = field(default_factory=Settings)
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.gid):
+            raise WireError(f"gid={self.gid!r:.80}: up to 64 letters, digits, dots, dashes or underscores")
+        if not 0 <= self.seed < 2**32:
+            raise WireError(f"seed={self.seed}: choose from 0 to 2**32 - 1")
+        for n, turn in enumerate(self.turns):
+            if turn.role != ("user", "assistant")[n % 2]:
+                raise WireError(f"turns[{n}]: user and assistant take turns, the user begins; got {turn.role}")
+        if len(self.turns) % 2 == 0:
+            raise WireError("turns: the last one must be the user's")
+
+    def to_json(self) -> str:
+        """As JSON."""
+        return dump(self)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Request":
+        """From JSON; WireError if it is no request."""
+        return load(cls, text)
+
+
+class Usage(TypedDict):
+    """Tokens read and written."""
+
+    prompt_tokens: int | None
+    """None where nobody counted them: cancelled in the queue, or an engine that does not tell."""
+    completion_tokens: int
+
+
+class Timings(TypedDict):
+    """Where the time went. None: it did not come to that, or the worker that measured it died."""
+
+    queued_ms: float | None
+    """From admission to a worker's claim."""
+    first_token_ms: float | None
+    """From the claim to the first token."""
+    total_ms: float | None
+    """From admission to the end."""
+    tokens_per_second: float | None
+    """While decoding, without the prompt."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The final record of a generation: what the database keeps. It may come twice; the gid tells."""
+
+    gid: str
+    finish: Finish
+    message: str | None
+    """Why, after an error."""
+    text: str
+    ids: tuple[int, ...]
+    worker: str | None
+    model: str | None
+    adapter_sha: str | None
+    usage: Usage
+    timings: Timings
+
+    def to_json(self) -> str:
+        """As JSON."""
+        return dump(self)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Finished":
+        """From JSON; WireError if it is no final record."""
+        return load(cls, text)
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """A worker's heartbeat."""
+
+    name: str
+    engine: str
+    model: str
+    adapter_sha: str | None
+    batch: int
+    """Sequences that it decodes at once."""
+    active: int
+    """Sequences that it is decoding now."""
+    tokens_per_second: float
+
+    def to_json(self) -> str:
+        """As JSON."""
+        return dump(self)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "WorkerState":
+        """From JSON; WireError if it is no heartbeat."""
+        return load(cls, text)

@@ -1,0 +1,68 @@
+"""What decodes: one interface, and the values that go through it. The engines are in modules of their own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from wire.messages import Request, Usage
+
+
+class EngineError(ValueError):
+    """An engine that cannot be had as it was asked for; the message says why, and what to do."""
+
+
+class EngineRefusalError(ValueError):
+    """A request that this engine will not answer; the message tells the user why."""
+
+
+@dataclass(frozen=True)
+class Added:
+    """What became of a prompt."""
+
+    prompt_tokens: int | None
+    turns_left_out: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did for one answer."""
+
+    gid: str
+    text: str = ""
+    """Whole characters; it may be empty where a token ends within one."""
+    ids: tuple[int, ...] = ()
+    finish: Literal["stop", "length", "error"] | None = None
+    """The answer has ended, and the engine has forgotten it."""
+    message: str | None = None
+    """Why, after an error."""
+    replaces: bool = False
+    """The text is the whole answer, in place of all that came before."""
+    usage: Usage | None = None
+    """At the end, where the engine counted otherwise than by ids."""
+
+
+class Engine(Protocol):
+    """Decodes any number of answers together. One thread calls it."""
+
+    kind: str
+    model: str
+    adapter_sha: str | None
+
+    def add(self, request: Request, ids: Sequence[int], text: str) -> Added:
+        """Begin an answer, or go on after the tokens and the text that it has.
+
+        Raises:
+            EngineRefusalError: if it cannot be answered.
+        """
+
+    def step(self) -> list[Step]:
+        """A token more for every answer (or, where they come by themselves, what has come)."""
+
+    def remove(self, gid: str) -> None:
+        """Forget an answer; an unknown one is no error."""
+
+    def reset(self) -> None:
+        """Forget all answers, after an error."""
+
+    def close(self) -> None:
+        """Let go of what is held."""

@@ -1,0 +1,269 @@
+"""Any server that speaks OpenAI's chat completions: vLLM, llama.cpp's server, and others.
+
+The server batches, so there is no step here: each answer is read by a thread of its own, and a step is whatever has
+come. The base model and the adapter are two names on that server (vLLM: `--enable-lora --lora-modules name=folder`).
+"""
+
+import contextlib
+import http.client
+import json
+import queue
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from wire.messages import Request, Target, Usage
+
+from worker.engine import Added, EngineError, EngineRefusalError, Step
+
+WAIT_SECONDS = 0.05
+"""How long a step waits for something to come."""
+CONNECT_SECONDS = 5.0
+SILENCE_SECONDS = 120.0
+"""A server that says nothing for so long, be it busy with others' prompts, has failed."""
+MAX_LINE = 1 << 20
+
+
+class ServerError(Exception):
+    """The server did not do as asked; the message tells the user."""
+
+
+class OpenAIEngine:
+    """Answers that a server decodes.
+
+    Args:
+        url: up to and with `/v1`.
+        names: what the server calls the base model and, if it has it, the adapter.
+    """
+
+    kind = "openai"
+    # What the server loaded, only the server knows: its name for it stands in `model`.
+    adapter_sha: str | None = None
+
+    def __init__(self, url: str, names: dict[Target, str], key: str | None = None) -> None:
+        self.model = " + ".join(dict.fromkeys(names.values()))
+        self._url, self._names, self._key = url.rstrip("/"), names, key
+        self._news: queue.SimpleQueue[tuple[_Answer, Step]] = queue.SimpleQueue()
+        self._answers: dict[str, _Answer] = {}
+
+    def add(self, request: Request, ids: Sequence[int], text: str) -> Added:
+        name = self._names.get(request.target)
+        if name is None:
+            raise EngineRefusalError("This worker's server has no adapter: only the base model can answer.")
+        answer = _Answer(request.gid, self._news)
+        self._answers[request.gid] = answer
+        body = body_of(request, name, text)
+        threading.Thread(target=answer.read, args=(self._url, self._key, body), daemon=True).start()
+        return Added(prompt_tokens=None)
+
+    def step(self) -> list[Step]:
+        steps = []
+        try:
+            news = self._news.get(timeout=WAIT_SECONDS)
+            while True:
+                answer, step = news
+                # One that was dropped may still have had something under way.
+                if self._answers.get(step.gid) is answer:
+                    steps.append(step)
+                    if step.finish:
+                        del self._answers[step.gid]
+                news = self._news.get_nowait()
+        except queue.Empty:
+            return steps
+
+    def remove(self, gid: str) -> None:
+        if answer := self._answers.pop(gid, None):
+            answer.break_off()
+
+    def reset(self) -> None:
+        for gid in list(self._answers):
+            self.remove(gid)
+
+    def close(self) -> None:
+        self.reset()
+
+
+class _Answer:
+    """One streamed response, and the thread that reads it."""
+
+    def __init__(self, gid: str, news: "queue.SimpleQueue[tuple[_Answer, Step]]") -> None:
+        self._gid, self._news = gid, news
+        self._socket: socket.socket | None = None
+        self._dropped = False
+
+    def read(self, url: str, key: str | None, body: dict[str, Any]) -> None:
+        connection = None
+        try:
+            connection = connect(url)
+            # The connection forgets its socket where the server is to close it.
+            self._socket = connection.sock
+            if self._dropped:
+                return
+            for step in steps_of(self._gid, chunks(connection, url, key, body)):
+                self._news.put((self, step))
+        except (ServerError, OSError, http.client.HTTPException) as error:
+            reason = str(error) if isinstance(error, ServerError) else f"the model's server at {url}: {error!r}"
+            self._news.put((self, Step(self._gid, finish="error", message=reason)))
+        finally:
+            if connection:
+                connection.close()
+
+    def break_off(self) -> None:
+        """End the thread, and with it the server's work."""
+        self._dropped = True
+        if self._socket:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+
+def load_engine(url: str, base: str | None, adapter: str | None, key: str | None = None) -> OpenAIEngine:
+    """Ask the server what it has.
+
+    Args:
+        base: its name for the base model; None: the first that it lists.
+        adapter: its name for the adapter; None: the second that it lists, if it lists one.
+
+    Raises:
+        EngineError: if it cannot be reached, or has no such model.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise EngineError(f"ENGINE_URL={url}: expected http://host:port/v1")
+    try:
+        connection = connect(url)
+        connection.request("GET", f"{parts.path.rstrip('/')}/models", headers=_headers(key))
+        response = connection.getresponse()
+        text = response.read(MAX_LINE)
+        connection.close()
+        if response.status != 200:
+            raise EngineError(
+                f"ENGINE_URL={url}: the list of its models answers {response.status} {response.reason}; is the path "
+                "right (most servers want /v1), and ENGINE_KEY?"
+            )
+        listed = [str(model["id"]) for model in json.loads(text)["data"]]
+    except (OSError, http.client.HTTPException) as error:
+        raise EngineError(f"ENGINE_URL={url}: no answer ({error}); start the server first") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise EngineError(f"ENGINE_URL={url}: what answers there is no OpenAI-compatible server ({error!r})") from error
+    for variable, name in (("ENGINE_BASE", base), ("ENGINE_ADAPTER", adapter)):
+        if name is not None and name not in listed:
+            raise EngineError(f"{variable}={name}: the server at {url} has only {', '.join(listed)}")
+    if not listed:
+        raise EngineError(f"ENGINE_URL={url}: the server lists no model")
+    base = base or listed[0]
+    adapter = adapter or next((name for name in listed if name != base), None)
+    names: dict[Target, str] = {"base": base}
+    if adapter is not None:
+        names["adapter"] = adapter
+    return OpenAIEngine(url, names, key)
+
+
+def body_of(request: Request, model: str, text: str) -> dict[str, Any]:
+    """What is asked of the server.
+
+    An answer that has some text already is gone on with (vLLM's `continue_final_message`, which llama.cpp does by
+    itself); servers do not tell tokens, so such an answer may get longer than `max_new_tokens`.
+    """
+    settings = request.settings
+    messages = [{"role": turn.role, "content": turn.content} for turn in request.turns]
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": messages,
+        "max_tokens": settings.max_new_tokens,
+        "seed": request.seed,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if settings.greedy:
+        body["temperature"] = 0
+    else:
+        chosen = {name: getattr(settings, name) for name in ("temperature", "top_p", "top_k")}
+        body |= {name: value for name, value in chosen.items() if value is not None}
+        if body.get("top_k") == 0:
+            # Theirs is -1 in vLLM and 0 in llama.cpp: unsaid, both set no limit that was asked for.
+            del body["top_k"]
+    if text:
+        messages.append({"role": "assistant", "content": text})
+        body |= {"continue_final_message": True, "add_generation_prompt": False}
+    return body
+
+
+def connect(url: str) -> http.client.HTTPConnection:
+    """A connection to the server.
+
+    Raises:
+        OSError: if there is none.
+    """
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=CONNECT_SECONDS)
+    connection.connect()
+    connection.sock.settimeout(SILENCE_SECONDS)
+    # A token is a small packet: it must not wait for the next.
+    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def chunks(
+    connection: http.client.HTTPConnection, url: str, key: str | None, body: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """The server's stream, event by event.
+
+    Raises:
+        ServerError: if it answers with an error, or with no stream.
+    """
+    path = f"{urlsplit(url).path.rstrip('/')}/chat/completions"
+    connection.request("POST", path, json.dumps(body).encode(), _headers(key) | {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    if response.status != 200:
+        raise ServerError(f"The model's server answers {response.status}: {_reason(response.read(MAX_LINE))}")
+    while line := response.readline(MAX_LINE):
+        field, _, value = line.strip().partition(b":")
+        if field != b"data":
+            continue
+        if value.strip() == b"[DONE]":
+            return
+        try:
+            chunk = json.loads(value)
+        except ValueError as error:
+            raise ServerError("The model's server sent what is no JSON.") from error
+        if "error" in chunk:
+            raise ServerError(f"The model's server failed: {_reason(value)}")
+        yield chunk
+    raise ServerError("The model's server broke off.")
+
+
+def steps_of(gid: str, stream: Iterator[dict[str, Any]]) -> Iterator[Step]:
+    """A server's stream as steps; the last one has the finish, and the server's count of tokens if it gave one."""
+    finish: Literal["stop", "length"] | None = None
+    usage = None
+    for chunk in stream:
+        for choice in chunk.get("choices") or []:
+            if text := (choice.get("delta") or {}).get("content"):
+                yield Step(gid, text)
+            if reason := choice.get("finish_reason"):
+                finish = "length" if reason == "length" else "stop"
+        if counted := chunk.get("usage"):
+            usage = Usage(
+                prompt_tokens=counted.get("prompt_tokens"), completion_tokens=counted.get("completion_tokens") or 0
+            )
+    if finish is None:
+        raise ServerError("The model's server ended without a reason.")
+    yield Step(gid, finish=finish, usage=usage)
+
+
+def _headers(key: str | None) -> dict[str, str]:
+    return {"Accept": "text/event-stream, application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+
+
+def _reason(text: bytes) -> str:
+    """The sentence in an error's body, whichever way the server wraps it."""
+    try:
+        found = json.loads(text)
+        found = found.get("error", found)
+        found = found.get("message", found) if isinstance(found, dict) else found
+    except (ValueError, AttributeError):
+        found = text.decode(errors="replace")
+    return f"{found}"[:300]

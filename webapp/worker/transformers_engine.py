@@ -1,0 +1,197 @@
+"""The model in this process."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from wire.messages import Request, Target
+
+from lib import generation, prompts
+from lib import model as models
+from lib.config import Model, Prompt
+from worker.engine import Added, EngineError, EngineRefusalError, Step
+from worker.text import TextStream
+
+#: lib.training writes it; importing that would load all that training needs.
+ADAPTER_RECORD = "klepon.json"
+#: A longer conversation loses its oldest turns: reading a prompt holds up everyone else's answers.
+MAX_CONTEXT = 8_192
+
+
+@dataclass
+class _Sequence:
+    target: Target
+    stream: TextStream
+    limit: int
+
+
+class TransformersEngine:
+    """Base model and adapter, both in memory, each with a batch that answers join and leave at any step.
+
+    Args:
+        loaded: the models by target.
+        make_batch: an empty batch of a model; lib.generation.Batch.
+    """
+
+    kind = "transformers"
+
+    def __init__(
+        self,
+        loaded: dict[Target, PreTrainedModel],
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: Prompt,
+        *,
+        model: str,
+        adapter_sha: str | None = None,
+        max_context: int = MAX_CONTEXT,
+        make_batch: Callable[[PreTrainedModel], Any] = generation.Batch,
+    ) -> None:
+        self.model, self.adapter_sha = model, adapter_sha
+        self._models, self._tokenizer, self._prompt = loaded, tokenizer, prompt
+        self._make_batch = make_batch
+        self._end_of_turn = prompts.end_of_turn_id(tokenizer, prompt)
+        positions = loaded["base"].config.get_text_config().max_position_embeddings
+        self._context = min(max_context, positions)
+        self._sequences: dict[str, _Sequence] = {}
+        self._batches = {target: self._make_batch(loaded[target]) for target in loaded}
+
+    def add(self, request: Request, ids: Sequence[int], text: str) -> Added:
+        if request.target not in self._models:
+            raise EngineRefusalError("This worker was started without an adapter: only the base model can answer.")
+        settings = request.settings
+        prompt, left_out = self._encode(request)
+        decoding = generation.model_defaults(self._models["base"], self._end_of_turn, settings.max_new_tokens)
+        chosen = {name: getattr(settings, name) for name in ("temperature", "top_p", "top_k")}
+        decoding = replace(
+            decoding, greedy=settings.greedy, **{name: value for name, value in chosen.items() if value is not None}
+        )
+        # Position i draws number i, whoever draws it: another worker that goes on writes the same text.
+        draws = generation.uniforms(request.seed, 0, 0, settings.max_new_tokens)
+        self._batches[request.target].add(request.gid, prompt, draws, decoding, written=list(ids))
+        self._sequences[request.gid] = _Sequence(
+            request.target, TextStream(self._tokenizer, ids), settings.max_new_tokens
+        )
+        return Added(len(prompt), left_out)
+
+    def _encode(self, request: Request) -> tuple[list[int], int]:
+        room = self._context - request.settings.max_new_tokens
+        if room < 1:
+            raise EngineRefusalError(
+                f"max_new_tokens={request.settings.max_new_tokens} leaves no room for a prompt: this model reads and "
+                f"writes {self._context} tokens in all. Choose fewer."
+            )
+        messages = [{"role": turn.role, "content": turn.content} for turn in request.turns]
+        for left_out in range(0, len(messages), 2):
+            try:
+                ids, cut = prompts.encode_prompt(self._tokenizer, messages[left_out:], self._prompt, room)
+            except prompts.PromptError:
+                continue
+            if not cut:
+                return ids, left_out
+        raise EngineRefusalError(
+            f"The message is too long: {room} tokens are left for it, beside {request.settings.max_new_tokens} for the "
+            "answer. Shorten it, or allow fewer new tokens."
+        )
+
+    def step(self) -> list[Step]:
+        steps = []
+        for batch in self._batches.values():
+            if len(batch):
+                steps += [self._told(gid, token) for gid, token in batch.step()]
+        return steps
+
+    def _told(self, gid: str, token: int | None) -> Step:
+        sequence = self._sequences[gid]
+        text = "" if token is None else sequence.stream.add(token)
+        ids = () if token is None else (token,)
+        if token is not None and len(sequence.stream.ids) < sequence.limit:
+            return Step(gid, text, ids)
+        del self._sequences[gid]
+        finish: Literal["stop", "length"] = "stop" if token is None else "length"
+        rest = sequence.stream.rest()
+        if rest is None:
+            return Step(gid, sequence.stream.whole(), ids, finish, replaces=True)
+        return Step(gid, text + rest, ids, finish)
+
+    def remove(self, gid: str) -> None:
+        if sequence := self._sequences.pop(gid, None):
+            self._batches[sequence.target].remove(gid)
+
+    def reset(self) -> None:
+        self._sequences.clear()
+        self._batches = {target: self._make_batch(loaded) for target, loaded in self._models.items()}
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def close(self) -> None:
+        self.reset()
+
+
+def load_engine(base_model: str | None, adapter: Path | None) -> TransformersEngine:
+    """Load the base model and, if there is one, the adapter.
+
+    Args:
+        base_model: hub id or folder; None: the one that the adapter was trained on.
+
+    Raises:
+        EngineError: if a model cannot be loaded, or if the adapter was trained with another chat template.
+    """
+    prompt, record = Prompt(), None
+    if adapter is not None:
+        record = read_adapter_record(adapter)
+        prompt = Prompt(**record["prompt"])
+        base_model = base_model or record["base_model"]
+    if not base_model:
+        raise EngineError("no model to load: set ADAPTER to an adapter's folder, or BASE_MODEL")
+    settings = Model(base_model=base_model)
+    try:
+        tokenizer = models.load_tokenizer(settings)
+        if record is not None and adapter is not None:
+            _check_template(tokenizer, prompt, record, adapter)
+        loaded: dict[Target, PreTrainedModel] = {"base": models.load_base(settings)}
+        if adapter is not None:
+            loaded["adapter"] = models.load_adapter(settings, adapter)
+    except models.ModelError as error:
+        raise EngineError(str(error)) from error
+    return TransformersEngine(
+        loaded,
+        tokenizer,
+        prompt,
+        model=base_model if not Path(base_model).is_dir() else Path(base_model).name,
+        adapter_sha=models.fingerprint(adapter) if adapter is not None else None,
+    )
+
+
+def _check_template(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, record: dict[str, Any], adapter: Path) -> None:
+    own = prompts.chat_template_hash(tokenizer, prompt)
+    if own != record["chat_template_sha256"]:
+        raise EngineError(
+            f"the adapter in {adapter} was trained with another chat template (SHA-256 "
+            f"{record['chat_template_sha256'][:12]}…) than this base model's tokenizer has ({own[:12]}…), so it would "
+            "be asked in words that it never saw; set BASE_MODEL to the base model that it was trained on"
+        )
+
+
+def read_adapter_record(adapter: Path) -> dict[str, Any]:
+    """What an adapter says that it was trained as.
+
+    Raises:
+        EngineError: if it says nothing.
+    """
+    path = adapter / ADAPTER_RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        Prompt(**record["prompt"])
+        if not all(isinstance(record[name], str) for name in ("base_model", "chat_template_sha256")):
+            raise TypeError("its base_model or chat_template_sha256 is no text")
+    except FileNotFoundError:
+        raise EngineError(
+            f"no {ADAPTER_RECORD} in {adapter}: run `make report` first, or name an adapter's folder with ADAPTER"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise EngineError(f"{path} is not what `make report` writes ({error}); run `make report` again") from error
+    return record
