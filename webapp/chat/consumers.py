@@ -218,7 +218,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
 
     async def _submit(self, cid: str, opened: turns.Opened) -> Busy | None:
         """Submit all requests of a frame, or none."""
-        taken = []
+        taken: list[str] = []
         for request in opened.requests:
             answer = await self.hub.service.submit(request, f"{cid}.{request.target}")
             if isinstance(answer, Busy):

@@ -298,7 +298,7 @@ def _hello(fields: _Fields) -> Hello:
             known[str(UUID(gid))] = cursor
         except ValueError:
             raise fields.error("field", "A cursor is an id with <number>-<number>.") from None
-    since = fields.take("since", (int, float), optional=True)  # type: ignore[arg-type]
+    since = fields.take("since", (int, float), optional=True)
     return Hello(
         conversation=fields.uuid("conversation", optional=True),
         cursors=known,

@@ -12,6 +12,7 @@ SECRET_KEY       made and kept in KLEPON_CHAT unless said; several machines that
 
 import os
 from pathlib import Path
+from typing import Any
 
 import dj_database_url
 from csp.constants import NONE, SELF
@@ -78,6 +79,7 @@ TEMPLATES = [
 
 # --- Data ------------------------------------------------------------------------------------------------------------
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+DATABASES: dict[str, Any]
 if os.environ.get("DATABASE_URL"):
     # One connection a request: what Django asks for under ASGI. Put a pooler before PostgreSQL if that is too many.
     DATABASES = {"default": dj_database_url.parse(os.environ["DATABASE_URL"], conn_max_age=0)}

@@ -173,7 +173,7 @@ class Kept:
             # Asked to end while it was starting.
             await self._running.end()
         watch = asyncio.create_task(self._running.ready.wait())
-        watch.add_done_callback(lambda task: task.cancelled() or self.ready.set())
+        watch.add_done_callback(lambda task: None if task.cancelled() else self.ready.set())
         status = await self._running.wait()
         watch.cancel()
         return ending(status)

@@ -108,6 +108,7 @@ async def serve(settings: Settings, commands: Callable[[int], Commands] = comman
             await asyncio.wait({starting})
             listener.close()
             await app.end()
+            assert guard.stdin is not None
             guard.stdin.close()
             await asyncio.to_thread(guard.wait)
 

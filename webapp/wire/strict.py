@@ -44,7 +44,7 @@ def build(kind: type[T], value: Any, where: str = "") -> T:
     where = where or kind.__name__
     if not isinstance(value, dict):
         raise WireError(f"{where}: expected an object, got {_named(value)}")
-    types_of = _types(kind)
+    types_of = _types(kind)  # type: ignore[arg-type]
     for wrong, said in ((set(value) - set(types_of), "unknown"), (set(types_of) - set(value), "missing")):
         if wrong:
             raise WireError(f"{where}: {said} key {', '.join(sorted(map(repr, wrong)))}")
