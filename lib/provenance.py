@@ -15,7 +15,7 @@ from lib.config import Config
 
 #: The libraries that numbers hang on.
 PACKAGES = (
-    "torch", "transformers", "trl", "peft", "datasets", "sentence-transformers", "scikit-learn", "openTSNE", "rensa",
+    "torch", "transformers", "trl", "peft", "datasets", "sentence-transformers", "scikit-learn", "rensa",
     "sacrebleu", "rouge-score", "py3langid", "papermill", "numpy", "pandas", "pyarrow",
 )  # fmt: skip
 
