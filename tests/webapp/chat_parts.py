@@ -61,6 +61,8 @@ class Valkey:
             "--maxmemory-policy",
             "noeviction",
         ]
+        # How often it looks whose blocking read is over.
+        command += ["--hz", "500"]
         self._process = subprocess.Popen([*command, *self._options], stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 10
         while True:

@@ -12,7 +12,7 @@ from chat_parts import Driven, Site, Valkey, text_of
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 from wire.events import ORIGIN, Transcript
-from wire.service import Accepted, Limits
+from wire.service import Accepted, Limits, UnavailableError
 
 SEQUENCES = int(os.environ.get("KLEPON_FAULT_SEQUENCES", "50"))
 NAMES = ("one", "two", "three")
@@ -39,6 +39,18 @@ class Breaking:
         return broken
 
 
+def again(call):
+    """As a browser: the first to use a connection that died with the server hears of it, and asks again."""
+
+    async def asked(*args):
+        try:
+            return await call(*args)
+        except UnavailableError:
+            return await call(*args)
+
+    return asked
+
+
 class Chat(RuleBasedStateMachine):
     """Any number of workers that may be dead, frozen or awake; one reader; one finalizer; one server."""
 
@@ -51,6 +63,8 @@ class Chat(RuleBasedStateMachine):
         self.site = Site(self.valkey.url, limits=Limits(active_per_user=6, per_minute=10_000))
         clock = itertools.count(0, 1_000)
         self.site.service._first_epoch = lambda: next(clock)
+        for name in ("submit", "cancel", "read", "replay", "state"):
+            setattr(self.site.service, name, again(getattr(self.site.service, name)))
         self.workers: dict[str, Driven] = {}
         self.zombies: list[Driven] = []
         self.links: dict[Driven, Breaking] = {}
