@@ -156,18 +156,6 @@ def located(source: str) -> str:
     return str(paths.ROOT / source) if inside else source
 
 
-def shortages(summary: CorpusSummary, needed_per_subset: int) -> list[str]:
-    """A sentence for every subset that has fewer rows than `needed_per_subset`, in the order of the subsets."""
-    sentences = []
-    for name, rows in summary.kept.items():
-        if rows == 0 and needed_per_subset > 0:
-            sentences.append(f"{name} has no rows where {needed_per_subset:,} were asked for.")
-        elif rows < needed_per_subset:
-            used = "it is used" if rows == 1 else f"all {rows:,} are used"
-            sentences.append(f"{name} has {row_count(rows)} where {needed_per_subset:,} were asked for; {used}.")
-    return sentences
-
-
 def read(
     destination: Path, rows: np.ndarray | None = None, columns: Sequence[str] = ("row", "source", *COLUMNS)
 ) -> pd.DataFrame:

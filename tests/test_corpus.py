@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lib import corpus, corpus_files, corpus_rows
-from lib.corpus import COLUMNS, SUBSETS, CorpusError, CorpusSummary, read, select, shortages
+from lib.corpus import COLUMNS, SUBSETS, CorpusError, CorpusSummary, read, select
 
 
 def make_row(number: int, subset: str = "wikihow", **changes) -> dict:
@@ -411,20 +411,6 @@ def test_an_endless_line_is_refused_before_it_fills_the_memory(tmp_path, destina
 
 
 # Shortages
-
-
-def test_shortages_tell_of_every_subset_with_too_few_rows():
-    kept = {"indo_puisi": 3500, "identity_prompt": 112, "dolly": 1, "wikihow": 0}
-    summary = CorpusSummary("x", (), 3613, kept, {}, {}, "")
-    assert shortages(summary, 3500) == [
-        "identity_prompt has 112 rows where 3,500 were asked for; all 112 are used.",
-        "dolly has 1 row where 3,500 were asked for; it is used.",
-        "wikihow has no rows where 3,500 were asked for.",
-    ]
-    assert shortages(summary, 0) == []
-
-
-# Reading a selection
 
 
 @pytest.fixture

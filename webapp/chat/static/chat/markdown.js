@@ -5,7 +5,8 @@ import DOMPurify from "./vendor/purify.es.mjs";
 import hljs from "./vendor/highlight.min.js";
 import markdownit from "./vendor/markdown-it.esm.min.mjs";
 
-const parser = markdownit({ html: false, linkify: true, highlight });
+// A poem keeps its lines.
+const parser = markdownit({ html: false, linkify: true, breaks: true, highlight });
 // A remote image would tell its server that somebody reads this: it is shown as a link.
 parser.renderer.rules.image = (tokens, index) => {
   const token = tokens[index];
