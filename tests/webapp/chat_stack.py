@@ -217,7 +217,7 @@ class Browser:
         await self._say(
             type="send", cid=cid, conversation=None, parent=None, text=text, settings=settings, target="adapter"
         )
-        accepted = await self._accepted.pop(cid)
+        accepted = await self._accepted[cid]
         self.conversation = accepted["conversation"]["id"]
         return accepted["gids"][0]
 

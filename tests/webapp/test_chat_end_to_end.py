@@ -5,12 +5,14 @@ import json
 import os
 import re
 import shutil
+import time
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from chat_stack import Browser, Shown, Stack, make_model
+from playwright.sync_api import expect, sync_playwright
 from wire.messages import Request, Settings, Turn
 from worker.transformers_engine import load_engine
 
@@ -19,6 +21,7 @@ from lib import model as models
 from lib.config import Model, Prompt
 
 pytestmark = pytest.mark.slow
+expect.set_options(timeout=30_000)
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 PROMPT = "Tulislah sebuah cerita panjang tentang laut."
 #: Long enough that a part can be killed while it is written.
@@ -35,9 +38,10 @@ def model(tmp_path_factory):
 def stack(model, tmp_path_factory):
     made = Stack(tmp_path_factory.mktemp("chat"), *model)
     yield made
+    parts = made.children("")
     made.end()
     assert made.process.returncode == 0
-    assert made.children("") == []
+    assert [part for part in parts if part.is_running()] == []
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +64,7 @@ def expected(model):
 
 
 def stored(stack: Stack, cookie: str, conversation: str) -> dict:
-    """An answer as the database has it, once the finalizer has stored it."""
+    """A conversation's last message as the database has it."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{stack.port}/c/{conversation}/export.json", headers={"Cookie": cookie}
     )
@@ -68,14 +72,13 @@ def stored(stack: Stack, cookie: str, conversation: str) -> dict:
         return json.load(response)["messages"][-1]
 
 
-async def settled(stack: Stack, cookie: str, conversation: str) -> dict:
+def settled(stack: Stack, cookie: str, conversation: str) -> dict:
     """As `stored`, as soon as its state says that it has ended."""
-    async with asyncio.timeout(60):
-        while True:
-            message = await asyncio.to_thread(stored, stack, cookie, conversation)
-            if message["state"] == "ended":
-                return message
-            await asyncio.sleep(0.05)
+    deadline = time.monotonic() + 60
+    while (message := stored(stack, cookie, conversation))["state"] != "ended":
+        assert time.monotonic() < deadline, message
+        time.sleep(0.05)
+    return message
 
 
 async def followed(stack: Stack, browser: Browser, gid: str) -> Shown:
@@ -98,8 +101,7 @@ async def followed(stack: Stack, browser: Browser, gid: str) -> Shown:
 def test_a_greedy_answer_is_what_the_evaluation_generates(stack, cookie, model):
     async def ask() -> str:
         browser = await stack.browser(cookie).open()
-        gid = await browser.ask(PROMPT, 48)
-        shown = await browser.until(gid, lambda shown: shown.ended)
+        shown = await followed(stack, browser, await browser.ask(PROMPT, 48))
         await browser.close()
         return shown.text
 
@@ -124,7 +126,7 @@ def test_a_part_that_is_killed_in_mid_answer_costs_nothing(stack, cookie, expect
         for process in killed:
             process.kill()
         shown = await followed(stack, browser, gid)
-        message = await settled(stack, cookie, browser.conversation)
+        message = await asyncio.to_thread(settled, stack, cookie, browser.conversation)
         await browser.close()
         return shown, message
 
@@ -139,8 +141,7 @@ def test_a_part_that_is_killed_in_mid_answer_costs_nothing(stack, cookie, expect
 def chromium():
     if not CHROMIUM:
         pytest.skip("no Chromium: install it, or name it in CHROMIUM")
-    playwright_api = pytest.importorskip("playwright.sync_api")
-    with playwright_api.sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
@@ -152,7 +153,7 @@ def page(stack, cookie, chromium):
     context = chromium.new_context(locale="id-ID", viewport={"width": 1280, "height": 800})
     context.add_cookies([{"name": name, "value": value, "url": f"http://127.0.0.1:{stack.port}"}])
     made = context.new_page()
-    made.set_default_timeout(60_000)
+    made.set_default_timeout(30_000)
     made.goto(f"http://127.0.0.1:{stack.port}/")
     yield made
     context.close()
@@ -161,6 +162,15 @@ def page(stack, cookie, chromium):
 def letters(text: str) -> str:
     """A text without what Markdown may have turned into shape."""
     return "".join(re.findall(r"[^\W\d_]", text))
+
+
+def longer_than(letters: int) -> re.Pattern[str]:
+    return re.compile(rf"[\s\S]{{{letters},}}")
+
+
+def ask(page, text: str) -> None:
+    page.get_by_label("Pesanmu").last.fill(text)
+    page.keyboard.press("Enter")
 
 
 def kill(stack: Stack, words: str) -> None:
@@ -179,32 +189,29 @@ def test_a_page_shows_what_is_stored_though_it_was_reloaded_and_the_site_and_the
     page.locator("[data-do=settings]").click()
     page.locator("#id_max_new_tokens").fill(str(TOKENS))
     page.locator("#settings-form .primary").click()
-    page.get_by_label("Pesanmu").last.fill(PROMPT)
-    page.keyboard.press("Enter")
+    expect(page.locator("#settings")).not_to_be_visible()
+    ask(page, PROMPT)
     body = page.locator(".side-answer .body")
-    words = "document.querySelector('.side-answer .body')?.innerText.length > {}"
-    page.wait_for_function(words.format(40))
+    expect(body).to_have_text(longer_than(40))
     kill(stack, "klepon.asgi")
-    page.wait_for_function(words.format(400))
+    expect(body).to_have_text(longer_than(400))
     page.reload()
-    page.wait_for_function(words.format(400))
+    expect(body).to_have_text(longer_than(400))
     kill(stack, "-m worker")
     page.locator("#send").wait_for(state="visible")
-    message = asyncio.run(settled(stack, cookie, conversation_of(page)))
+    message = settled(stack, cookie, conversation_of(page))
     assert message["usage"]["completion_tokens"] == TOKENS
     assert letters(body.inner_text()) == letters(message["text"])
 
 
 def test_a_pair_is_answered_together_and_can_be_stopped(stack, cookie, page):
-    page.get_by_text("Bandingkan").click()
-    page.get_by_label("Pesanmu").last.fill(PROMPT)
-    page.keyboard.press("Enter")
-    page.wait_for_function(
-        "[...document.querySelectorAll('.side-answer .body')].filter((one) => one.innerText.length > 20).length == 2"
-    )
+    page.get_by_role("radio", name="Bandingkan").check()
+    ask(page, PROMPT)
+    for side in (0, 1):
+        expect(page.locator(".side-answer .body").nth(side)).to_have_text(longer_than(20))
     page.locator("#stop").click()
     page.locator("#send").wait_for(state="visible")
-    message = asyncio.run(settled(stack, cookie, conversation_of(page)))
+    message = settled(stack, cookie, conversation_of(page))
     assert message["finish"] == "cancelled" and message["text"]
 
 

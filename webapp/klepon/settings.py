@@ -10,6 +10,7 @@ REDIS_URL        the Redis that site and workers share
 SECRET_KEY       made and kept in KLEPON_CHAT unless said; several machines that serve one site share one
 """
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -159,12 +160,19 @@ LANGUAGE_COOKIE_AGE = 365 * 24 * 3600
 X_FRAME_OPTIONS = "DENY"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 65_536
 
+
+def _is_no_503(record: logging.LogRecord) -> bool:
+    return getattr(record, "status_code", None) != 503
+
+
 # What people write is never logged: no handler below prints a request's body or a frame.
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    # That no model is ready yet is what /readyz is asked for, and no error.
+    "filters": {"ready": {"()": "django.utils.log.CallbackFilter", "callback": _is_no_503}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["ready"]}},
     "loggers": {
         "django": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
         # Anyone who knocks under another name would write a traceback.
