@@ -264,6 +264,7 @@ def test_the_site_starts_after_the_database_is_migrated(start):
 def test_a_child_that_is_killed_is_started_again(start, role):
     app = start()
     app.until("is ready")
+    app.until_event(f"{role} started", 1)
     os.kill(app.pid(role), signal.SIGKILL)
     app.until_event(f"{role} started", 2)
     assert any(f"{role} | was ended by SIGKILL; starts again in 0.5 s" in line for line in app.lines)
@@ -293,6 +294,8 @@ def test_whoever_connects_while_the_site_is_started_again_waits(start):
     app = start()
     app.until("is ready")
     os.kill(app.pid("site"), signal.SIGKILL)
+    # Until it is gone, it may still take a connection with it.
+    app.until("site | was ended by SIGKILL")
     with urllib.request.urlopen(f"http://127.0.0.1:{app.port}/", timeout=30) as answer:
         assert answer.status == 200
     app.end()
