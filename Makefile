@@ -164,11 +164,13 @@ chat: $(ENVIRONMENT) ## talk to the final adapter of RUN on http://127.0.0.1:800
 chat-doctor: $(ENVIRONMENT) ## what chat needs, what is there, and what to do about the rest
 	@PYTHONPATH=webapp $(PY) -m serve.doctor $(CHAT)
 
+# A process a core, with one thread each; the tests of a file share what they make, and so a process.
+pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n logical --dist loadfile
 test: $(ENVIRONMENT) ## the whole suite, offline
-	@$(PY) -m pytest
+	@$(pytest)
 
 quick-test: $(ENVIRONMENT) ## the suite without the tests that run whole stages
-	@$(PY) -m pytest -m "not slow"
+	@$(pytest) -m "not slow"
 
 lab: $(ENVIRONMENT) ## JupyterLab on the notebooks
 	@$(PY) -m jupyterlab notebooks

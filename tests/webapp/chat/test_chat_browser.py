@@ -13,10 +13,12 @@ from types import SimpleNamespace
 
 import pytest
 import uvicorn
+from chat import answers
 from chat.models import Conversation, Message, Pair
 from django.core.management import call_command
 from django.test import override_settings
 from fake_service import world
+from wire.events import Transcript
 
 pytestmark = pytest.mark.slow
 playwright_api = pytest.importorskip("playwright.sync_api")
@@ -32,14 +34,16 @@ EVIL = """<script>window.evil = 1</script><img src="https://evil.example/a.png" 
 
 <style>body { display: none }</style><iframe src="https://evil.example"></iframe>
 
-[data](data:text/html,<script>window.evil=1</script>) https://contoh.id/halaman
+[data](data:text/html,<script>window.evil=1</script>) [rusak](http://[) [evil.example/contoh.id](https://contoh.id/a)
+
+https://contoh.id/halaman
 """
 CODE = "Begini:\n\n```python\ndef halo():\n    return 'dunia'\n```\n\nSelesai."
 
 
 @pytest.fixture(scope="module")
-def address():
-    """A live site of hashed static files in a thread; its address."""
+def site():
+    """A live site of hashed static files in a thread: its address, and how to tear its connections and mend them."""
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     hashed = {
@@ -60,11 +64,31 @@ def address():
         from klepon.asgi import sockets
 
         here = f"http://127.0.0.1:{port}"
-        parts = {"http": get_asgi_application(), "websocket": ExactOrigin(sockets, [here]), "lifespan": lifespan}
+        ours = ExactOrigin(sockets, [here])
+        loops, torn = [], threading.Event()
+
+        async def guarded(scope, receive, send):
+            if torn.is_set():
+                await receive()
+                await send({"type": "websocket.close"})
+            else:
+                await ours(scope, receive, send)
+
+        parts = {"http": get_asgi_application(), "websocket": guarded, "lifespan": lifespan}
         server = uvicorn.Server(uvicorn.Config(ProtocolTypeRouter(parts), log_level="warning", ws_max_size=65_536))
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+
+        async def serve():
+            loops.append(asyncio.get_running_loop())
+            await server.serve([listener])
+
+        def tear():
+            torn.set()
+            for connection in list(server.server_state.connections):
+                loops[0].call_soon_threadsafe(connection.transport.abort)
+
+        thread = threading.Thread(target=lambda: asyncio.run(serve()))
         thread.start()
-        yield here
+        yield SimpleNamespace(address=here, tear=tear, mend=torn.clear)
         server.should_exit = True
         thread.join()
 
@@ -80,9 +104,10 @@ def chromium():
 
 
 @pytest.fixture
-def visit(address, chromium):
+def visit(site, chromium):
     """Open the site in a context of its own; nothing may be logged as an error, nothing asked of another machine."""
     contexts, errors, requests = [], [], []
+    address = site.address
 
     def open_page(path="/", **options):
         options = {"locale": "id-ID", "viewport": {"width": 1280, "height": 800}} | options
@@ -97,10 +122,11 @@ def visit(address, chromium):
         page.goto(address + path)
         return page
 
+    open_page.errors = errors
     yield open_page
     for context in contexts:
         context.close()
-    assert [line for line in errors if "ERR_INTERNET_DISCONNECTED" not in line] == []
+    assert errors == []
     assert [url for url in requests if not url.startswith((address, "data:"))] == []
 
 
@@ -108,6 +134,13 @@ def says(text, pause=0.0):
     """From now on the model answers this; or what a function makes of the request."""
     world.say = text if callable(text) else lambda request: text
     world.pause = pause
+
+
+def finalize():
+    """Bring the ended answers into the database, as the finalizer does."""
+    for gid, generation in world.generations.items():
+        if record := answers.finished(gid, Transcript.of(generation.events)):
+            answers.store(record)
 
 
 def write(page, text):
@@ -205,6 +238,7 @@ def test_where_an_answer_is_from_and_the_same_again(visit):
     card = page.locator(".origin-card")
     for words in ("klepon-demo", "d278354a3f34", "48,5 token/dtk", "40 md"):
         expect(card).to_contain_text(words)
+    expect(card).to_be_in_viewport(ratio=1)
     page.get_by_text("Buat persis seperti ini lagi").click()
     expect(page.locator(".answer .branch")).to_have_text("2/2")
     first, second = world.requests
@@ -219,12 +253,42 @@ def test_settings_are_sent_with_the_next_text(visit):
     page.get_by_label("Suhu").fill("9")
     page.get_by_role("button", name="Simpan").click()
     expect(page.locator("[data-error=temperature]")).not_to_be_empty()
-    page.get_by_label("Suhu").fill("0.5")
+    expect(page.get_by_label("Suhu")).to_be_focused()
+    page.get_by_label("Suhu").fill("0.52")
     page.get_by_role("button", name="Simpan").click()
     expect(page.locator("#settings")).to_be_hidden()
     write(page, "Halo")
     expect(answer(page).locator(".body")).to_have_text("Ya")
-    assert (world.requests[0].settings.max_new_tokens, world.requests[0].settings.temperature) == (33, 0.5)
+    assert (world.requests[0].settings.max_new_tokens, world.requests[0].settings.temperature) == (33, 0.52)
+    # The site says no with a status that Chromium reports as an error.
+    assert ["400" in line for line in visit.errors] == [True]
+    visit.errors.clear()
+
+
+def test_a_number_that_the_browser_cannot_read_is_not_taken_for_none(visit):
+    page = visit()
+    page.get_by_label("Pengaturan jawaban").first.click()
+    page.get_by_label("Suhu").press_sequentially("1e")
+    page.get_by_role("button", name="Simpan").click()
+    expect(page.locator("[data-error=temperature]")).not_to_be_empty()
+    expect(page.locator("#settings")).to_be_visible()
+
+
+def test_settings_that_were_not_saved_are_not_sent(visit):
+    says("Ya")
+    page = visit()
+    page.get_by_label("Pengaturan jawaban").first.click()
+    page.get_by_label("Jawaban terpanjang, dalam token").fill("33")
+    page.get_by_role("button", name="Simpan").click()
+    expect(page.locator("#settings")).to_be_hidden()
+    page.get_by_label("Pengaturan jawaban").first.click()
+    page.get_by_label("Jawaban terpanjang, dalam token").fill("44")
+    page.get_by_label("Selalu token yang paling mungkin").check()
+    page.keyboard.press("Escape")
+    expect(page.locator("#settings")).to_be_hidden()
+    write(page, "Halo")
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    assert (world.requests[0].settings.max_new_tokens, world.requests[0].settings.greedy) == (33, False)
 
 
 # --- Base beside adapter ---------------------------------------------------------------------------------------------
@@ -234,7 +298,7 @@ def test_base_beside_adapter_blind_until_the_vote(visit):
     said = {"base": "Ibu kota Jepang adalah Lima.", "adapter": "Ibu kota Jepang adalah Tokyo."}
     says(lambda request: said[request.target])
     page = visit()
-    page.get_by_text("Bandingkan").click()
+    page.get_by_role("radio", name="Bandingkan").check()
     write(page, "Apa ibu kota Jepang?")
     expect(page.locator(".side-answer .name")).to_have_text(["Jawaban A", "Jawaban B"])
     page.locator("[data-act=compare]").click()
@@ -242,6 +306,7 @@ def test_base_beside_adapter_blind_until_the_vote(visit):
     assert set(page.locator(".body mark").all_text_contents()) == {"Lima", "Tokyo"}
     bodies = page.locator(".side-answer .body").all_text_contents()
     side = "A" if "Tokyo" in bodies[0] else "B"
+    finalize()
     page.get_by_role("button", name=f"{side} lebih baik").click()
     expect(page.locator(".verdict")).to_have_text("Kamu lebih suka Adapter.")
     assert set(page.locator(".side-answer .name").all_text_contents()) == {"Dasar", "Adapter"}
@@ -255,7 +320,7 @@ def test_marks_come_and_go_and_leave_the_text_as_it_was(visit):
     said = {"base": "satu **dua** tiga `empat`", "adapter": "satu lima tiga `enam` tujuh"}
     says(lambda request: said[request.target])
     page = visit()
-    page.get_by_text("Bandingkan").click()
+    page.get_by_role("radio", name="Bandingkan").check()
     write(page, "Hitung")
     expect(page.locator(".vote")).to_be_visible()
     before = page.locator(".side-answer .body").evaluate_all("all => all.map((one) => one.innerHTML)")
@@ -278,18 +343,30 @@ def test_a_reload_in_mid_answer_loses_nothing(visit):
     expect(answer(page).locator(".body")).to_have_text(words)
 
 
-def test_a_lost_connection_loses_nothing(visit):
+def test_a_lost_connection_loses_nothing(visit, site):
     words = " ".join(str(number) for number in range(150))
     says(words, pause=0.02)
     page = visit()
-    sockets = []
-    page.on("websocket", sockets.append)
-    page.reload()
     write(page, "Hitung")
     expect(answer(page).locator(".body")).to_contain_text("5 6 7")
-    page.context.set_offline(True)
+    site.tear()
+    try:
+        expect(page.locator("#banner")).to_contain_text("Tidak tersambung")
+    finally:
+        site.mend()
+    expect(answer(page).locator(".body")).to_have_text(words)
+    expect(page.locator("#banner")).to_be_hidden()
+    # Chromium reports every try that comes to nothing.
+    visit.errors[:] = [line for line in visit.errors if "WebSocket connection" not in line]
+
+
+def test_who_looks_at_the_page_again_in_mid_answer_reads_nothing_twice(visit):
+    words = " ".join(str(number) for number in range(150))
+    says(words, pause=0.02)
+    page = visit()
+    write(page, "Hitung")
+    expect(answer(page).locator(".body")).to_contain_text("5 6 7")
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-    page.context.set_offline(False)
     expect(answer(page).locator(".body")).to_have_text(words)
 
 
@@ -336,22 +413,31 @@ def test_markdown_carries_neither_script_nor_image(visit):
     expect(body).to_contain_text("https://contoh.id/halaman")
     assert page.evaluate("window.evil") is None
     assert body.locator("script, img, style, iframe").count() == 0
-    links = body.locator("a").evaluate_all("all => all.map((a) => [a.getAttribute('href'), a.rel, a.target])")
-    assert {href for href, *_ in links} == {
-        "https://evil.example/b.png",
-        "https://evil.example/baca",
-        "https://contoh.id/halaman",
+    expect(body).to_contain_text("rusak")
+    links = body.locator("a[href]").evaluate_all(
+        "all => all.map((a) => [a.getAttribute('href'), a.dataset.host ?? null, a.rel, a.target])"
+    )
+    # A link harms nobody who does not follow it, and whoever would follow it sees where it leads.
+    assert {href: host for href, host, *_ in links} == {
+        "https://evil.example/a.png": None,
+        "https://evil.example/b.png": "evil.example",
+        "https://evil.example/baca": "evil.example",
+        "https://evil.example": None,
+        "https://contoh.id/a": "contoh.id",
+        "https://contoh.id/halaman": None,
     }
-    assert {tuple(rest) for _, *rest in links} == {("noopener noreferrer", "_blank")}
-    assert body.locator("a[data-host='evil.example']").count() == 2
+    assert {tuple(rest) for _, _, *rest in links} == {("noopener noreferrer", "_blank")}
 
 
 def test_trusted_types_hold(visit):
     page = visit()
-    refused = page.evaluate("""() => {
-        try { document.body.innerHTML = "<b>x</b>"; } catch (error) { return error.name; }
-    }""")
+    with page.expect_console_message(lambda line: "TrustedHTML" in line.text):
+        refused = page.evaluate("""() => {
+            try { document.body.innerHTML = "<b>x</b>"; } catch (error) { return error.name; }
+        }""")
     assert refused == "TypeError"
+    assert len(visit.errors) == 1
+    visit.errors.clear()
 
 
 def test_code_is_coloured_and_can_be_copied(visit):
@@ -377,17 +463,17 @@ def test_conversations_are_searched_renamed_exported_and_deleted(visit):
     expect(page.locator("#conversations a")).to_have_text(["Tentang kucing"])
     page.get_by_label("Cari percakapan").fill("")
     expect(page.locator("#conversations a")).to_have_count(2)
-    page.get_by_label("Percakapan ini").click()
+    page.get_by_label("Percakapan ini", exact=True).click()
     page.get_by_role("button", name="Ganti judul").click()
-    page.get_by_label("Judul").fill("Merpati")
+    page.get_by_label("Judul", exact=True).fill("Merpati")
     page.keyboard.press("Enter")
     expect(page.locator("h1")).to_have_text("Merpati")
     expect(page.locator("#conversations a").first).to_have_text("Merpati")
-    page.get_by_label("Percakapan ini").click()
+    page.get_by_label("Percakapan ini", exact=True).click()
     with page.expect_download() as download:
         page.get_by_text("Ekspor sebagai Markdown").click()
     assert "# Merpati" in Path(download.value.path()).read_text()
-    page.get_by_label("Percakapan ini").click()
+    page.get_by_label("Percakapan ini", exact=True).click()
     page.get_by_role("button", name="Hapus").first.click()
     page.locator("#delete").get_by_role("button", name="Hapus").click()
     expect(page.locator("#conversations a")).to_have_text(["Tentang kucing"])
@@ -423,19 +509,48 @@ def test_answers_are_read_out_sentence_by_sentence(visit):
 def test_everything_is_reached_by_keyboard_in_the_order_of_the_page(visit):
     says("Ya")
     page = visit()
-    page.evaluate("document.activeElement.blur()")
-    reached = []
-    for _ in range(30):
+    write(page, "Halo")
+    expect(page.get_by_label("Asal jawaban ini")).to_be_visible()
+    page.locator("#text").fill("Lagi")
+    focused = """() => {
+        const at = document.activeElement;
+        if (at === document.body) return null;
+        return [[...document.querySelectorAll("*")].indexOf(at), at.ariaLabel || at.value || at.textContent.trim()];
+    }"""
+
+    def tab():
         page.keyboard.press("Tab")
-        name = page.evaluate(
-            "document.activeElement.ariaLabel || document.activeElement.id || document.activeElement.textContent.trim()"
-        )
-        if name in reached:
-            break
-        reached.append(name)
-    for wanted in ("Langsung menulis", "Percakapan baru", "Cari percakapan", "Pengaturan jawaban", "text"):
-        assert wanted in reached
-    assert reached.index("Langsung menulis") == 0
+        return page.evaluate(focused)
+
+    # After the last stop the focus leaves the page, and comes back to its beginning.
+    assert any(tab() is None for _ in range(30))
+    reached = list(iter(tab, None))
+    places = [place for place, _ in reached]
+    names = [name for _, name in reached]
+    assert names[0] == "Langsung menulis"
+    assert places == sorted(set(places))
+    assert names[-3:] == ["Lagi", "adapter", "Kirim"]
+    wanted = {
+        "Percakapan baru",
+        "Cari percakapan",
+        "Pengaturan jawaban",
+        "Percakapan ini",
+        "Sunting dan kirim lagi",
+        "Jawaban lain",
+        "Asal jawaban ini",
+    }
+    assert wanted <= set(names)
+
+
+def test_the_skip_link_leads_to_the_text_and_leaves_the_page_as_it_is(visit):
+    page = visit()
+    page.evaluate("window.before = true")
+    page.get_by_text("Langsung menulis").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#text")).to_be_focused()
+    page.keyboard.type("Halo")
+    expect(page.locator("#text")).to_have_value("Halo")
+    assert page.evaluate("window.before") is True
 
 
 def test_nothing_moves_for_those_who_ask_for_that(visit):
@@ -461,6 +576,13 @@ def test_on_a_phone_the_list_opens_and_closes_and_nothing_is_wider_than_the_scre
     assert page.locator("#scroll").evaluate("one => one.scrollWidth - one.clientWidth") == 0
 
 
+def test_a_small_screen_shows_the_welcome_from_its_beginning(visit):
+    page = visit(viewport={"width": 360, "height": 500})
+    expect(page.locator("#model")).to_have_text("klepon-demo")
+    expect(page.locator("#welcome .mark")).to_be_in_viewport(ratio=1)
+    expect(page.locator("[data-do=down]")).to_be_hidden()
+
+
 def test_the_theme_is_chosen_and_stays(visit):
     page = visit(color_scheme="light")
     ground = "getComputedStyle(document.body).backgroundColor"
@@ -473,8 +595,10 @@ def test_the_theme_is_chosen_and_stays(visit):
 
 
 def test_a_long_answer_keeps_the_page_quick(visit):
-    words = " ".join(f"kata{number}" + ("\n\n" if number % 40 == 39 else "") for number in range(3_000))
-    says(words, pause=0.0)
+    paragraph = [f"kata{number} " for number in range(2_000)]
+    lines = [word for number in range(400) for word in (f"x{number}", " =", f" {number}", "  #", f" baris{number}\n")]
+    lines[0] = "\n\n```python\n" + lines[0]
+    words = [*paragraph, *lines, "```\n\nSelesai."]
     page = visit()
     page.evaluate("""() => {
         window.tasks = [];
@@ -482,8 +606,17 @@ def test_a_long_answer_keeps_the_page_quick(visit):
             .observe({ type: "longtask" });
     }""")
     write(page, "Panjang")
-    expect(answer(page).locator(".body")).to_contain_text("kata2999")
+    expect(page.locator("#stop")).to_be_visible()
+    gid = world.requests[0].gid
+    world.start(gid)
+    for at in range(0, len(words), 25):
+        some = words[at : at + 25]
+        world.tell(gid, *some)
+        shown = some[-1].strip(" `\n")
+        page.wait_for_function("(word) => document.querySelector('.body').textContent.includes(word)", arg=shown)
+    world.end(gid)
     expect(page.locator("#send")).to_be_visible()
+    assert page.locator(".body .hljs-comment").count() == 400
     assert max(page.evaluate("window.tasks"), default=0) < 200
 
 
@@ -505,11 +638,12 @@ def test_axe_finds_nothing(visit, theme, size):
         found.extend((where, one["id"], [node["html"][:120] for node in one["nodes"]]) for one in result)
 
     look("first visit")
-    page.get_by_text("Bandingkan").click()
+    page.get_by_role("radio", name="Bandingkan").check()
     write(page, "Halo")
     expect(page.locator(".vote")).to_be_visible()
     look("pair")
     page.locator("[data-act=compare]").click()
+    finalize()
     page.locator("[data-act=reveal]").click()
     page.get_by_label("Asal jawaban ini").first.click()
     look("origin")
@@ -535,7 +669,7 @@ def test_pictures_to_look_at(visit, theme, size):
 
     def shot(what):
         name.count += 1
-        page.screenshot(path=f"{SHOTS}/{theme}-{size[0]}-{name.count}-{what}.png")
+        page.screenshot(path=f"{SHOTS}/{theme}-{size[0]}-{name.count}-{what}.png", animations="disabled")
 
     expect(page.locator("#model")).to_have_text("klepon-demo")
     shot("first")
@@ -547,15 +681,16 @@ def test_pictures_to_look_at(visit, theme, size):
     shot("origin")
     page.keyboard.press("Escape")
     page.locator("#text").click()
-    page.get_by_text("Bandingkan").click()
+    page.get_by_role("radio", name="Bandingkan").check()
     write(page, "Apa ibu kota Jepang?")
-    expect(page.locator(".vote")).to_be_visible()
+    expect(page.locator(".vote").last).to_be_visible()
     page.locator("[data-act=compare]").click()
     shot("pair")
-    page.locator("[data-act=vote-tie]").click()
+    finalize()
+    page.locator("[data-act=vote-tie]").last.click()
     shot("voted")
     says("kata " * 300, pause=0.02)
-    page.get_by_text("Adapter", exact=True).last.click()
+    page.get_by_role("radio", name="Adapter").check()
     write(page, "Ceritakan lagi")
     expect(answer(page).locator(".body")).to_contain_text("kata kata")
     shot("writing")

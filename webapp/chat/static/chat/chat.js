@@ -97,7 +97,7 @@ function accept(frame) {
   }
   if (!conversation) {
     conversation = frame.conversation.id;
-    history.pushState(null, "", `${data.urls.new}c/${conversation}/`);
+    history.pushState(null, "", address());
   }
   title(frame.conversation.title);
   if (frame.gids.length) announcer.say(say("writing"));
@@ -155,12 +155,13 @@ function controls() {
 
 /** Stay at the end while it grows, unless the person looked away from it. */
 function settle() {
-  if (sticking) scroll.scrollTop = scroll.scrollHeight;
+  // The welcome is read from its beginning.
+  if (sticking && view.turns.size) scroll.scrollTop = scroll.scrollHeight;
   atEnd();
 }
 
 function atEnd() {
-  $("[data-do=down]").hidden = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 120;
+  $("[data-do=down]").hidden = !view.turns.size || scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 120;
 }
 
 function showStatus() {
@@ -181,6 +182,11 @@ function showStatus() {
     link.textContent = say("logInAgain");
     element.append(" ", link);
   }
+}
+
+/** The path of the conversation that is shown. */
+function address() {
+  return conversation ? `${data.urls.new}c/${conversation}/` : data.urls.new;
 }
 
 function title(value) {
@@ -417,6 +423,15 @@ $("#turns").addEventListener("keydown", (event) => {
 });
 $("#turns").addEventListener("input", (event) => size(event.target));
 
+$("#turns").addEventListener("toggle", ({ target: card }) => {
+  if (!card.open) return;
+  const list = $(".origin-card", card);
+  list.classList.remove("below");
+  // Nobody can scroll to what stands above the beginning.
+  list.classList.toggle("below", list.getBoundingClientRect().top < scroll.getBoundingClientRect().top);
+  list.scrollIntoView({ block: "nearest" });
+}, true);
+
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !$("dialog[open]")) {
     const card = $("details[open]");
@@ -479,14 +494,35 @@ $(".search").addEventListener("submit", (event) => {
   listConversations();
 });
 
+/** Say under each field of the settings what is wrong with it; the first such field is where to go on. */
+function complain(errors) {
+  const form = $("#settings-form");
+  for (const place of form.querySelectorAll("[data-error]")) {
+    const sentences = errors[place.dataset.error];
+    place.textContent = sentences?.join(" ") ?? "";
+    form.elements[place.dataset.error].ariaInvalid = sentences ? "true" : null;
+  }
+  $("[aria-invalid]", form)?.focus();
+}
+
 $("#settings-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const form = event.target;
+  // What the browser cannot read it hands over as nothing, which would mean the model's default.
+  const unread = [...form.elements].filter((field) => field.validity?.badInput);
+  if (unread.length) return complain(Object.fromEntries(unread.map((field) => [field.name, [field.validationMessage]])));
   const { ok, value } = await post(form.action, new FormData(form));
-  for (const place of form.querySelectorAll("[data-error]")) {
-    place.textContent = value.errors?.[place.dataset.error]?.join(" ") ?? "";
-  }
-  if (ok) form.closest("dialog").close();
+  complain(value.errors ?? {});
+  if (!ok) return;
+  for (const field of form.elements) [field.defaultValue, field.defaultChecked] = [field.value, field.checked];
+  form.closest("dialog").close();
+});
+
+// What was changed and not saved is not sent either.
+$("#settings").addEventListener("close", () => {
+  $("#settings-form").reset();
+  complain({});
+  greedyOnly();
 });
 
 $("#rename-form").addEventListener("submit", async (event) => {
@@ -513,7 +549,8 @@ function greedyOnly() {
 greedy.addEventListener("change", greedyOnly);
 greedyOnly();
 
-addEventListener("popstate", () => location.reload());
+// The skip link leads to a place in this page, not to another conversation.
+addEventListener("popstate", () => location.pathname === address() || location.reload());
 
 for (const message of data.messages) {
   tree.put(message);

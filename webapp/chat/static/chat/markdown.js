@@ -13,10 +13,18 @@ parser.renderer.rules.image = (tokens, index) => {
   const escape = parser.utils.escapeHtml;
   return `<a href="${escape(token.attrGet("src") ?? "")}">${escape(token.content || token.attrGet("src") || "")}</a>`;
 };
+// The answer's own heading is an h2.
+for (const name of ["heading_open", "heading_close"]) {
+  parser.renderer.rules[name] = (tokens, index, options, env, renderer) => {
+    const token = tokens[index];
+    token.tag = `h${Math.min(6, Number(token.tag[1]) + 2)}`;
+    return renderer.renderToken(tokens, index, options);
+  };
+}
 
 const PURE = {
   ALLOWED_TAGS: [
-    "a", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre", "s",
+    "a", "blockquote", "br", "code", "del", "em", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre", "s",
     "span", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul",
   ],
   ALLOWED_ATTR: ["href", "class", "start"],
@@ -27,11 +35,16 @@ const PURE = {
 
 DOMPurify.addHook("afterSanitizeAttributes", (node) => {
   if (node.localName !== "a") return;
-  if (!node.hasAttribute("href")) return;
+  const href = node.getAttribute("href");
+  if (!href || !URL.canParse(href)) {
+    node.removeAttribute("href");
+    return;
+  }
   node.setAttribute("rel", "noopener noreferrer");
   node.setAttribute("target", "_blank");
-  const { host } = new URL(node.getAttribute("href"));
-  if (host && !node.textContent.includes(host)) node.setAttribute("data-host", host);
+  // A text may name another host than the one that it leads to; only an address needs no second one.
+  const { host } = new URL(href);
+  if (host && host !== node.textContent.replace(/^https?:\/\//, "").split(/[/?#]/)[0]) node.setAttribute("data-host", host);
 });
 
 const policy = window.trustedTypes?.createPolicy("klepon", { createHTML: (html) => DOMPurify.sanitize(html, PURE) });
