@@ -7,10 +7,11 @@ import django
 import pytest
 from fake_service import world
 
-# Django reads its settings once and for all in a process; the environment stays that of the other tests.
+# Django reads its settings once and for all in a process; the environment stays that of the other tests. It would close
+# the log handlers that it finds, and absl's, which rouge_score brings, takes what pytest captures with it.
 STATE = tempfile.TemporaryDirectory(prefix="klepon-chat-")
 ENVIRONMENT = {"DJANGO_SETTINGS_MODULE": "site_settings", "KLEPON_CHAT": STATE.name}
-with mock.patch.dict(os.environ, ENVIRONMENT):
+with mock.patch.dict(os.environ, ENVIRONMENT), mock.patch("logging.shutdown"):
     for name in ("KLEPON_ACCOUNTS", "KLEPON_HOST", "KLEPON_PORT", "KLEPON_ORIGINS", "DATABASE_URL", "SECRET_KEY"):
         os.environ.pop(name, None)
     django.setup()
