@@ -40,7 +40,7 @@ class GenerationForm(forms.Form):
     )
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, label_suffix="", **kwargs)
         for field in self.fields.values():
             if not isinstance(field, forms.BooleanField):
                 field.widget.attrs["inputmode"] = "decimal"
