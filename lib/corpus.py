@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ class CorpusSummary:
 
     `files` are names relative to the corpus; `kept` has every subset that was asked for, 0 where it has no rows;
     `left_out` counts the rows of other subsets, whose text is not looked at; `bad` counts the rows set aside, by
-    reason; `fingerprint` is a SHA-256 over the names and the bytes of all files.
+    reason; `not_fetched` has the rows of those files of a data set on the hub that hold none of the subsets, which are
+    not counted elsewhere; `fingerprint` is a SHA-256 over the names and the bytes of all files that were read.
     """
 
     corpus: str
@@ -56,6 +57,7 @@ class CorpusSummary:
     left_out: dict[str, int]
     bad: dict[str, int]
     fingerprint: str
+    not_fetched: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values that JSON can hold."""
@@ -69,16 +71,16 @@ class CorpusSummary:
 def select(corpus: str, destination: Path, subsets: Sequence[str] = SUBSETS) -> CorpusSummary:
     """Write the rows of `subsets` to the parquet file `destination`, in the order of the corpus.
 
-    `corpus` is a parquet or JSON-lines file (gzipped or not), a glob, a folder of such files, or the id of a data
-    set on the hub. The file written has `row` (from 1, within its file: the line of a JSON-lines file), `source`
-    (the name of that file) and the seven `COLUMNS`. It appears only when it is whole. Rows that cannot be used go
-    to `bad_rows.jsonl` beside it, with their reason; that file is written even if it stays empty. Memory does not
+    `corpus` is a parquet or JSON-lines file (gzipped or not), a glob, a folder of such files, or the name of a data
+    set on the hub (`lib.hub`). The file written has `row` (from 1, within its file: the line of a JSON-lines file),
+    `source` (the name of that file) and the seven `COLUMNS`. It appears only when it is whole. Rows that cannot be used
+    go to `bad_rows.jsonl` beside it, with their reason; that file is written even if it stays empty. Memory does not
     grow with the corpus. Raises CorpusError if the corpus cannot be used.
     """
     _check_subsets(subsets)
     destination = Path(destination)
     bad_rows = destination.with_name(BAD_ROWS)
-    files = find_files(corpus)
+    files, not_fetched = find_files(corpus, subsets)
     _check_apart(corpus, files, destination, bad_rows)
     for name, path in files.items():
         check_file(name, path)
@@ -128,6 +130,7 @@ def select(corpus: str, destination: Path, subsets: Sequence[str] = SUBSETS) -> 
         left_out=dict(left_out.most_common()),
         bad=dict(bad.most_common()),
         fingerprint=fingerprint,
+        not_fetched=not_fetched,
     )
 
 

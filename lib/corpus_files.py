@@ -8,7 +8,7 @@ import io
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,14 @@ class CorpusError(ValueError):
     """The corpus cannot be used; the message says what is wrong, where, and what to do about it."""
 
 
-def find_files(corpus: str) -> dict[str, Path]:
-    """The readable files of the corpus, by name relative to it, in order of name."""
+def find_files(corpus: str, subsets: Collection[str] = SUBSETS) -> tuple[dict[str, Path], dict[str, int]]:
+    """The readable files of the corpus, by name relative to it, in order of name.
+
+    Returns:
+        The files, and the rows of each file of the hub that was not fetched, since it has none of the subsets.
+    """
     path = Path(corpus).expanduser()
+    not_fetched: dict[str, int] = {}
     try:
         if path.is_file():
             files = {path.name: path}
@@ -39,8 +44,8 @@ def find_files(corpus: str) -> dict[str, Path]:
             files = _files_below(path)
         elif glob.has_magic(corpus):
             files = _glob_files(str(path))
-        elif re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", corpus) and not path.parent.exists():
-            files = _files_below(_download(corpus))
+        elif re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?", corpus) and not Path(path.parts[0]).exists():
+            files, not_fetched = _hub_files(corpus, subsets)
         else:
             raise CorpusError(f"no file or folder is named {corpus!r}.{_nearest_paths(path)} Check CORPUS.")
     except PermissionError as error:
@@ -52,7 +57,7 @@ def find_files(corpus: str) -> dict[str, Path]:
         raise CorpusError(
             f"{corpus!r} has no file that can be read as a corpus: {found}. Give {listed(SUFFIXES)} files."
         )
-    return readable
+    return readable, not_fetched
 
 
 def _files_below(folder: Path) -> dict[str, Path]:
@@ -82,22 +87,32 @@ def _glob_files(pattern: str) -> dict[str, Path]:
     return {path.relative_to(root).as_posix(): path for path in files}
 
 
-def _download(name: str) -> Path:
-    """The folder of the hub's data set; only its parquet and JSON-lines files are fetched."""
-    import httpx
-    from huggingface_hub import constants, snapshot_download
+def _hub_files(name: str, subsets: Collection[str]) -> tuple[dict[str, Path], dict[str, int]]:
+    from lib import hub
 
-    patterns = [f"*{suffix}" for suffix in SUFFIXES]
     try:
-        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
-    except (OSError, ValueError, httpx.HTTPError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        offline = " HF_HUB_OFFLINE is set, and only what was downloaded before is at hand." * constants.HF_HUB_OFFLINE
+        return hub.dataset(name, SUFFIXES, subsets)
+    except hub.HubError as error:
         raise CorpusError(
-            f"no file or folder is named {name!r}, and the data set of this name could not be fetched from "
-            f"{constants.ENDPOINT} ({reason}).{offline} Check the name, the network and HF_TOKEN, or give CORPUS a "
-            "file or folder."
+            f"no file or folder is named {name!r}, and {error}; or give CORPUS a file or folder."
         ) from error
+
+
+def row_groups_with(subsets: Collection[str], file: pq.ParquetFile) -> list[bool]:
+    """For each row group of a parquet file, whether it can hold a row of one of the subsets, or a bad one.
+
+    The footer's least and greatest `subset_name` tell, where it has them.
+    """
+    column = file.schema_arrow.get_field_index("subset_name")
+    can = []
+    for group in range(file.metadata.num_row_groups):
+        found = file.metadata.row_group(group).column(column).statistics if column >= 0 else None
+        if found is None or not found.has_min_max or found.null_count or found.physical_type != "BYTE_ARRAY":
+            can.append(True)
+        else:
+            # As bytes, since bad rows may hold what is no text.
+            can.append(any(found.min_raw <= name.encode() <= found.max_raw for name in subsets))
+    return can
 
 
 def check_file(name: str, path: Path) -> None:

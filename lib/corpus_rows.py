@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lib.corpus_files import COLUMNS, DAMAGE, CorpusError, damaged, lines, open_lines
+from lib.corpus_files import COLUMNS, DAMAGE, CorpusError, damaged, lines, open_lines, row_groups_with
 
 SCHEMA = pa.schema([("row", pa.int64()), ("source", pa.string()), *((name, pa.string()) for name in COLUMNS)])
 REPETITIVE = ["source", "dataset_name", "subset_name", "template_name", "dataset_key"]
@@ -39,12 +40,7 @@ class _Part(NamedTuple):
 
 
 def parquet_parts(name: str, path: Path, wanted: frozenset[str]) -> Iterator[_Part]:
-    for batch, position in _parquet_batches(name, path):
-        yield _sort_out(batch, wanted, position)
-
-
-def _parquet_batches(name: str, path: Path) -> Iterator[tuple[pa.RecordBatch, int]]:
-    """The rows with their numbers from 1, and how far into the file each batch reaches, in bytes."""
+    """The rows of a parquet file. Where a row group has none of the wanted ones, only its `subset_name` is read."""
     size, done = path.stat().st_size, 0
     try:
         # buffer_size streams the column chunks: without it a row group's chunks are loaded whole.
@@ -59,11 +55,21 @@ def _parquet_batches(name: str, path: Path) -> Iterator[tuple[pa.RecordBatch, in
             groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
             heaviest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
             batch_rows = min(_BATCH_ROWS, max(64, _BATCH_BYTES // max(1, heaviest)))
-            for batch in _one_ahead(file.iter_batches(batch_rows, columns=list(COLUMNS))):
-                texts = [_plain(batch[column]) for column in COLUMNS]
-                numbers = pa.array(np.arange(done + 1, done + 1 + len(batch)))
-                done += len(batch)
-                yield pa.record_batch([numbers, *texts], names=["row", *COLUMNS]), size * done // total
+            can = row_groups_with(wanted, file)
+            for has_wanted, stretch in groupby(range(len(can)), can.__getitem__):
+                numbered = list(stretch)
+                if not has_wanted:
+                    names = file.read_row_groups(numbered, columns=["subset_name"])["subset_name"]
+                    done += len(names)
+                    nothing = pa.RecordBatch.from_pylist([], SCHEMA.remove(SCHEMA.get_field_index("source")))
+                    yield _Part(nothing, Counter(counts(names)), [], size * done // total)
+                    continue
+                for batch in _one_ahead(file.iter_batches(batch_rows, numbered, columns=list(COLUMNS))):
+                    texts = [_plain(batch[column]) for column in COLUMNS]
+                    numbers = pa.array(np.arange(done + 1, done + 1 + len(batch)))
+                    done += len(batch)
+                    rows = pa.record_batch([numbers, *texts], names=["row", *COLUMNS])
+                    yield _sort_out(rows, wanted, size * done // total)
     except (pa.ArrowException, OSError) as error:
         raise CorpusError(damaged(name, error, f"it could be read up to row {done:,}")) from error
 

@@ -35,9 +35,30 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
-def base_model_source(settings: Model) -> str:
-    """Folder or hub id of the base model; `demo` is the one in this repository."""
-    return str(paths.DEMO_BASE_MODEL) if settings.base_model == "demo" else settings.base_model
+def base_model_folder(settings: Model) -> Path:
+    """The folder of the base model: the demo's in this repository, one that is named, or the hub's, fetched first.
+
+    Raises:
+        ModelError: if it is not there or cannot be fetched.
+    """
+    name = settings.base_model
+    if name == "demo":
+        return paths.DEMO_BASE_MODEL
+    # A notebook's working directory is not the one that `make` was called in.
+    folder = next((path for path in (Path(name).expanduser(), paths.ROOT / name) if path.is_dir()), None)
+    if folder:
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"BASE_MODEL={name}: no config.json in that folder; name a model's folder")
+        return folder
+    # Whoever has a folder need not wait for what talks to the hub.
+    from lib import hub
+
+    if not hub.is_name(name):
+        raise ModelError(f"BASE_MODEL={name}: there is no such folder, and it is no name of the hub, owner/name")
+    try:
+        return hub.model(name)
+    except hub.HubError as error:
+        raise ModelError(f"{error}; or name a folder with BASE_MODEL") from error
 
 
 def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
@@ -76,15 +97,13 @@ def load_base(settings: Model) -> PreTrainedModel:
 
 
 def _load(kind: Any, settings: Model, **options: Any) -> Any:
-    source = base_model_source(settings)
-    if source.startswith((".", "/", "~")) and not (Path(source).expanduser() / "config.json").is_file():
-        raise ModelError(f"BASE_MODEL={settings.base_model}: no config.json in that folder; name a model's folder")
+    folder = base_model_folder(settings)
     try:
-        return kind.from_pretrained(str(Path(source).expanduser()) if source.startswith("~") else source, **options)
+        return kind.from_pretrained(folder, **options)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"the base model {settings.base_model!r} cannot be loaded: {str(error).splitlines()[0]} "
-            "Check the name, the network and, for a gated model, your hub token; or name a folder with BASE_MODEL"
+            f"the base model {settings.base_model!r} cannot be loaded from {folder}: {str(error).splitlines()[0]} "
+            "Get it again, or name another folder with BASE_MODEL"
         ) from error
 
 
@@ -143,11 +162,12 @@ def fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*config.json")):
         digest.update(path.name.encode())
-        digest.update(path.read_bytes())
+        with path.open("rb") as file:
+            while part := file.read(1 << 24):
+                digest.update(part)
     return digest.hexdigest()
 
 
-def base_fingerprint(settings: Model) -> str | None:
-    """The fingerprint of a base model in a folder; None for one on the hub, which its name and revision tell."""
-    folder = Path(base_model_source(settings)).expanduser()
-    return fingerprint(folder) if folder.is_dir() else None
+def base_fingerprint(settings: Model) -> str:
+    """The fingerprint of the base model."""
+    return fingerprint(base_model_folder(settings))

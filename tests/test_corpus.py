@@ -2,13 +2,9 @@
 
 import dataclasses
 import gzip
-import http.server
 import json
 import os
 import random
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -463,76 +459,3 @@ def test_a_missing_or_damaged_selection_is_an_error(selection):
     selection.write_bytes(b"PAR1 nonsense")
     with pytest.raises(CorpusError, match="select the corpus again"):
         read(selection)
-
-
-# The hub
-
-
-class _Hub(http.server.BaseHTTPRequestHandler):
-    """As much of a hub as a download of one data set asks for."""
-
-    files = {"data/train.jsonl": jsonl(ROWS), "README.md": b"# no corpus"}  # noqa: RUF012
-    commit = "0123456789abcdef0123456789abcdef01234567"
-
-    def answer(self, status: int, body: bytes, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def do_GET(self) -> None:
-        if self.path.startswith("/api/datasets/someone/cendol"):
-            siblings = [{"rfilename": name} for name in self.files]
-            tree = [
-                {"type": "file", "path": name, "size": len(data), "oid": "0" * 40} for name, data in self.files.items()
-            ]
-            info = {"_id": "1", "id": "someone/cendol", "sha": self.commit, "siblings": siblings, "private": False}
-            body = json.dumps(tree if "/tree/" in self.path else info).encode()
-            self.answer(200, body, Content_Type="application/json")
-            return
-        name = self.path.partition(f"/resolve/{self.commit}/")[2]
-        if name in self.files:
-            self.answer(200, self.files[name], ETag=f'"{name.replace("/", "-")}"', X_Repo_Commit=self.commit)
-        else:
-            self.answer(404, b"{}", X_Error_Code="RepoNotFound")
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def select_apart(name: str, tmp_path: Path, **environment: str) -> subprocess.CompletedProcess:
-    """Select from the hub in a fresh process, since the hub's address is read once, at import."""
-    code = (
-        "import sys, pathlib; from lib import corpus\n"
-        "try: print(corpus.select(sys.argv[1], pathlib.Path(sys.argv[2])).to_json())\n"
-        "except corpus.CorpusError as error: sys.exit(f'CorpusError: {error}')"
-    )
-    env = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"} | environment
-    command = [sys.executable, "-c", code, name, str(tmp_path / "selected.parquet")]
-    root = Path(corpus.__file__).parents[1]
-    return subprocess.run(command, env=env, cwd=root, capture_output=True, text=True, timeout=60)
-
-
-def test_a_hub_id_is_downloaded_and_then_read_offline_from_the_cache(tmp_path):
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Hub) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        endpoint = f"http://127.0.0.1:{server.server_port}"
-        online = select_apart("someone/cendol", tmp_path, HF_ENDPOINT=endpoint)
-        server.shutdown()
-    assert online.returncode == 0, online.stderr
-    assert json.loads(online.stdout)["files"] == ["data/train.jsonl"]
-    offline = select_apart("someone/cendol", tmp_path, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1")
-    assert offline.returncode == 0, offline.stderr
-    assert json.loads(offline.stdout)["kept"] == dict.fromkeys(SUBSETS, 1)
-
-
-def test_a_hub_id_that_was_never_downloaded_is_an_error_offline(tmp_path):
-    result = select_apart("someone/nothing", tmp_path, HF_HUB_OFFLINE="1")
-    assert result.returncode == 1
-    assert "CorpusError: no file or folder is named 'someone/nothing'" in result.stderr
-    assert "HF_HUB_OFFLINE is set" in result.stderr

@@ -1,0 +1,159 @@
+"""Data sets and models of the hub: at one commit for good, resumable, and with a clear word for what goes wrong.
+
+A name is `owner/name`, or `owner/name@revision` for a branch, a tag or a commit. The hub's own settings hold: HF_HOME,
+HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE. This module is imported only where a name of the hub is met.
+"""
+
+import json
+import re
+from collections.abc import Callable, Collection
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+import pyarrow.parquet as pq
+from filelock import FileLock
+from huggingface_hub import HfApi, HfFileSystem, constants, snapshot_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+from lib import paths
+from lib.corpus_files import row_groups_with
+from lib.storage import write_json
+
+Kind = Literal["dataset", "model"]
+KINDS = {"dataset": "data set", "model": "model"}
+#: What a model's folder needs: no second copy of the weights in another format.
+MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt")
+NAME = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?")
+
+
+class HubError(ValueError):
+    """Something of the hub cannot be had; the message says why, and what to do."""
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be a name of the hub. A path that exists is for the caller to prefer."""
+    return NAME.fullmatch(text) is not None
+
+
+def commit(kind: Kind, name: str) -> str:
+    """The commit (40 hex digits) at which this checkout reads a repository of the hub.
+
+    A branch or a tag is asked for once and kept in artifacts/hub.json: later stages and later runs read the same, even
+    if it has moved on since. Another one is had by naming it: `owner/name@revision`.
+
+    Raises:
+        HubError: if it cannot be had.
+    """
+    return str(_record(kind, name)["commit"])
+
+
+def model(name: str) -> Path:
+    """The folder of a model, complete. What an earlier call fetched is not fetched again, even after a cut.
+
+    Raises:
+        HubError: if it cannot be had.
+    """
+    return _download("model", name, commit("model", name), MODEL_FILES)
+
+
+def dataset(name: str, suffixes: Collection[str], subsets: Collection[str]) -> tuple[dict[str, Path], dict[str, int]]:
+    """The files of a data set that can hold rows of `subsets`, complete.
+
+    A parquet file whose footer shows that it holds other subsets alone is not fetched: of a file that large, only its
+    end crosses the network.
+
+    Returns:
+        The files by their names in the data set, and the rows of each file that was not fetched.
+
+    Raises:
+        HubError: if it cannot be had.
+    """
+    at = commit("dataset", name)
+
+    def without() -> dict[str, int]:
+        repository = NAME.fullmatch(name)[1]  # type: ignore[index]
+        files = HfFileSystem()
+        rows = {}
+        for path in HfApi().list_repo_files(repository, repo_type="dataset", revision=at):
+            if path.endswith(".parquet"):
+                with (
+                    files.open(f"datasets/{repository}@{at}/{path}", block_size=1 << 20) as file,
+                    pq.ParquetFile(file) as parquet,
+                ):
+                    if not any(row_groups_with(subsets, parquet)):
+                        rows[path] = parquet.metadata.num_rows
+        return rows
+
+    unread = _record("dataset", name, " ".join(sorted(subsets)), without)
+    patterns = [f"*{suffix}" for suffix in suffixes]
+    folder = _download("dataset", name, at, patterns, [re.sub(r"([\[*?])", r"[\1]", path) for path in unread])
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {path: file for path, file in found.items() if path not in unread}, unread
+
+
+def _record(kind: Kind, name: str, key: str = "commit", find: Callable[[], Any] | None = None) -> Any:
+    """What is known of a repository; what `find` tells is asked once."""
+    path = paths.ROOT / "artifacts" / "hub.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Several notebooks may ask at a time.
+    with FileLock(path.with_name(".hub.lock")):
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        record = known.setdefault(f"{KINDS[kind]} {name}", {})
+        if "commit" not in record:
+            repository, revision = NAME.fullmatch(name).groups()  # type: ignore[union-attr]
+            with _told(kind, name):
+                whole = re.fullmatch("[0-9a-f]{40}", revision or "")
+                record["commit"] = (
+                    revision if whole else HfApi().repo_info(repository, repo_type=kind, revision=revision).sha
+                )
+        if find and key not in record:
+            with _told(kind, name):
+                record[key] = find()
+        write_json(path, known)
+        return record[key] if find else record
+
+
+def _download(kind: Kind, name: str, at: str, patterns: Collection[str], but: Collection[str] = ()) -> Path:
+    repository = NAME.fullmatch(name)[1]  # type: ignore[index]
+    with _told(kind, name):
+        return Path(
+            snapshot_download(
+                repository, repo_type=kind, revision=at, allow_patterns=list(patterns), ignore_patterns=list(but)
+            )
+        )
+
+
+@contextmanager
+def _told(kind: Kind, name: str) -> Any:
+    """Say what went wrong on the hub in words for who runs the report."""
+    try:
+        yield
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        raise HubError(f"the {KINDS[kind]} {name!r} could not be fetched from {_why(kind, name, error)}") from error
+
+
+def _why(kind: Kind, name: str, error: Exception) -> str:
+    hub, owner_and_name = constants.ENDPOINT, name.partition("@")[0]
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if isinstance(error, GatedRepoError):
+        mirror = f"unsloth/{owner_and_name.partition('/')[2]}"
+        other = f", or take the ungated mirror {mirror}" if owner_and_name.startswith("meta-llama/") else ""
+        page = f"{hub}/{'datasets/' * (kind == 'dataset')}{owner_and_name}"
+        return f"{hub}: it is gated. Accept its licence on {page} and set HF_TOKEN to a token of that account{other}"
+    if isinstance(error, RevisionNotFoundError):
+        return f"{hub}: it has no such revision. Check what stands behind the @"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"{hub}: there is none of this name that HF_TOKEN may see. Check the name, and HF_TOKEN if it is private"
+    if status in (401, 403):
+        return f"{hub}: it answers {status}. Set HF_TOKEN to a token that may read it"
+    if status == 429:
+        return (
+            f"{hub}: it asks for fewer requests (429). Wait some minutes and run again: what has come is kept. With "
+            "HF_TOKEN set, more are allowed"
+        )
+    if constants.HF_HUB_OFFLINE:
+        return f"{hub}: HF_HUB_OFFLINE is set, and not all of it was downloaded before. Run once without it"
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"{hub} ({reason}). Check the network and run again: what has come is kept"
