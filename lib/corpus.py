@@ -46,7 +46,7 @@ class CorpusSummary:
 
     `files` are names relative to the corpus; `kept` has every subset that was asked for, 0 where it has no rows;
     `left_out` counts the rows of other subsets, whose text is not looked at; `bad` counts the rows set aside, by
-    reason; `not_fetched` has the rows of those files of a data set on the hub that hold none of the subsets, which are
+    reason; `commit` is that of a data set on the hub, and `not_fetched` has the rows of those files of a data set on the hub that hold none of the subsets, which are
     not counted elsewhere; `fingerprint` is a SHA-256 over the names and the bytes of all files that were read.
     """
 
@@ -57,6 +57,7 @@ class CorpusSummary:
     left_out: dict[str, int]
     bad: dict[str, int]
     fingerprint: str
+    commit: str | None = None
     not_fetched: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def select(corpus: str, destination: Path, subsets: Sequence[str] = SUBSETS) -> 
     _check_subsets(subsets)
     destination = Path(destination)
     bad_rows = destination.with_name(BAD_ROWS)
-    files, not_fetched = find_files(corpus, subsets)
+    files, commit, not_fetched = find_files(corpus, subsets)
     _check_apart(corpus, files, destination, bad_rows)
     for name, path in files.items():
         check_file(name, path)
@@ -130,6 +131,7 @@ def select(corpus: str, destination: Path, subsets: Sequence[str] = SUBSETS) -> 
         left_out=dict(left_out.most_common()),
         bad=dict(bad.most_common()),
         fingerprint=fingerprint,
+        commit=commit,
         not_fetched=not_fetched,
     )
 

@@ -10,7 +10,7 @@ import re
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import pyarrow as pa
@@ -29,14 +29,21 @@ class CorpusError(ValueError):
     """The corpus cannot be used; the message says what is wrong, where, and what to do about it."""
 
 
-def find_files(corpus: str, subsets: Collection[str] = SUBSETS) -> tuple[dict[str, Path], dict[str, int]]:
-    """The readable files of the corpus, by name relative to it, in order of name.
+class Files(NamedTuple):
+    """The files of a corpus by their names relative to it.
 
-    Returns:
-        The files, and the rows of each file of the hub that was not fetched, since it has none of the subsets.
+    Of a data set on the hub also the commit, and the rows of each file that was not fetched: those without the subsets.
     """
+
+    files: dict[str, Path]
+    commit: str | None = None
+    not_fetched: dict[str, int] = {}  # noqa: RUF012
+
+
+def find_files(corpus: str, subsets: Collection[str] = SUBSETS) -> Files:
+    """The readable files of the corpus, in order of name."""
     path = Path(corpus).expanduser()
-    not_fetched: dict[str, int] = {}
+    found = Files({})
     try:
         if path.is_file():
             files = {path.name: path}
@@ -45,7 +52,8 @@ def find_files(corpus: str, subsets: Collection[str] = SUBSETS) -> tuple[dict[st
         elif glob.has_magic(corpus):
             files = _glob_files(str(path))
         elif re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?", corpus) and not Path(path.parts[0]).exists():
-            files, not_fetched = _hub_files(corpus, subsets)
+            found = _from_hub(corpus, subsets)
+            files = found.files
         else:
             raise CorpusError(f"no file or folder is named {corpus!r}.{_nearest_paths(path)} Check CORPUS.")
     except PermissionError as error:
@@ -57,7 +65,7 @@ def find_files(corpus: str, subsets: Collection[str] = SUBSETS) -> tuple[dict[st
         raise CorpusError(
             f"{corpus!r} has no file that can be read as a corpus: {found}. Give {listed(SUFFIXES)} files."
         )
-    return readable, not_fetched
+    return found._replace(files=readable)
 
 
 def _files_below(folder: Path) -> dict[str, Path]:
@@ -87,7 +95,7 @@ def _glob_files(pattern: str) -> dict[str, Path]:
     return {path.relative_to(root).as_posix(): path for path in files}
 
 
-def _hub_files(name: str, subsets: Collection[str]) -> tuple[dict[str, Path], dict[str, int]]:
+def _from_hub(name: str, subsets: Collection[str]) -> Files:
     from lib import hub
 
     try:

@@ -18,7 +18,7 @@ from huggingface_hub import HfApi, HfFileSystem, constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from lib import paths
-from lib.corpus_files import row_groups_with
+from lib.corpus_files import Files, row_groups_with
 from lib.storage import write_json
 
 Kind = Literal["dataset", "model"]
@@ -49,6 +49,11 @@ def commit(kind: Kind, name: str) -> str:
     return str(_record(kind, name)["commit"])
 
 
+def pinned(kind: Kind, name: str) -> str:
+    """The name with the commit at which it is read, `owner/name@commit`: the same files for whoever gets it."""
+    return f"{NAME.fullmatch(name)[1]}@{commit(kind, name)}"  # type: ignore[index]
+
+
 def model(name: str) -> Path:
     """The folder of a model, complete. What an earlier call fetched is not fetched again, even after a cut.
 
@@ -58,14 +63,11 @@ def model(name: str) -> Path:
     return _download("model", name, commit("model", name), MODEL_FILES)
 
 
-def dataset(name: str, suffixes: Collection[str], subsets: Collection[str]) -> tuple[dict[str, Path], dict[str, int]]:
+def dataset(name: str, suffixes: Collection[str], subsets: Collection[str]) -> Files:
     """The files of a data set that can hold rows of `subsets`, complete.
 
     A parquet file whose footer shows that it holds other subsets alone is not fetched: of a file that large, only its
     end crosses the network.
-
-    Returns:
-        The files by their names in the data set, and the rows of each file that was not fetched.
 
     Raises:
         HubError: if it cannot be had.
@@ -90,7 +92,7 @@ def dataset(name: str, suffixes: Collection[str], subsets: Collection[str]) -> t
     patterns = [f"*{suffix}" for suffix in suffixes]
     folder = _download("dataset", name, at, patterns, [re.sub(r"([\[*?])", r"[\1]", path) for path in unread])
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {path: file for path, file in found.items() if path not in unread}, unread
+    return Files({path: file for path, file in found.items() if path not in unread}, at, unread)
 
 
 def _record(kind: Kind, name: str, key: str = "commit", find: Callable[[], Any] | None = None) -> Any:

@@ -40,6 +40,7 @@ def corpus_summary(summary: CorpusSummary) -> pd.DataFrame:
     rows = [("kept", name, count) for name, count in summary.kept.items()]
     rows += [("left out (another subset)", name, count) for name, count in sorted(summary.left_out.items())]
     rows += [("set aside (bad row)", reason, count) for reason, count in summary.bad.items()]
+    rows += [("not fetched (none of the subsets)", name, count) for name, count in summary.not_fetched.items()]
     rows.append(("all", f"{len(summary.files)} file(s)", summary.rows_read))
     return pd.DataFrame(rows, columns=["", "what", "rows"]).set_index(["", "what"])
 

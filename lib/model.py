@@ -41,11 +41,7 @@ def base_model_folder(settings: Model) -> Path:
     Raises:
         ModelError: if it is not there or cannot be fetched.
     """
-    name = settings.base_model
-    if name == "demo":
-        return paths.DEMO_BASE_MODEL
-    # A notebook's working directory is not the one that `make` was called in.
-    folder = next((path for path in (Path(name).expanduser(), paths.ROOT / name) if path.is_dir()), None)
+    name, folder = settings.base_model, _own_folder(settings)
     if folder:
         if not (folder / "config.json").is_file():
             raise ModelError(f"BASE_MODEL={name}: no config.json in that folder; name a model's folder")
@@ -59,6 +55,24 @@ def base_model_folder(settings: Model) -> Path:
         return hub.model(name)
     except hub.HubError as error:
         raise ModelError(f"{error}; or name a folder with BASE_MODEL") from error
+
+
+def pinned(settings: Model) -> str:
+    """The base model's name; one of the hub with the commit at which it is read."""
+    if _own_folder(settings):
+        return settings.base_model
+    from lib import hub
+
+    return hub.pinned("model", settings.base_model)
+
+
+def _own_folder(settings: Model) -> Path | None:
+    """The base model's folder, unless it is to come from the hub."""
+    if settings.base_model == "demo":
+        return paths.DEMO_BASE_MODEL
+    # A notebook's working directory is not the one that `make` was called in.
+    places = Path(settings.base_model).expanduser(), paths.ROOT / settings.base_model
+    return next((path for path in places if path.is_dir()), None)
 
 
 def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:

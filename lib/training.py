@@ -165,7 +165,7 @@ def save_adapter(model: PeftModel, tokenizer: Any, config: Config, folder: Path)
         write_json(
             temporary / ADAPTER_RECORD,
             {
-                "base_model": config.model.base_model,
+                "base_model": models.pinned(config.model),
                 "iteration": config.iteration,
                 "seed": config.seed,
                 "chat_template_sha256": chat_template_hash(tokenizer, config.prompt),

@@ -346,7 +346,7 @@ def test_the_manifest_says_what_made_the_run():
     assert made["iterations"] == ["5"]
     assert made["seeds"] == [0, 1]
     assert made["git_commit"] == "unknown"
-    assert made["corpus"] == {"source": "demo", "rows_read": 1234, "sha256": "f" * 64}
+    assert made["corpus"] == {"source": "demo", "commit": None, "rows_read": 1234, "sha256": "f" * 64}
     assert made["base_model"]["source"] == "demo"
     assert set(made["adapters"]) == {"5_seed0", "5_seed1"}
     assert made["adapters"]["5_seed0"] != made["adapters"]["5_seed1"]
