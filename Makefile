@@ -61,11 +61,11 @@ endif
 # What only shows (look, plots and theirs) counts for the report alone: a nicer table is no reason to train again.
 lib = $(addprefix lib/,$(addsuffix .py,$(1)))
 EVERYWHERE    := $(call lib,__init__ config paths storage)
-CORPUS_CODE   := $(call lib,corpus corpus_files corpus_rows) $(filter-out lib/demo/base_model.py,$(wildcard lib/demo/*.py)) $(wildcard lib/demo/tables/*)
-MODEL_CODE    := $(call lib,attention model prompts)
+CORPUS_CODE   := $(call lib,corpus corpus_files corpus_rows hub) $(filter-out lib/demo/base_model.py,$(wildcard lib/demo/*.py)) $(wildcard lib/demo/tables/*)
+MODEL_CODE    := $(call lib,attention hub model prompts)
 SAMPLING      := $(EVERYWHERE) $(CORPUS_CODE) $(call lib,splits sampling embedding projection)
 PREPROCESSING := $(EVERYWHERE) $(CORPUS_CODE) $(MODEL_CODE) $(call lib,audit examples)
-TRAINING      := $(EVERYWHERE) $(MODEL_CODE) $(call lib,training)
+TRAINING      := $(EVERYWHERE) $(MODEL_CODE) $(call lib,backend training)
 EVALUATION    := $(EVERYWHERE) $(CORPUS_CODE) $(MODEL_CODE) $(call lib,splits sampling embedding evaluation generation metrics english language)
 REPORT        := $(EVALUATION) $(call lib,ablation statistics look plots drawing comparison_plots published examples report provenance) $(wildcard lib/templates/* reports/published/*.csv)
 

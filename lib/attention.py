@@ -101,10 +101,14 @@ def _seen(query: torch.Tensor, key: torch.Tensor, sliding_window: int | None) ->
 class PackedCollator:
     """Examples as one row without padding, in which none sees another (transformers.DataCollatorWithFlattening).
 
-    The beginning that all their prompts have in common, such as the system turn, is there once: every example attends
-    to it at its own positions. What is not trained has no loss, and the gradients through it add up, so that loss and
-    gradients are those of the examples apart.
+    With `share_beginning`, for a model with the attention of this module, the beginning that all their prompts have in
+    common, such as the system turn, is there once: every example attends to it at its own positions. What is not
+    trained has no loss, and the gradients through it add up, so that loss and gradients are those of the examples
+    apart.
     """
+
+    def __init__(self, share_beginning: bool = True) -> None:
+        self._share_beginning = share_beginning
 
     def __call__(self, examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         """Make one batch.
@@ -116,7 +120,7 @@ class PackedCollator:
             input_ids, labels and position_ids, each of shape (1, tokens). Where the positions fall back, another
             example begins, and the position it begins at says how many tokens of the row's beginning are its too.
         """
-        shared = _common_beginning(examples)
+        shared = _common_beginning(examples) if self._share_beginning else 0
         ids: list[int] = []
         labels: list[int] = []
         positions: list[int] = []

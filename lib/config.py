@@ -105,6 +105,8 @@ class Training:
     """Share of the steps over which the rate rises from 0."""
     checkpoints: int = 5
     """Checkpoints (and validation losses) over the whole training."""
+    backend: str = "auto"
+    """`auto` (unsloth on a GPU where it is installed, else PEFT), `unsloth` or `peft`: see lib/backend.py."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,7 @@ SCALED = {
     "english": ("rows",),
 }
 SCHEDULES = ("linear", "cosine", "cosine_with_restarts")
+BACKENDS = ("auto", "unsloth", "peft")
 METHODS = ("random", "per_subset", "stratified")
 #: What goes beyond the paper: each a folder of variants of row 5 in notebooks/parameters/studies.
 STUDIES = ("loraplus", "sampling", "bos")
@@ -363,6 +366,7 @@ def _check(config: Config) -> None:
 
     one_of("sampling.method", config.sampling.method, METHODS)
     one_of("training.schedule", config.training.schedule, SCHEDULES)
+    one_of("training.backend", config.training.backend, BACKENDS)
     if config.sampling.method == "stratified" and not 0 < config.sampling.share <= 1:
         raise ConfigError(f"sampling.share = {config.sampling.share} must be above 0 and at most 1")
     if config.corpus.test_share + config.corpus.validation_share >= 1:

@@ -46,8 +46,9 @@ class CorpusSummary:
 
     `files` are names relative to the corpus; `kept` has every subset that was asked for, 0 where it has no rows;
     `left_out` counts the rows of other subsets, whose text is not looked at; `bad` counts the rows set aside, by
-    reason; `commit` is that of a data set on the hub, and `not_fetched` has the rows of those files of a data set on the hub that hold none of the subsets, which are
-    not counted elsewhere; `fingerprint` is a SHA-256 over the names and the bytes of all files that were read.
+    reason; `commit` is that of a data set on the hub, and `not_fetched` has the rows of those of its files that hold
+    none of the subsets, which are not counted elsewhere; `fingerprint` is a SHA-256 over the names and the bytes of all
+    files that were read.
     """
 
     corpus: str

@@ -99,7 +99,13 @@ def _from_hub(name: str, subsets: Collection[str]) -> Files:
     from lib import hub
 
     try:
-        return hub.dataset(name, SUFFIXES, subsets)
+        files, not_fetched = hub.dataset(
+            name,
+            [f"*{suffix}" for suffix in SUFFIXES],
+            " ".join(sorted(subsets)),
+            lambda parquet: any(row_groups_with(subsets, parquet)),
+        )
+        return Files(files, hub.commit("dataset", name), not_fetched)
     except hub.HubError as error:
         raise CorpusError(
             f"no file or folder is named {name!r}, and {error}; or give CORPUS a file or folder."

@@ -18,7 +18,6 @@ from huggingface_hub import HfApi, HfFileSystem, constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from lib import paths
-from lib.corpus_files import Files, row_groups_with
 from lib.storage import write_json
 
 Kind = Literal["dataset", "model"]
@@ -63,11 +62,16 @@ def model(name: str) -> Path:
     return _download("model", name, commit("model", name), MODEL_FILES)
 
 
-def dataset(name: str, suffixes: Collection[str], subsets: Collection[str]) -> Files:
-    """The files of a data set that can hold rows of `subsets`, complete.
+def dataset(
+    name: str, patterns: Collection[str], asked: str, needed: Callable[[pq.ParquetFile], bool]
+) -> tuple[dict[str, Path], dict[str, int]]:
+    """The files of a data set that match one of the patterns and are needed, complete.
 
-    A parquet file whose footer shows that it holds other subsets alone is not fetched: of a file that large, only its
-    end crosses the network.
+    A parquet file whose footer shows that it is not needed is not fetched: only its end crosses the network. What the
+    footers showed is kept under `asked`, which tells one use of the data set from another.
+
+    Returns:
+        The files by their names in the data set, and the rows of each file that was not fetched.
 
     Raises:
         HubError: if it cannot be had.
@@ -84,15 +88,14 @@ def dataset(name: str, suffixes: Collection[str], subsets: Collection[str]) -> F
                     files.open(f"datasets/{repository}@{at}/{path}", block_size=1 << 20) as file,
                     pq.ParquetFile(file) as parquet,
                 ):
-                    if not any(row_groups_with(subsets, parquet)):
+                    if not needed(parquet):
                         rows[path] = parquet.metadata.num_rows
         return rows
 
-    unread = _record("dataset", name, " ".join(sorted(subsets)), without)
-    patterns = [f"*{suffix}" for suffix in suffixes]
+    unread = _record("dataset", name, asked, without)
     folder = _download("dataset", name, at, patterns, [re.sub(r"([\[*?])", r"[\1]", path) for path in unread])
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return Files({path: file for path, file in found.items() if path not in unread}, at, unread)
+    return {path: file for path, file in found.items() if path not in unread}, unread
 
 
 def _record(kind: Kind, name: str, key: str = "commit", find: Callable[[], Any] | None = None) -> Any:

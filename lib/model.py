@@ -27,6 +27,13 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def dtype() -> torch.dtype:
+    """What a base model is loaded in: 32 bits on a CPU; 16 on a GPU, as bfloat16 where its cores know that."""
+    if device().type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
 def peak_memory_gb() -> float:
     """The most memory this process has held so far, in GB: on the GPU if it uses one, else in main memory."""
     if torch.cuda.is_available():
@@ -97,12 +104,11 @@ def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
 
 
 def load_base(settings: Model) -> PreTrainedModel:
-    """The base model in inference mode: 32-bit floats on a CPU, bfloat16 on a GPU, 4 bits where its checkpoint is."""
-    dtype = torch.float32 if device().type == "cpu" else torch.bfloat16
+    """The base model in inference mode, in `dtype`, or in 4 bits where its checkpoint is."""
     model = _load(
         AutoModelForCausalLM,
         settings,
-        dtype=dtype,
+        dtype=dtype(),
         device_map={"": device()},
         attn_implementation=attention.register(),
     )

@@ -4,6 +4,7 @@ LoRA+ (Hayou, Ghosh and Yu, 2024) is one idea: LoRA's two matrices should not le
 W + scale * B A, the rate of B is `loraplus_lr_ratio` times the rate of A. `optimizer` below is where that happens.
 """
 
+import argparse
 import hashlib
 import json
 import math
@@ -15,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
@@ -22,22 +24,35 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.notebook import NotebookProgressCallback
-from trl import SFTConfig, SFTTrainer
 
+from lib import backend
 from lib import model as models
 from lib.attention import PackedCollator
-from lib.config import Config, Lora, Training
+from lib.config import Config, Lora, Training, load_config
 from lib.prompts import chat_template_hash
 from lib.storage import whole, write_json
 
 ADAPTER_RECORD = "klepon.json"
 
 
+class TrainingError(ValueError):
+    """A training that cannot be done as it is asked for; the message says why, and what to do."""
+
+
 def optimizer(model: PeftModel, lora: Lora, training: Training) -> torch.optim.Optimizer:
     """AdamW in which every B learns `loraplus_lr_ratio` times faster than every A: eta_B / eta_A in the LoRA+ paper."""
     return create_loraplus_optimizer(
-        model, torch.optim.AdamW, lr=training.learning_rate, loraplus_lr_ratio=lora.loraplus_lr_ratio
+        model, _adamw(training), lr=training.learning_rate, loraplus_lr_ratio=lora.loraplus_lr_ratio
     )
+
+
+def _adamw(training: Training) -> type[torch.optim.Optimizer]:
+    """AdamW, whose states take 8 bits a number beside unsloth on a GPU."""
+    if backend.chosen(training) == "unsloth" and models.device().type == "cuda":
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit
+    return torch.optim.AdamW
 
 
 def learning_rates(made: torch.optim.Optimizer, model: PeftModel) -> pd.DataFrame:
@@ -56,26 +71,38 @@ def train(config: Config) -> pd.DataFrame:
     """Train the adapter of one iteration and seed, from its examples to its folder; return the log by step.
 
     A training that was interrupted goes on from its last whole checkpoint, provided that its settings and examples are
-    still the same; otherwise it begins anew.
+    still the same; otherwise it begins anew. Started by `accelerate launch`, the processes share each step's examples.
+
+    Raises:
+        TrainingError: if the processes cannot share them.
     """
+    process = PartialState()
+    if config.training.batch_size % process.num_processes:
+        raise TrainingError(
+            f"{process.num_processes} processes cannot share the {config.training.batch_size} examples of a step "
+            "(training.batch_size) evenly: take a number of processes that divides it"
+        )
     files = config.paths
     folder = files.training(config.name)
     train_file, validation_file = (files.examples(config.prepared_as, part) for part in ("train", "validation"))
-    _keep_if_same(
-        folder,
-        {
-            "model": asdict(config.model),
-            "base": models.base_fingerprint(config.model),
-            "lora": asdict(config.lora),
-            "training": asdict(config.training),
-            "seed": config.seed,
-            "train": _sha256(train_file),
-            "validation": _sha256(validation_file),
-        },
-    )
+    settings = {
+        "model": asdict(config.model),
+        "base": models.base_fingerprint(config.model),
+        "lora": asdict(config.lora),
+        "training": asdict(config.training),
+        "seed": config.seed,
+        "train": _sha256(train_file),
+        "validation": _sha256(validation_file),
+    }
+    with process.local_main_process_first():
+        _keep_if_same(folder, settings)
+        checkpoint = last_whole_checkpoint(folder)
     tokenizer = models.load_tokenizer(config.model)
     set_seed(config.seed)
-    model = models.attach_lora(models.load_base(config.model), config.lora)
+    model = backend.fresh_adapter(config)
+    # unsloth, where it is used, has to be imported before.
+    from trl import SFTConfig, SFTTrainer
+
     train_set, validation_set = load_examples(train_file), load_examples(validation_file)
     # An epoch's last batch may be a small one; a fraction of an epoch is that fraction of its steps.
     steps = math.ceil(math.ceil(len(train_set) / config.training.batch_size) * config.training.epochs)
@@ -86,21 +113,24 @@ def train(config: Config) -> pd.DataFrame:
         train_dataset=train_set,
         eval_dataset=validation_set,
         # A batch is one long row without padding, in which no example sees another (lib.attention).
-        data_collator=PackedCollator(),
+        # unsloth tells the examples of a row apart by positions that begin at 0.
+        data_collator=PackedCollator(share_beginning=backend.chosen(config.training) == "peft"),
         optimizers=(optimizer(model, config.lora, config.training), None),
         args=SFTConfig(
             output_dir=str(folder),
             max_steps=steps,
-            per_device_train_batch_size=config.training.batch_size,
+            per_device_train_batch_size=config.training.batch_size // process.num_processes,
             per_device_eval_batch_size=config.training.batch_size,
             learning_rate=config.training.learning_rate,
             lr_scheduler_type=config.training.schedule,
             warmup_steps=config.training.warmup_share,
             seed=config.seed,
             data_seed=config.seed,
-            bf16=models.device().type == "cuda",
-            # It trades time for the GPU's memory; on a CPU it would nearly double the time of a step for nothing.
-            gradient_checkpointing=models.device().type == "cuda",
+            bf16=models.dtype() == torch.bfloat16,
+            fp16=models.dtype() == torch.float16,
+            # It trades time for the GPU's memory; on a CPU it would nearly double the time of a step for nothing, and
+            # unsloth has its own.
+            gradient_checkpointing=models.device().type == "cuda" and backend.chosen(config.training) == "peft",
             # The examples come with their labels: nothing is left to prepare, and nothing to cut.
             dataset_kwargs={"skip_prepare_dataset": True},
             max_length=None,
@@ -119,11 +149,13 @@ def train(config: Config) -> pd.DataFrame:
     )
     for noisy in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
         trainer.remove_callback(noisy)
-    trainer.add_callback(_Watch(steps, f"training {config.name}"))
-    checkpoint = last_whole_checkpoint(folder)
+    if process.is_main_process:
+        trainer.add_callback(_Watch(steps, f"training {config.name}"))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     log = training_log(trainer.state.log_history)
+    if not process.is_main_process:
+        return log
     with whole(files.training_log(config.name)) as temporary:
         log.to_csv(temporary, index=False)
     save_adapter(trainer.model, tokenizer, config, files.adapter(config.name))
@@ -243,3 +275,25 @@ def _keep_if_same(folder: Path, settings: dict[str, Any]) -> None:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def main() -> None:
+    """Train one iteration on several GPUs: accelerate launch -m lib.training --run NAME --iteration 5 --seed 0.
+
+    Its examples must be there, as `make report` leaves them; `make report` then finds the training done.
+    """
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    for name, default in {
+        "run": "", "profile": "demo", "iteration": "5", "seed": "0", "corpus": "", "base-model": ""
+    }.items():  # fmt: skip
+        parser.add_argument(f"--{name}", default=default)
+    given = parser.parse_args()
+    try:
+        config = load_config(given.run, given.profile, given.iteration, int(given.seed), given.corpus, given.base_model)
+        train(config)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

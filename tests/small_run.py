@@ -68,7 +68,13 @@ def make(profile: str = "demo", iterations: str = "5", seeds: str = "0", studies
     )
     table = pa.Table.from_pandas(split, preserve_index=False)
     pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"made_from": b"[]"}), files.split)
-    summary = {"corpus": "demo", "files": ["corpus.jsonl.gz"], "rows_read": 1234, "fingerprint": "f" * 64, "commit": None}
+    summary = {
+        "corpus": "demo",
+        "files": ["corpus.jsonl.gz"],
+        "rows_read": 1234,
+        "fingerprint": "f" * 64,
+        "commit": None,
+    }
     summary |= {"kept": {"dolly": 1000, "wikihow": 200}, "left_out": {"other": 30}, "bad": {"no output": 4}}
     write_json(files.corpus_summary, summary)
     for config in configs:

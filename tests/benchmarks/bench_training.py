@@ -1,0 +1,223 @@
+"""Training steps on a corpus's lengths: this project's packed rows against plain TRL, which pads.
+
+    python tests/benchmarks/bench_training.py [--corpus PATH] [--base-model demo|FOLDER|llama-1b]
+        [--tokenizer FOLDER] [--steps 24] [--repeats 3] [--quick] [--out CSV]
+
+The examples are drawn as row 5 draws them, equally from each subset, and read by the base model's tokenizer; both sides
+train on the same ones in the same order, 8 a step, through TRL's SFTTrainer with the same LoRA+ optimizer. Tokens are
+counted without padding. The losses of the first steps must agree. `llama-1b` is Llama 3.2 1B's shape with random
+weights, whose examples the tokenizer of --tokenizer reads: it measures speed and memory, and no quality. On a GPU the
+ceiling that a step is told in is that of one large matrix product in the same precision; without one, this says so.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
+from harness import compare, record  # noqa: E402
+
+PEER = "TRL with padding"
+BATCH = 8
+ROWS_OF_ROW_5 = 10_000
+LLAMA_1B = {
+    "vocab_size": 128_256, "hidden_size": 2_048, "intermediate_size": 8_192, "num_hidden_layers": 16,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64, "max_position_embeddings": 131_072,
+    "rope_theta": 500_000.0, "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+def examples(corpus: str, tokenizer_of: str, count: int, folder: Path) -> list[dict[str, list[int]]]:
+    """`count` encoded examples, equally from each subset and in a seeded order."""
+    import pandas as pd
+
+    from lib import corpus as corpora
+    from lib import model as models
+    from lib.config import Model, Prompt
+    from lib.demo import corpus as demo_corpus
+    from lib.prompts import encode_example, to_messages, to_sharegpt
+
+    if not corpus:
+        corpus = str(folder / "demo.jsonl.gz")
+        demo_corpus.write(Path(corpus))
+    corpora.select(corpus, folder / "selected" / "rows.parquet")
+    rows = corpora.read(folder / "selected" / "rows.parquet", columns=["subset_name", "input", "output"])
+    each = -(-count // rows["subset_name"].nunique())
+    drawn = pd.concat(part.sample(min(each, len(part)), random_state=0) for _, part in rows.groupby("subset_name"))
+    tokenizer = models.load_tokenizer(Model(tokenizer_of))
+    made = []
+    for row in drawn.sample(frac=1, random_state=0).itertuples():
+        example = encode_example(tokenizer, to_messages(to_sharegpt(row.input, row.output)), Prompt(), 2_048)
+        if example:
+            labels = [i if keep else -100 for i, keep in zip(example.input_ids, example.loss_mask, strict=True)]
+            made.append({"input_ids": list(example.input_ids), "labels": labels})
+    return made[:count]
+
+
+def load(base_model: str, side: str) -> Any:
+    """The base model with a fresh adapter, each side with its own attention."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from lib import attention
+    from lib import model as models
+    from lib.config import Lora, Model
+
+    torch.manual_seed(0)
+    if base_model == "llama-1b":
+        attention.register()
+        shape = LlamaConfig(**LLAMA_1B, attn_implementation=attention.NAME)
+        with torch.device(models.device()):
+            base = LlamaForCausalLM(shape).to(models.dtype())
+    else:
+        base = models.load_base(Model(base_model))
+    if side == "peer":
+        base.set_attn_implementation("sdpa")
+    return models.attach_lora(base, Lora())
+
+
+def run_side(side: str, base_model: str, steps: int, folder: Path) -> None:
+    """Train, in this process, and tell real tokens a second, the losses, peak memory and seconds a step."""
+    import torch
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    from lib import model as models
+    from lib import training
+    from lib.attention import PackedCollator
+    from lib.config import Lora, Training
+
+    rows = json.loads((folder / "examples.json").read_text())
+    gpu = models.device().type == "cuda"
+    model = load(base_model, side)
+    pad = 0
+
+    def padded(batch: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        longest = max(len(row["input_ids"]) for row in batch)
+        fill = [longest - len(row["input_ids"]) for row in batch]
+        return {
+            "input_ids": torch.tensor([row["input_ids"] + [pad] * n for row, n in zip(batch, fill, strict=True)]),
+            "labels": torch.tensor([row["labels"] + [-100] * n for row, n in zip(batch, fill, strict=True)]),
+            "attention_mask": torch.tensor([[1] * (longest - n) + [0] * n for n in fill]),
+        }
+
+    times: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            if gpu:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter())
+
+    trainer = SFTTrainer(
+        model=model,
+        train_dataset=Dataset.from_list(rows[: steps * BATCH]),
+        data_collator=PackedCollator() if side == "ours" else padded,
+        optimizers=(training.optimizer(model, Lora(), Training(backend="peft")), None),
+        args=SFTConfig(
+            output_dir=str(folder / side),
+            max_steps=steps,
+            per_device_train_batch_size=BATCH,
+            train_sampling_strategy="sequential",
+            bf16=models.dtype() == torch.bfloat16,
+            fp16=models.dtype() == torch.float16,
+            gradient_checkpointing=gpu,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=gpu,
+        ),
+        callbacks=[Clock()],
+    )
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    # The first step warms up.
+    seconds = times[-1] - times[0]
+    tokens = sum(len(row["input_ids"]) for row in rows[BATCH : steps * BATCH])
+    found = {"seconds": seconds, "tokens_per_second": tokens / seconds, "first_loss": losses[0], "loss": sum(losses)}
+    if gpu:
+        found |= {"gpu_peak_gib": torch.cuda.max_memory_allocated() / 2**30, "ceiling": ceiling()}
+        flops = 6 * LLAMA_1B_PARAMETERS * tokens / seconds if base_model == "llama-1b" else 0.0
+        found["model_flops"] = flops
+    print("RESULT " + json.dumps(found))
+
+
+LLAMA_1B_PARAMETERS = 1_235_814_400
+
+
+def ceiling() -> float:
+    """Floating-point operations a second of one large matrix product on the GPU."""
+    import torch
+
+    from lib import model as models
+
+    size, turns = 8_192, 20
+    a = torch.randn(size, size, device="cuda", dtype=models.dtype())
+    b = a @ a
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(turns):
+        b = a @ a
+    torch.cuda.synchronize()
+    del b
+    return turns * 2 * size**3 / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", default="", help="the demo's without it")
+    parser.add_argument("--base-model", default="demo", help="demo, a folder, or llama-1b for its shape alone")
+    parser.add_argument("--tokenizer", default="", help="the base model's without it; the demo's for llama-1b")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--repeats", type=int)
+    parser.add_argument("--quick", action="store_true", help="4 steps and one turn")
+    parser.add_argument("--out", type=Path, default=Path("reports/bench/results.csv"))
+    parser.add_argument("--side", choices=["ours", "peer"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    steps = args.steps or (4 if args.quick else 24)
+    if args.side:
+        run_side(args.side, args.base_model, steps, args.folder)
+        return
+    import torch
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tokenizer_of = args.tokenizer or ("demo" if args.base_model == "llama-1b" else args.base_model)
+        made = examples(args.corpus, tokenizer_of, steps * BATCH, folder)
+        (folder / "examples.json").write_text(json.dumps(made))
+        argv = [sys.executable, __file__, "--base-model", args.base_model, "--steps", str(steps), "--folder", name]
+        sides = [*argv, "--side", "ours"], [*argv, "--side", "peer"]
+        mine, peer = compare("training", *sides, args.repeats or (1 if args.quick else 3))
+    if abs(mine["first_loss"] - peer["first_loss"]) > 2e-3 * peer["first_loss"]:
+        raise SystemExit(f"error: the losses differ: {mine['first_loss']} and {peer['first_loss']}")
+    label = f"training, {args.base_model}"
+    rows = []
+    for side, found in (("ours", mine), ("peer", peer)):
+        rows += [
+            (label, side, PEER, "tokens a second", found["tokens_per_second"], "1/s"),
+            (label, side, PEER, "loss of the first step", found["first_loss"], "nats"),
+        ]
+        if torch.cuda.is_available():
+            rows.append((label, side, PEER, "peak memory of the GPU", found["gpu_peak_gib"], "GiB"))
+            rows.append((label, side, PEER, "share of the matrix product", found["model_flops"] / found["ceiling"], ""))
+            tokens = sum(len(row["input_ids"]) for row in made) / len(made) * ROWS_OF_ROW_5 * 5
+            rows.append((label, side, PEER, "row 5 at that rate", tokens / found["tokens_per_second"] / 3_600, "h"))
+        else:
+            rows.append((label, side, PEER, "peak memory", found["peak_mib"], "MiB"))
+    rows.append((label, "ours", PEER, "speed ratio", mine["tokens_per_second"] / peer["tokens_per_second"], "x"))
+    record(args.out, rows)
+    if not torch.cuda.is_available():
+        print("No GPU is here: tokens/s, memory and share of the ceiling on one are missing.")
+
+
+if __name__ == "__main__":
+    main()
