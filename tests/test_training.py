@@ -1,12 +1,18 @@
 import json
+import os
+import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from lib import model as models
@@ -93,14 +99,14 @@ def test_only_completions_are_trained_also_after_padding(config, tokenizer):
 def batches(monkeypatch):
     """What the trainer itself gives to the loss, batch by batch."""
     seen = []
-    compute = training.SFTTrainer.compute_loss
+    compute = SFTTrainer.compute_loss
 
     def watched(self, model, inputs, *args, **options):
         if model.training:
             seen.append({name: value.clone() for name, value in inputs.items() if isinstance(value, torch.Tensor)})
         return compute(self, model, inputs, *args, **options)
 
-    monkeypatch.setattr(training.SFTTrainer, "compute_loss", watched)
+    monkeypatch.setattr(SFTTrainer, "compute_loss", watched)
     return seen
 
 
@@ -171,7 +177,7 @@ def test_a_fraction_of_an_epoch_is_that_fraction_of_its_steps(config, monkeypatc
         asked.append(options["args"])
         raise KillError
 
-    monkeypatch.setattr(training, "SFTTrainer", stop)
+    monkeypatch.setattr("trl.SFTTrainer", stop)
     with pytest.raises(KillError):
         training.train(replace(config, training=replace(config.training, epochs=epochs)))
     assert asked[0].max_steps == steps
@@ -302,3 +308,54 @@ def test_another_seed_trains_another_adapter(config):
     other = replace(config, seed=1)
     training.train(other)
     assert not torch.equal(*(next(iter(weights(each).values())) for each in (config, other)))
+
+
+PROCESS = """
+import pickle, sys
+from pathlib import Path
+from lib import paths, training
+paths.ROOT = Path(sys.argv[1])
+training.train(pickle.loads(Path(sys.argv[2]).read_bytes()))
+"""
+
+
+def launch(config, root, processes):
+    """Train in processes of their own, as `accelerate launch` starts them."""
+    (root / "train.py").write_text(PROCESS)
+    (root / "config.pickle").write_bytes(pickle.dumps(config))
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    return subprocess.run(
+        [*command, str(root / "train.py"), str(root), str(root / "config.pickle")],
+        cwd=Path(training.__file__).parents[1],
+        env=os.environ | {"PYTHONPATH": str(Path(training.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(config, root):
+    whole = replace(config, training=replace(config.training, batch_size=2))
+    alone = training.train(whole)
+    expected = weights(whole)
+    shutil.rmtree(whole.paths.training(whole.name))
+    shutil.rmtree(whole.paths.adapter(whole.name))
+    done = launch(whole, root, 2)
+    assert done.returncode == 0, done.stderr[-3_000:]
+    log = pd.read_csv(whole.paths.training_log(whole.name))
+    assert log["step"].tolist() == alone["step"].tolist()
+    for name in ("train_loss", "validation_loss", "learning_rate_B"):
+        np.testing.assert_allclose(log[name], alone[name], rtol=2e-3)
+    found = weights(whole)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0.05, atol=2e-3)
+
+
+@pytest.mark.slow
+def test_processes_that_cannot_share_a_step_are_refused(config, root):
+    done = launch(replace(config, training=replace(config.training, batch_size=3)), root, 2)
+    assert done.returncode != 0
+    assert "2 processes cannot share the 3 examples of a step (training.batch_size) evenly" in done.stderr
