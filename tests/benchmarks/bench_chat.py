@@ -201,7 +201,8 @@ class Bench:
         return Bare(seconds, written, [answer.text for answer in answers], 0.0)
 
     async def _alone(self, users: int, tokens: int) -> Bare:
-        return self.engine.answer(PROMPTS[:users], tokens)
+        # On a thread, so that the browsers answer the site's pings meanwhile.
+        return await asyncio.to_thread(self.engine.answer, PROMPTS[:users], tokens)
 
     # The first token
 

@@ -123,13 +123,15 @@ class Hub:
     async def follow(self, gid: str, cursor: str, listener: Listener) -> None:
         """Tell a listener of all events of a generation that come after `cursor`."""
         self._begin()
-        ring = self._rings.get(gid)
+        ring, new = self._rings.get(gid), gid not in self._rings
         if ring is None:
             ring = self._rings[gid] = Ring(start=cursor, last=cursor, heard=asyncio.get_running_loop().time())
+        # Before anything is waited for: whoever quits takes the rings without listeners away.
+        ring.listeners.add(listener)
+        if new:
             self._news.set()
             if self._blocked:
                 await self.service.wake(self.service.process)
-        ring.listeners.add(listener)
         listener.stir(gid)
 
     def leave(self, gid: str, listener: Listener) -> None:

@@ -104,6 +104,42 @@ def test_nobody_who_left_costs_anything():
     run(scenario())
 
 
+def test_who_leaves_while_another_begins_to_follow_takes_nothing_with_them():
+    class SlowToWake(FakeService):
+        """Waking the blocked read takes until it is told."""
+
+        def __init__(self):
+            super().__init__("memory://")
+            self.waking, self.go_on = asyncio.Event(), asyncio.Event()
+
+        async def wake(self, process):
+            self.waking.set()
+            await self.go_on.wait()
+            await super().wake(process)
+
+    async def scenario():
+        here = Hub(SlowToWake())
+        leaving, coming = Ear(here), Ear(here)
+        for gid, ear in (("a", leaving), ("b", coming)):
+            here.join(ear)
+            await here.service.submit(request(gid), gid)
+        await here.follow("a", ORIGIN, leaving)
+        # The read of "a" blocks now.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        async with asyncio.timeout(3):
+            following = asyncio.create_task(here.follow("b", ORIGIN, coming))
+            await here.service.waking.wait()
+            here.quit(leaving)
+            here.service.go_on.set()
+            await following
+            world.answer("b", "satu dua")
+            await coming.hears("b", 4)
+        await here.close()
+
+    run(scenario())
+
+
 def test_reading_goes_on_after_redis_was_away(monkeypatch):
     monkeypatch.setattr(hub, "LOOK_SECONDS", 0.01)
 
