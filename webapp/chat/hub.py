@@ -65,6 +65,10 @@ class Ring:
         if len(self.events) > RING:
             self.start = self.events.popleft()[0]
 
+    def may_wait(self) -> bool:
+        """Nothing is known but that it was asked for."""
+        return not (self.events or self.ended or self.lost) and self.start == ORIGIN
+
     def after(self, cursor: str) -> list[tuple[str, Event]] | None:
         """The events after a cursor; None if the ring does not go back that far."""
         at = id_of(cursor)
@@ -182,16 +186,20 @@ class Hub:
                 if self.listeners:
                     workers = tuple(await self.service.workers())
                     self._reached(workers)
-                    await asyncio.gather(*(self._place(gid, ring) for gid, ring in list(self._rings.items())))
+                    # All at once: one by one they would keep the event loop from everything else.
+                    waiting = [gid for gid, ring in self._rings.items() if ring.may_wait()]
+                    places = await self.service.positions(waiting) if waiting else {}
+                    await asyncio.gather(
+                        *(self._place(gid, ring, places.get(gid)) for gid, ring in list(self._rings.items()))
+                    )
             except Exception as error:  # as above
                 await self._failed(error)
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def _place(self, gid: str, ring: Ring) -> None:
+    async def _place(self, gid: str, ring: Ring, place: Place | None) -> None:
         if ring.ended or ring.lost:
             return
         now = asyncio.get_running_loop().time()
-        place = await self.service.position(gid) if not ring.events and ring.start == ORIGIN else None
         if place is not None:
             ring.heard = now
         elif now - ring.heard > QUIET_SECONDS:
