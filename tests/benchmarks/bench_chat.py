@@ -156,13 +156,12 @@ class Bench:
         tokens = 64 if self.quick else 256
         cookies, rows, totals = stack.cookies(8), [], {}
         for users in (1, 8):
-            browsers = [await stack.browser(cookie).open() for cookie in cookies[:users]]
-            await self._together(browsers, 8)
+            await self._together(stack, cookies[:users], 8)
             ratios, speeds, bare, alike = [], [], [], []
             for turn in range(1 if self.quick else 5):
                 for _ in range(3):
                     with Load() as load:
-                        sides = [self._together(browsers, tokens), self._alone(users, tokens)]
+                        sides = [self._together(stack, cookies[:users], tokens), self._alone(users, tokens)]
                         found = [await side for side in (sides if turn % 2 == 0 else sides[::-1])]
                     if load.share <= FOREIGN:
                         break
@@ -175,8 +174,6 @@ class Bench:
                 bare.append(peer.tokens / peer.seconds)
                 alike += [mine == theirs for mine, theirs in zip(ours.texts, peer.texts, strict=True)]
                 print(f"{self.name}, {users} users: {speeds[-1]:.1f} and bare {bare[-1]:.1f} tokens/s", flush=True)
-            for browser in browsers:
-                await browser.close()
             totals[users] = statistics.median(speeds)
             rows += [
                 self.row(f"tokens/s, {users} users", totals[users], "1/s"),
@@ -187,8 +184,10 @@ class Bench:
         rows.append(self.row("eight users against one", totals[8] / totals[1], "x", peer="one user"))
         return rows
 
-    async def _together(self, browsers: list[Browser], tokens: int) -> Bare:
+    async def _together(self, stack: Stack, cookies: list[str], tokens: int) -> Bare:
         """All ask at once; until the last has its last token."""
+        # Open for no longer: while the engine is alone in this process, nobody would answer the site's pings.
+        browsers = [await stack.browser(cookie).open() for cookie in cookies]
 
         async def one(browser: Browser, text: str) -> Shown:
             gid = await browser.ask(text, tokens)
@@ -197,12 +196,13 @@ class Bench:
         start = time.perf_counter()
         answers = await asyncio.gather(*map(one, browsers, PROMPTS[: len(browsers)]))
         seconds = max(answer.ended or 0.0 for answer in answers) - start
+        for browser in browsers:
+            await browser.close()
         written = sum(answer.end["usage"]["completion_tokens"] for answer in answers)
         return Bare(seconds, written, [answer.text for answer in answers], 0.0)
 
     async def _alone(self, users: int, tokens: int) -> Bare:
-        # On a thread, so that the browsers answer the site's pings meanwhile.
-        return await asyncio.to_thread(self.engine.answer, PROMPTS[:users], tokens)
+        return self.engine.answer(PROMPTS[:users], tokens)
 
     # The first token
 

@@ -159,13 +159,13 @@ class Hub:
     async def _tail(self) -> None:
         while True:
             self._news.clear()
-            cursors = {gid: ring.last for gid, ring in self._rings.items() if not ring.ended and not ring.lost}
-            if not cursors:
+            asked = {gid: ring for gid, ring in self._rings.items() if not ring.ended and not ring.lost}
+            if not asked:
                 await self._news.wait()
                 continue
             self._blocked = True
             try:
-                items = await self.service.read(cursors, BLOCK_MS)
+                items = await self.service.read({gid: ring.last for gid, ring in asked.items()}, BLOCK_MS)
             except Exception as error:  # not only what is expected: the reading must go on
                 await self._failed(error)
                 continue
@@ -174,7 +174,9 @@ class Hub:
             self._reached()
             now = asyncio.get_running_loop().time()
             for gid, event_id, event in items:
-                if ring := self._rings.get(gid):
+                ring = asked[gid]
+                # A page that was cut and came back, further behind, began another ring while this one was read for.
+                if self._rings.get(gid) is ring:
                     ring.append(event_id, event)
                     ring.heard, ring.doubts = now, 0
                     for listener in ring.listeners:
