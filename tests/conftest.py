@@ -1,3 +1,5 @@
+import signal
+
 import hypothesis
 import pytest
 import torch
@@ -6,6 +8,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lib import paths
 from lib.config import Prompt
 from lib.demo.base_model import train_tokenizer
+
+# Tests that are started in the background find SIGINT ignored, and what they start would ignore it too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A slow or busy machine is no fault of the code, and a fault found must be found again by whoever looks for it.
 hypothesis.settings.register_profile(

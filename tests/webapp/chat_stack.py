@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -139,6 +140,17 @@ class Stack:
                 self._ready.set()
         self.process.wait()
         self._ready.set()
+
+    async def stored(self, gid: str) -> str:
+        """The text of an answer in the database, once the finalizer has put it there."""
+        while True:
+            with contextlib.closing(sqlite3.connect(self.state / "chat.sqlite3")) as database:
+                found = database.execute(
+                    "SELECT text FROM chat_message WHERE id = ? AND state = 'ended'", (uuid.UUID(gid).hex,)
+                ).fetchone()
+            if found:
+                return str(found[0])
+            await asyncio.sleep(0.05)
 
     def cookies(self, count: int) -> list[str]:
         """So many users, each logged in."""

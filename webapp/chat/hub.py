@@ -65,6 +65,10 @@ class Ring:
         if len(self.events) > RING:
             self.start = self.events.popleft()[0]
 
+    def may_wait(self) -> bool:
+        """Nothing is known but that it was asked for."""
+        return not (self.events or self.ended or self.lost) and self.start == ORIGIN
+
     def after(self, cursor: str) -> list[tuple[str, Event]] | None:
         """The events after a cursor; None if the ring does not go back that far."""
         at = id_of(cursor)
@@ -123,13 +127,15 @@ class Hub:
     async def follow(self, gid: str, cursor: str, listener: Listener) -> None:
         """Tell a listener of all events of a generation that come after `cursor`."""
         self._begin()
-        ring = self._rings.get(gid)
+        ring, new = self._rings.get(gid), gid not in self._rings
         if ring is None:
             ring = self._rings[gid] = Ring(start=cursor, last=cursor, heard=asyncio.get_running_loop().time())
+        # Before anything is waited for: whoever quits takes the rings without listeners away.
+        ring.listeners.add(listener)
+        if new:
             self._news.set()
             if self._blocked:
                 await self.service.wake(self.service.process)
-        ring.listeners.add(listener)
         listener.stir(gid)
 
     def leave(self, gid: str, listener: Listener) -> None:
@@ -153,13 +159,13 @@ class Hub:
     async def _tail(self) -> None:
         while True:
             self._news.clear()
-            cursors = {gid: ring.last for gid, ring in self._rings.items() if not ring.ended and not ring.lost}
-            if not cursors:
+            asked = {gid: ring for gid, ring in self._rings.items() if not ring.ended and not ring.lost}
+            if not asked:
                 await self._news.wait()
                 continue
             self._blocked = True
             try:
-                items = await self.service.read(cursors, BLOCK_MS)
+                items = await self.service.read({gid: ring.last for gid, ring in asked.items()}, BLOCK_MS)
             except Exception as error:  # not only what is expected: the reading must go on
                 await self._failed(error)
                 continue
@@ -168,7 +174,9 @@ class Hub:
             self._reached()
             now = asyncio.get_running_loop().time()
             for gid, event_id, event in items:
-                if ring := self._rings.get(gid):
+                ring = asked[gid]
+                # A page that was cut and came back, further behind, began another ring while this one was read for.
+                if self._rings.get(gid) is ring:
                     ring.append(event_id, event)
                     ring.heard, ring.doubts = now, 0
                     for listener in ring.listeners:
@@ -180,16 +188,20 @@ class Hub:
                 if self.listeners:
                     workers = tuple(await self.service.workers())
                     self._reached(workers)
-                    await asyncio.gather(*(self._place(gid, ring) for gid, ring in list(self._rings.items())))
+                    # All at once: one by one they would keep the event loop from everything else.
+                    waiting = [gid for gid, ring in self._rings.items() if ring.may_wait()]
+                    places = await self.service.positions(waiting) if waiting else {}
+                    await asyncio.gather(
+                        *(self._place(gid, ring, places.get(gid)) for gid, ring in list(self._rings.items()))
+                    )
             except Exception as error:  # as above
                 await self._failed(error)
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def _place(self, gid: str, ring: Ring) -> None:
+    async def _place(self, gid: str, ring: Ring, place: Place | None) -> None:
         if ring.ended or ring.lost:
             return
         now = asyncio.get_running_loop().time()
-        place = await self.service.position(gid) if not ring.events and ring.start == ORIGIN else None
         if place is not None:
             ring.heard = now
         elif now - ring.heard > QUIET_SECONDS:

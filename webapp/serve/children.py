@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 """Seconds before the first new start; each further one waits twice as long, up to the longest."""
-HEALTHY = 60.0
+HEALTHY = 10.0
 """Seconds after which a child that dies counts as one that had been well."""
 
 Log = Callable[[str, str], None]

@@ -179,18 +179,21 @@ class PredictionService:
         )  # fmt: skip
 
     @_reachable
-    async def position(self, gid: str) -> Place | None:
-        """Where a generation waits; None if it does not."""
+    async def positions(self, gids: Sequence[str]) -> dict[str, Place]:
+        """Where generations wait; those that do not are left out."""
         keys = self.keys
         pipe = self._commands.pipeline(transaction=False)
-        pipe.zrank(keys.wait, gid)
+        for gid in gids:
+            pipe.zrank(keys.wait, gid)
         pipe.zcard(keys.wait)
         pipe.get(keys.pace)
-        rank, waiting, pace = await pipe.execute()
-        if rank is None:
-            return None
-        workers = await self.workers()
-        return Place(rank + 1, max(waiting, rank + 1), _eta(rank + 1, pace, workers), len(workers))
+        *ranks, waiting, pace = await pipe.execute()
+        queued = {gid: rank + 1 for gid, rank in zip(gids, ranks, strict=True) if rank is not None}
+        workers = await self.workers() if queued else []
+        return {
+            gid: Place(rank, max(waiting, rank), _eta(rank, pace, workers), len(workers))
+            for gid, rank in queued.items()
+        }
 
     @_reachable
     async def state(self, gid: str) -> GenerationState:

@@ -1,6 +1,7 @@
 """The model in this process."""
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from worker.text import TextStream
 ADAPTER_RECORD = "klepon.json"
 #: A longer conversation loses its oldest turns: reading a prompt holds up everyone else's answers.
 MAX_CONTEXT = 8_192
+#: So much longer may a step take with one thread than with all.
+FEW_THREADS = 1.1
 
 
 @dataclass
@@ -157,6 +160,7 @@ def load_engine(base_model: str | None, adapter: Path | None) -> TransformersEng
             loaded["adapter"] = models.load_adapter(settings, adapter)
     except models.ModelError as error:
         raise EngineError(str(error)) from error
+    settle_threads(loaded["base"])
     return TransformersEngine(
         loaded,
         tokenizer,
@@ -164,6 +168,29 @@ def load_engine(base_model: str | None, adapter: Path | None) -> TransformersEng
         model=base_model if not Path(base_model).is_dir() else Path(base_model).name,
         adapter_sha=models.fingerprint(adapter) if adapter is not None else None,
     )
+
+
+def settle_threads(model: PreTrainedModel) -> None:
+    """Decode with one thread where more are hardly faster: site, Redis and browser then have the other cores.
+
+    Threads that share a core with another process wait for each other, step by step.
+    """
+    most = torch.get_num_threads()
+    if model.device.type != "cpu" or most == 1:
+        return
+    tokens = torch.zeros((8, 1), dtype=torch.long)
+    fastest = {}
+    for threads in (most, 1):
+        torch.set_num_threads(threads)
+        fastest[threads] = min(_seconds(model, tokens) for _ in range(4))
+    torch.set_num_threads(1 if fastest[1] < FEW_THREADS * fastest[most] else most)
+
+
+def _seconds(model: PreTrainedModel, tokens: torch.Tensor) -> float:
+    start = time.perf_counter()
+    with torch.inference_mode():
+        model(tokens, use_cache=False)
+    return time.perf_counter() - start
 
 
 def _check_template(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, record: dict[str, Any], adapter: Path) -> None:

@@ -129,12 +129,14 @@ class FakeService:
         if generation and generation.state != "ended":
             world.end(gid, "cancelled")
 
-    async def position(self, gid: str) -> Place | None:
+    async def positions(self, gids: list[str]) -> dict[str, Place]:
         self._reach()
         waiting = [one for one, generation in world.generations.items() if generation.state == "queued"]
-        if gid not in waiting:
-            return None
-        return Place(waiting.index(gid) + 1, len(waiting), 2.0 if world.workers else None, len(world.workers))
+        return {
+            gid: Place(waiting.index(gid) + 1, len(waiting), 2.0 if world.workers else None, len(world.workers))
+            for gid in gids
+            if gid in waiting
+        }
 
     async def state(self, gid: str) -> str:
         self._reach()

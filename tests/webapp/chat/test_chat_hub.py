@@ -104,6 +104,82 @@ def test_nobody_who_left_costs_anything():
     run(scenario())
 
 
+def test_who_leaves_while_another_begins_to_follow_takes_nothing_with_them():
+    class SlowToWake(FakeService):
+        """Waking the blocked read takes until it is told."""
+
+        def __init__(self):
+            super().__init__("memory://")
+            self.waking, self.go_on = asyncio.Event(), asyncio.Event()
+
+        async def wake(self, process):
+            self.waking.set()
+            await self.go_on.wait()
+            await super().wake(process)
+
+    async def scenario():
+        here = Hub(SlowToWake())
+        leaving, coming = Ear(here), Ear(here)
+        for gid, ear in (("a", leaving), ("b", coming)):
+            here.join(ear)
+            await here.service.submit(request(gid), gid)
+        await here.follow("a", ORIGIN, leaving)
+        # The read of "a" blocks now.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        async with asyncio.timeout(3):
+            following = asyncio.create_task(here.follow("b", ORIGIN, coming))
+            await here.service.waking.wait()
+            here.quit(leaving)
+            here.service.go_on.set()
+            await following
+            world.answer("b", "satu dua")
+            await coming.hears("b", 4)
+        await here.close()
+
+    run(scenario())
+
+
+def test_what_a_read_brings_for_a_page_that_left_is_not_told_to_one_that_came_back_further_behind():
+    class HeldRead(FakeService):
+        """A read that has begun returns when it is told."""
+
+        def __init__(self):
+            super().__init__("memory://")
+            self.reading, self.go_on = asyncio.Event(), asyncio.Event()
+
+        async def read(self, cursors, block_ms):
+            found = await super().read(cursors, block_ms)
+            if cursors == {"a": "1-3"}:
+                self.reading.set()
+                await self.go_on.wait()
+            return found
+
+    async def scenario():
+        here = Hub(HeldRead())
+        leaving, coming = Ear(here), Ear(here)
+        here.join(leaving)
+        await here.service.submit(request("a"), "a")
+        world.start("a")
+        world.tell("a", "satu", " dua")
+        async with asyncio.timeout(3):
+            await here.follow("a", ORIGIN, leaving)
+            await leaving.hears("a", 3)
+            world.tell("a", " tiga")
+            await here.service.reading.wait()
+            # The page is cut before it has the last two words, and comes back.
+            here.quit(leaving)
+            here.join(coming)
+            coming.cursors["a"] = "1-2"
+            await here.follow("a", "1-2", coming)
+            here.service.go_on.set()
+            await coming.hears("a", 2)
+        assert [event.text for event in coming.got["a"]] == [" dua", " tiga"]
+        await here.close()
+
+    run(scenario())
+
+
 def test_reading_goes_on_after_redis_was_away(monkeypatch):
     monkeypatch.setattr(hub, "LOOK_SECONDS", 0.01)
 

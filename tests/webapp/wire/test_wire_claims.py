@@ -54,7 +54,7 @@ def test_each_is_claimed_by_one_in_the_order_of_arrival(site, worker):
     assert taken(two) == [(gids[2], 1, 0)]
     assert taken(one) == []
     assert site.run(site.service.state(gids[0])) == "running"
-    assert site.run(site.service.position(gids[0])) is None
+    assert gids[0] not in site.run(site.service.positions(gids))
 
 
 def test_a_worker_that_is_silent_is_replaced_and_one_that_renews_is_not(site, worker, lapse):
@@ -155,7 +155,7 @@ def test_what_is_handed_over_keeps_its_place_and_counts_as_no_takeover(site, wor
     first, second = site.ask(), site.ask()
     assert [claim.gid for claim in one.exchange(room=1).claims] == [first]
     one.release(first, 1)
-    assert site.run(site.service.position(first)).position == 1
+    assert site.run(site.service.positions([first]))[first].position == 1
     assert site.run(site.service.state(first)) == "queued"
     assert taken(two) == [(first, 2, 0), (second, 1, 0)]
 

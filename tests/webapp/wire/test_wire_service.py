@@ -38,10 +38,9 @@ def end(gid, number, epoch=1):
 def test_the_first_is_first_and_the_next_is_behind_it(site):
     assert site.send(gid="a") == Accepted("a", 1, 1, False)
     assert site.send(gid="b") == Accepted("b", 2, 2, False)
-    assert site.run(site.service.position("b")) == Place(2, 2, None, 0)
+    assert site.run(site.service.positions(["b", "never"])) == {"b": Place(2, 2, None, 0)}
     assert site.run(site.service.state("a")) == "queued"
     assert site.run(site.service.state("never")) == "lost"
-    assert site.run(site.service.position("never")) is None
 
 
 def test_what_is_sent_twice_is_generated_once(site):
@@ -126,7 +125,7 @@ def test_one_that_waits_is_cancelled_at_once_and_stored_as_such(site, claims):
     site.run(site.service.cancel(gid))
     assert site.end_of(gid).finish == "cancelled"
     assert site.run(site.service.state(gid)) == "ended"
-    assert site.run(site.service.position(other)).position == 1
+    assert site.run(site.service.positions([other]))[other].position == 1
     assert [claim.gid for claim in claims.exchange(room=4).claims] == [other]
 
 
@@ -188,7 +187,7 @@ def test_workers_are_those_that_were_heard_of_lately(site, valkey, claims):
     claims.exchange(beat=about())
     site.send()
     assert site.run(site.service.workers()) == [about()]
-    assert site.run(site.service.position(next(iter(site.shown)))) == Place(1, 1, 0.0, 1)
+    assert list(site.run(site.service.positions(list(site.shown))).values()) == [Place(1, 1, 0.0, 1)]
     with valkey.client() as client:
         client.zadd(site.service.keys.workers, {"w": 1})
     assert site.run(site.service.workers()) == []
@@ -199,7 +198,8 @@ def test_the_waiting_time_comes_from_how_long_answers_took_and_how_many_run_at_o
         gids = [site.ask() for _ in range(6)]
         claims.exchange(beat=about(batch=2))
         client.set(site.service.keys.pace, 4_000)
-        assert [site.run(site.service.position(gid)).eta_seconds for gid in gids] == [0, 0, 2, 4, 6, 8]
+        places = site.run(site.service.positions(gids))
+        assert [places[gid].eta_seconds for gid in gids] == [0, 0, 2, 4, 6, 8]
 
 
 def test_a_server_that_is_away_is_one_kind_of_error(valkey):
@@ -209,7 +209,7 @@ def test_a_server_that_is_away_is_one_kind_of_error(valkey):
         for call in (
             site.service.submit(request_for("x"), "x"),
             site.service.cancel("x"),
-            site.service.position("x"),
+            site.service.positions(["x"]),
             site.service.state("x"),
             site.service.read({"x": "0-0"}, 10),
             site.service.replay("x", "0-0"),

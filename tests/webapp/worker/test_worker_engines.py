@@ -335,3 +335,16 @@ def test_a_server_that_is_not_there_or_is_something_else_is_refused(server):
 def test_a_stream_without_an_end_is_an_error():
     with pytest.raises(ServerError, match="ended without a reason"):
         list(steps_of("g", iter([{"choices": [{"delta": {"content": "a"}}]}])))
+
+
+@pytest.mark.parametrize(("one", "two", "chosen"), [(1.0, 1.0, 1), (1.05, 1.0, 1), (1.5, 1.0, 2)])
+def test_an_engine_takes_more_threads_only_where_they_are_faster(tiny_model, monkeypatch, one, two, chosen):
+    before = torch.get_num_threads()
+    seconds = {1: one, 2: two}
+    monkeypatch.setattr(transformers_engine, "_seconds", lambda *_: seconds[torch.get_num_threads()])
+    try:
+        torch.set_num_threads(2)
+        transformers_engine.settle_threads(tiny_model)
+        assert torch.get_num_threads() == chosen
+    finally:
+        torch.set_num_threads(before)

@@ -122,7 +122,7 @@ def test_the_server_restarts_in_the_middle_of_the_answers(site, valkey, keep_dat
 
 def test_without_a_worker_a_prompt_is_taken_and_waits(site, valkey):
     gid = site.ask("say 5")
-    place = site.run(site.service.position(gid))
+    place = site.run(site.service.positions([gid])).get(gid)
     assert (place.position, place.workers, place.eta_seconds) == (1, 0, None)
     with WorkerProcess(valkey.url, "one"):
         assert site.end_of(gid).finish == "stop"
