@@ -47,7 +47,7 @@ def draw(subsets: np.ndarray, method: str, rows: int, seed: int) -> Draw:
     if rows < 0:
         raise ValueError(f"rows must not be negative, got {rows}")
     subsets = np.asarray(subsets)
-    names, codes = np.unique(subsets, return_inverse=True)
+    codes, names = pd.factorize(subsets, sort=True)
     if method == "random":
         names, codes = np.array(["all"]), np.zeros(len(subsets), dtype=int)
     sizes = np.bincount(codes, minlength=len(names))

@@ -11,6 +11,7 @@ sampling, whatever their copies do, and tested on.
 import hashlib
 import json
 import re
+import tempfile
 import unicodedata
 from dataclasses import asdict
 from pathlib import Path
@@ -33,6 +34,7 @@ _BANDS, _BAND_ROWS = 16, 4
 #: Shorter texts have too few shingles for their similarity to mean anything; only equality ties them.
 _MIN_NEAR_DUPLICATE_WORDS = 8
 _SHORT_OUTPUT_WORDS = 3
+_HASHES = np.dtype([("pair", np.int64), ("prompt", np.int64), ("output", np.int64), ("short", bool)])
 
 
 def normalise(text: str) -> str:
@@ -53,48 +55,60 @@ def assign(rows: Path, settings: Corpus) -> pd.DataFrame:
         not hang on the order of the file; which of them, should they differ in spelling, does.
     """
     file = pq.ParquetFile(rows)
-    parts, prompt_signatures, output_signatures = [], _Signatures(), _Signatures()
-    with tqdm(total=file.metadata.num_rows, desc="grouping rows", unit="row") as progress:
-        for batch in file.iter_batches(20_000, columns=["subset_name", "input", "output"]):
-            prompts = [normalise(text) for text in batch["input"].to_pylist()]
-            outputs = [normalise(text) for text in batch["output"].to_pylist()]
-            part = pd.DataFrame(
-                {
-                    "subset": batch["subset_name"].to_pylist(),
-                    "pair": [_pair(p, o) for p, o in zip(prompts, outputs, strict=True)],
-                    "prompt": [_hash(p) for p in prompts],
-                    "output": [_hash(o) for o in outputs],
-                    "short": [o.count(" ") < _SHORT_OUTPUT_WORDS for o in outputs],
-                }
-            )
-            prompt_signatures.add(part["prompt"], prompts)
-            output_signatures.add(part["output"], outputs)
-            parts.append(part)
-            progress.update(len(part))
-    table = pd.concat(parts, ignore_index=True)
-
-    generic = table.groupby("prompt")["output"].nunique() > settings.generic_after
-    by_prompt = table.loc[~table["prompt"].map(generic), "prompt"]
-    by_output = table.loc[~table["short"], "output"]
-    ties = [by_prompt, by_output]
-    ties += prompt_signatures.near_duplicates(by_prompt, settings.near_duplicate_similarity)
-    ties += output_signatures.near_duplicates(by_output, settings.near_duplicate_similarity)
-    component = _components(len(table), ties)
+    subsets: list[pa.Array] = []
+    hashes: list[np.ndarray] = []
+    # Signatures are many times what stands in the table: they lie on disk, beside the rows.
+    with tempfile.TemporaryDirectory(dir=rows.parent, prefix=".signatures-") as name:
+        signatures = {text: _Signatures(Path(name, text)) for text in ("prompt", "output")}
+        with tqdm(total=file.metadata.num_rows, desc="grouping rows", unit="row") as progress:
+            for batch in file.iter_batches(20_000, columns=["subset_name", "input", "output"]):
+                prompts = [normalise(text) for text in batch["input"].to_pylist()]
+                outputs = [normalise(text) for text in batch["output"].to_pylist()]
+                part = np.zeros(len(prompts), _HASHES)
+                part["pair"] = [_pair(p, o) for p, o in zip(prompts, outputs, strict=True)]
+                part["prompt"] = [_hash(p) for p in prompts]
+                part["output"] = [_hash(o) for o in outputs]
+                part["short"] = [o.count(" ") < _SHORT_OUTPUT_WORDS for o in outputs]
+                signatures["prompt"].add(part["prompt"], prompts)
+                signatures["output"].add(part["output"], outputs)
+                subsets.append(batch["subset_name"].cast(pa.string()))
+                hashes.append(part)
+                progress.update(len(part))
+        found = np.concatenate(hashes)
+        hashes.clear()
+        ties = _Ties(len(found))
+        for text, tying in (
+            ("prompt", ~_generic(found["prompt"], found["output"], settings.generic_after)),
+            ("output", ~found["short"]),
+        ):
+            at = np.flatnonzero(tying)
+            ties.tie_equal(at, found[text][at])
+            distinct, first = np.unique(found[text][at], return_index=True)
+            signatures[text].tie_near_duplicates(distinct, at[first], settings.near_duplicate_similarity, ties)
 
     # Named after what it says, not after where it stands: the side does not change when the corpus is re-ordered.
-    table["group"] = table.groupby(component)["pair"].transform("min")
-    draw = {group: _uniform(group, settings.split_seed) for group in table["group"].unique()}
-    position = table["group"].map(draw)
-    table["split"] = np.select(
-        [position < settings.test_share, position < settings.test_share + settings.validation_share],
-        ["test", "validation"],
-        "train",
+    least = np.full(len(found), np.iinfo(np.int64).max)
+    np.minimum.at(least, ties.component, found["pair"])
+    group = least[ties.component]
+    names, of = np.unique(group, return_inverse=True)
+    position = np.fromiter((_uniform(int(name), settings.split_seed) for name in names), float, len(names))[of]
+    split = np.select(
+        [position < settings.test_share, position < settings.test_share + settings.validation_share], [2, 1], 0
     )
     # Each copy of a row has a draw of its own: a random split of rows parts copies.
-    copy = pd.DataFrame({"pair": table["pair"], "copy": table.groupby("pair").cumcount(), "seed": settings.split_seed})
+    pair = pd.Series(found["pair"])
+    copy = pd.DataFrame({"pair": pair, "copy": pair.groupby(pair).cumcount(), "seed": settings.split_seed})
     chance = pd.util.hash_pandas_object(copy, index=False).to_numpy() / 2**64
-    table["left_over"] = (table["split"] == "train") & (chance < settings.test_share)
-    return table
+    subset = pa.chunked_array(subsets).dictionary_encode().to_pandas()
+    return pd.DataFrame(
+        {
+            "subset": pd.Categorical(subset, categories=sorted(subset.cat.categories)),
+            **{name: found[name] for name in _HASHES.names},
+            "group": group,
+            "split": pd.Categorical.from_codes(split, SPLITS),
+            "left_over": (split == 0) & (chance < settings.test_share),
+        }
+    )
 
 
 def pair_of(prompt: str, output: str) -> int:
@@ -109,8 +123,8 @@ def leakage(table: pd.DataFrame, test_share: float, seed: int = 0) -> pd.DataFra
     whose output, also stands in its training set; then the same share of rows for our split (0 by construction).
     """
     in_test = np.random.default_rng(seed).random(len(table)) < test_share
-    pairs, outputs = set(table.loc[~in_test, "pair"]), set(table.loc[~in_test, "output"])
-    ours = set(table.loc[table["split"] != "test", "pair"])
+    pairs, outputs = (np.unique(table.loc[~in_test, name]) for name in ("pair", "output"))
+    ours = np.unique(table.loc[table["split"] != "test", "pair"])
     rows = []
     for name, part in [*table.groupby("subset", sort=True), ("all", table)]:
         test = part[in_test[part.index]]
@@ -122,12 +136,17 @@ def leakage(table: pd.DataFrame, test_share: float, seed: int = 0) -> pd.DataFra
                 "distinct rows": part["pair"].nunique(),
                 "distinct outputs": part["output"].nunique(),
                 "groups": part["group"].nunique(),
-                "random split: rows leaked": test["pair"].isin(pairs).mean(),
-                "random split: outputs leaked": test["output"].isin(outputs).mean(),
-                "grouped split: rows leaked": clean["pair"].isin(ours).mean(),
+                "random split: rows leaked": _share_in(test["pair"], pairs),
+                "random split: outputs leaked": _share_in(test["output"], outputs),
+                "grouped split: rows leaked": _share_in(clean["pair"], ours),
             }
         )
     return pd.DataFrame(rows).set_index("subset")
+
+
+def _share_in(values: pd.Series, known: np.ndarray) -> float:
+    """The share of values that are among the known ones; NaN of none."""
+    return float(np.isin(values, known).mean()) if len(values) else float("nan")
 
 
 def _pair(prompt: str, output: str) -> int:
@@ -142,56 +161,96 @@ def _uniform(group: int, seed: int) -> float:
     return (_hash(f"{seed}:{group}") + 2**63) / 2**64
 
 
+def _generic(prompt: np.ndarray, output: np.ndarray, limit: int) -> np.ndarray:
+    """For each row, whether its prompt has more than `limit` distinct outputs."""
+    order = np.lexsort((output, prompt))
+    new_prompt = np.append(True, np.diff(prompt[order]) != 0)
+    new_output = new_prompt | np.append(True, np.diff(output[order]) != 0)
+    of = np.cumsum(new_prompt) - 1
+    generic = np.empty(len(prompt), dtype=bool)
+    generic[order] = np.bincount(of, weights=new_output)[of] > limit
+    return generic
+
+
+class _Ties:
+    """Rows that belong together, found tie by tie: rows of the same `component` do."""
+
+    def __init__(self, rows: int) -> None:
+        self.component = np.arange(rows, dtype=np.int32)
+
+    def tie(self, one: np.ndarray, other: np.ndarray) -> None:
+        """The rows that stand at the same place of both belong together."""
+        one, other = self.component[one], self.component[other]
+        apart = one != other
+        if apart.any():
+            edges = (one[apart], other[apart])
+            count = len(self.component)
+            graph = coo_array((np.ones(apart.sum(), dtype=np.int8), edges), shape=(count, count))
+            self.component = connected_components(graph, directed=False)[1][self.component]
+
+    def tie_equal(self, rows: np.ndarray, keys: np.ndarray) -> None:
+        """Rows with the same key belong together."""
+        order = np.argsort(keys, kind="stable")
+        same = np.flatnonzero(np.diff(keys[order]) == 0)
+        self.tie(rows[order[same]], rows[order[same + 1]])
+
+
 class _Signatures:
-    """MinHash signatures of distinct texts, over shingles of three words; short texts have none."""
+    """MinHash signatures of texts, over shingles of three words; short texts have none. A file for each band."""
 
-    def __init__(self) -> None:
-        self._seen: set[int] = set()
-        self._names: list[int] = []
-        self._digests: list[np.ndarray] = []
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._names: list[np.ndarray] = []
+        self._files = [(folder / str(band)).open("wb") for band in range(_BANDS)]
 
-    def add(self, names: pd.Series, texts: list[str]) -> None:
-        """Sign the texts that were not seen before; a text's name is its hash."""
+    def add(self, names: np.ndarray, texts: list[str]) -> None:
+        """Sign texts; a text's name is its hash. One that comes again, in another call, is signed again."""
         new_names, shingles = [], []
-        for name, text in zip(names.tolist(), texts, strict=True):
-            words = text.split()
-            if name not in self._seen and len(words) >= _MIN_NEAR_DUPLICATE_WORDS:
-                new_names.append(name)
+        for at in np.unique(names, return_index=True)[1]:
+            words = texts[at].split()
+            if len(words) >= _MIN_NEAR_DUPLICATE_WORDS:
+                new_names.append(names[at])
                 shingles.append([" ".join(words[i : i + 3]) for i in range(len(words) - 2)])
-            self._seen.add(name)
-        self._names += new_names
-        digests = RMinHash.digests_from_token_sets(shingles, _BANDS * _BAND_ROWS, 0)
-        self._digests.append(np.array(digests, dtype=np.uint32).reshape(-1, _BANDS, _BAND_ROWS))
+        self._names.append(np.array(new_names, dtype=np.int64))
+        digests = np.array(RMinHash.digests_from_token_sets(shingles, _BANDS * _BAND_ROWS, 0), dtype=np.uint32)
+        for band, file in enumerate(self._files):
+            digests.reshape(-1, _BANDS, _BAND_ROWS)[:, band].tofile(file)
 
-    def near_duplicates(self, names: pd.Series, similarity: float) -> list[pd.Series]:
-        """Ties between rows whose texts (by name) are alike: row -> key, one series for each band that ties any."""
-        digests, signed = np.concatenate(self._digests), np.array(self._names, dtype=np.int64)
-        wanted = np.flatnonzero(np.isin(signed, names.unique()))
-        # By name, so that who leads a bucket does not hang on the order of the rows.
-        wanted = wanted[np.argsort(signed[wanted])]
-        digests, signed = digests[wanted], signed[wanted]
-        ties = []
+    def tie_near_duplicates(self, names: np.ndarray, rows: np.ndarray, similarity: float, ties: _Ties) -> None:
+        """Tie the rows whose texts are alike; `names`, in ascending order, has the text of each."""
+        for file in self._files:
+            file.close()
+        signed = np.concatenate(self._names)
+        # In the order of names, so that who leads a bucket does not hang on the order of the rows.
+        at = np.unique(signed, return_index=True)[1]
+        at = at[np.isin(signed[at], names)]
+        if not len(at):
+            return
+        rows = rows[np.searchsorted(names, signed[at])]
         for band in range(_BANDS):
-            _, first, bucket = np.unique(digests[:, band], axis=0, return_index=True, return_inverse=True)
-            leader = first[bucket.ravel()]
-            alike = (digests == digests[leader]).mean(axis=(1, 2)) >= similarity
-            bucket_of = pd.Series(leader[alike], index=signed[alike])
-            rows = names[names.isin(bucket_of.index)]
-            ties.append(rows.map(bucket_of))
-        return ties
+            member, leader = _in_one_bucket(self._band(band, at))
+            apart = ties.component[rows[member]] != ties.component[rows[leader]]
+            member, leader = member[apart], leader[apart]
+            if len(member):
+                equal = np.zeros(len(member), dtype=np.int16)
+                for other in range(_BANDS):
+                    digests = self._band(other, at)
+                    equal += (digests[member] == digests[leader]).sum(axis=1, dtype=np.int16)
+                alike = equal / (_BANDS * _BAND_ROWS) >= similarity
+                ties.tie(rows[member[alike]], rows[leader[alike]])
+
+    def _band(self, band: int, at: np.ndarray) -> np.ndarray:
+        """One band of the signatures at those places, shape (places, rows of a band)."""
+        return np.fromfile(self._files[band].name, dtype=np.uint32).reshape(-1, _BAND_ROWS)[at]
 
 
-def _components(count: int, ties: list[pd.Series]) -> np.ndarray:
-    """Connected components of rows, shape (count,), where rows with the same key in the same tie are connected."""
-    rows, keys, width = [], [], count
-    for tie in ties:
-        codes, distinct = pd.factorize(tie)
-        rows.append(tie.index.to_numpy())
-        keys.append(codes + width)
-        width += len(distinct)
-    row, key = np.concatenate(rows), np.concatenate(keys)
-    graph = coo_array((np.ones(len(row), dtype=np.int8), (row, key)), shape=(width, width))
-    return connected_components(graph, directed=False)[1][:count]
+def _in_one_bucket(digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each text, but for the first, of a bucket that has several; and the first one of its bucket."""
+    halves = np.ascontiguousarray(digests).view(np.uint64)
+    order = np.lexsort((halves[:, 1], halves[:, 0]))
+    new = np.append(True, (halves[order[1:]] != halves[order[:-1]]).any(axis=1))
+    first = order[np.flatnonzero(new)[np.cumsum(new) - 1]]
+    return order[~new], first[~new]
 
 
 def prepare(config: Config) -> pd.DataFrame:
