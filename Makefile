@@ -57,6 +57,13 @@ endif
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+# What unsloth needs on a CPU, beside the environment and not in it: for tests of its path alone.
+ON_A_GPU_ALONE := ^(\#|nvidia|cuda|triton|torchvision|xformers)
+.unsloth/installed: requirements-gpu.txt | $(ENVIRONMENT)
+	@rm -rf .unsloth
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target .unsloth $$(grep -vE '$(ON_A_GPU_ALONE)' $<)
+	@touch $@
+
 # --- The modules that each notebook reaches (tests/test_makefile.py keeps these lists true) --------------------------
 # What only shows (look, plots and theirs) counts for the report alone: a nicer table is no reason to train again.
 lib = $(addprefix lib/,$(addsuffix .py,$(1)))
@@ -133,7 +140,7 @@ page: settings $(if $(filter $(FIRST) $(BASE),$(MISSING)),,$(if $(SCORED),$(REPO
 	@$(if $(MISSING),exit 1)
 
 # --- Commands --------------------------------------------------------------------------------------------------------
-.PHONY: help report chat chat-doctor test quick-test lab bench lint clean base-model example
+.PHONY: help report chat chat-doctor test unsloth quick-test lab bench lint clean base-model example
 help: ## what these commands do
 	@echo "Klepon: a report that can be run again. Commands:"
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/  make /'
@@ -168,6 +175,8 @@ chat-doctor: $(ENVIRONMENT) ## what chat needs, what is there, and what to do ab
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n logical --dist loadfile
 test: $(ENVIRONMENT) ## the whole suite, offline
 	@$(pytest)
+
+unsloth: .unsloth/installed ## bring what tests of the unsloth path need; `make test` then runs them too
 
 quick-test: $(ENVIRONMENT) ## the suite without the tests that run whole stages
 	@$(pytest) -m "not slow"

@@ -76,7 +76,7 @@ def train(config: Config) -> pd.DataFrame:
     Raises:
         TrainingError: if the processes cannot share them.
     """
-    process = PartialState()
+    process = PartialState(cpu=models.device().type == "cpu")
     if config.training.batch_size % process.num_processes:
         raise TrainingError(
             f"{process.num_processes} processes cannot share the {config.training.batch_size} examples of a step "

@@ -1,0 +1,91 @@
+"""unsloth's own path, for real on a CPU, against PEFT's: in processes of their own, since unsloth changes what it meets."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.config import Config, Lora, Model, Training
+from lib.prompts import encode_example, to_messages, to_sharegpt
+
+ROOT = Path(__file__).resolve().parent.parent
+UNSLOTH = ROOT / ".unsloth"
+TRAIN = """
+import json, pickle, sys
+from pathlib import Path
+from lib import backend, paths, training
+paths.ROOT = Path(sys.argv[1])
+config = pickle.loads(Path(sys.argv[2]).read_bytes())
+model = backend.fresh_adapter(config)
+rates = training.learning_rates(training.optimizer(model, config.lora, config.training), model)
+training.train(config)
+print("RATES", json.dumps(rates.groupby(level=0).agg({"learning rate": "max", "parameters": "sum"}).to_dict()))
+print("UNSLOTH", "unsloth" in sys.modules)
+"""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not UNSLOTH.is_dir(), reason="unsloth is not installed: make unsloth"),
+]
+
+
+@pytest.fixture
+def config(base_model, tokenizer, root):
+    config = Config(
+        run="kecil",
+        model=Model(str(base_model)),
+        lora=Lora(lora_rank=4, lora_alpha=8),
+        training=Training(learning_rate=1e-3, epochs=20.0, batch_size=4, checkpoints=5),
+    )
+    pairs = [(f"Berapa {n} tambah satu?", f"Hasilnya {n + 1}, tentu saja.") for n in range(10)]
+    for part in ("train", "validation"):
+        examples = [encode_example(tokenizer, to_messages(to_sharegpt(*pair)), config.prompt, 2048) for pair in pairs]
+        path = config.paths.examples("5", part)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frame = {"input_ids": [e.input_ids for e in examples], "loss_mask": [e.loss_mask for e in examples]}
+        pd.DataFrame(frame).to_parquet(path)
+    return config
+
+
+def train(config, backend, root):
+    """Train in a process; its log, the rates of A and B, and whether unsloth was there."""
+    chosen = replace(config, run=backend, training=replace(config.training, backend=backend))
+    for part in ("train", "validation"):
+        path = chosen.paths.examples("5", part)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(config.paths.examples("5", part).read_bytes())
+    (root / "config.pickle").write_bytes(pickle.dumps(chosen))
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN, str(root), str(root / "config.pickle")],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{UNSLOTH}", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3_000:]
+    told = dict(line.split(" ", 1) for line in done.stdout.splitlines() if line.startswith(("RATES ", "UNSLOTH ")))
+    return pd.read_csv(chosen.paths.training_log(chosen.name)), json.loads(told["RATES"]), told["UNSLOTH"] == "True"
+
+
+def test_unsloth_and_peft_train_the_same_matrices_at_the_same_rates_to_the_same_losses(config, root):
+    ours, our_rates, with_unsloth = train(config, "unsloth", root)
+    peer, peer_rates, without = train(config, "peft", root)
+    assert with_unsloth and not without
+    assert our_rates == peer_rates
+    assert our_rates["learning rate"] == pytest.approx({"A": 1e-3, "B": 1.6e-2})
+    assert ours["step"].tolist() == peer["step"].tolist() and ours["step"].iloc[-1] == 60
+    np.testing.assert_allclose(ours["learning_rate_B"], peer["learning_rate_B"], rtol=1e-6)
+    mine, other = ours["validation_loss"].dropna(), peer["validation_loss"].dropna()
+    # B is zero: before the first step both are the base model.
+    assert mine.iloc[0] == pytest.approx(other.iloc[0], rel=1e-4)
+    # The A of each is drawn by its own library, so the two part on the way and meet at the end.
+    assert mine.iloc[-1] < mine.iloc[0] / 2 and other.iloc[-1] < other.iloc[0] / 2
+    assert mine.iloc[-1] == pytest.approx(other.iloc[-1], abs=0.1 * other.iloc[0])
