@@ -7,7 +7,6 @@ through PEFT's LoRA+ builder (`lib.training.optimizer`), the same groups at the 
 
 import importlib.util
 import json
-from typing import Literal
 
 import torch
 from peft import PeftModel
@@ -15,12 +14,10 @@ from peft import PeftModel
 from lib import model as models
 from lib.config import Config, Training
 
-Backend = Literal["unsloth", "peft"]
 
-
-def chosen(training: Training) -> Backend:
+def chosen(training: Training) -> str:
     """`unsloth` on a GPU where it is installed, else `peft`; `training.backend` may name one of them."""
-    if training.backend == "unsloth" or training.backend == "peft":
+    if training.backend != "auto":
         return training.backend
     return "unsloth" if torch.cuda.is_available() and importlib.util.find_spec("unsloth") else "peft"
 

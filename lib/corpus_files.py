@@ -61,9 +61,9 @@ def find_files(corpus: str, subsets: Collection[str] = SUBSETS) -> Files:
     readable = {name: files[name] for name in sorted(files) if suffix(files[name])}
     if not readable:
         kinds = sorted({file.suffix or file.name for file in files.values()})
-        found = f"it has only {listed(kinds[:10])}" if kinds else "it has no files at all"
+        there = f"it has only {listed(kinds[:10])}" if kinds else "it has no files at all"
         raise CorpusError(
-            f"{corpus!r} has no file that can be read as a corpus: {found}. Give {listed(SUFFIXES)} files."
+            f"{corpus!r} has no file that can be read as a corpus: {there}. Give {listed(SUFFIXES)} files."
         )
     return found._replace(files=readable)
 

@@ -103,7 +103,7 @@ def assign(rows: Path, settings: Corpus) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "subset": pd.Categorical(subset, categories=sorted(subset.cat.categories)),
-            **{name: found[name] for name in _HASHES.names},
+            **{name: found[name] for name in ("pair", "prompt", "output", "short")},
             "group": group,
             "split": pd.Categorical.from_codes(split, SPLITS),
             "left_over": (split == 0) & (chance < settings.test_share),

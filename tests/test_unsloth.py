@@ -1,4 +1,4 @@
-"""unsloth's own path, for real on a CPU, against PEFT's: in processes of their own, since unsloth changes what it meets."""
+"""unsloth's path, for real on a CPU, against PEFT's; in processes of their own, since unsloth changes what it meets."""
 
 import json
 import os
