@@ -124,6 +124,8 @@ def train(config: Config) -> pd.DataFrame:
             learning_rate=config.training.learning_rate,
             lr_scheduler_type=config.training.schedule,
             warmup_steps=config.training.warmup_share,
+            # Several processes without a GPU find each other only so.
+            use_cpu=models.device().type == "cpu",
             seed=config.seed,
             data_seed=config.seed,
             bf16=models.dtype() == torch.bfloat16,

@@ -15,6 +15,7 @@ import small_run
 from small_run import COLUMNS, HOSTILE, RUNS, SUBSETS, score_table, training_log, write_completions, write_scores
 
 from lib import ablation, evaluation, look, paths, provenance, published, report, splits, statistics
+from lib import model as models
 from lib.config import English, load_configs
 from lib.metrics import METRICS
 
@@ -107,7 +108,10 @@ def test_figures_of_the_run_are_embedded_and_others_left_out():
 
 
 @pytest.mark.parametrize(("profile", "said"), [("demo", True), ("paper", False)])
-def test_the_stand_ins_are_named_in_the_demo_and_only_there(profile, said):
+def test_the_stand_ins_are_named_in_the_demo_and_only_there(profile, said, monkeypatch):
+    # The paper's base model would be fetched to be named.
+    monkeypatch.setattr(models, "pinned", lambda settings: settings.base_model)
+    monkeypatch.setattr(models, "base_fingerprint", lambda settings: "f" * 64)
     text = Page(write_report(small_run.make(profile))).text
     assert ("This is the demo." in text) == said
     assert ("stand-in" in text) == said

@@ -343,7 +343,7 @@ def launch(config, root, processes):
 
 
 @pytest.mark.slow
-def test_two_processes_share_each_step_and_learn(config, root):
+def test_two_processes_train_what_one_does(config, root):
     whole = replace(config, training=replace(config.training, batch_size=2))
     alone = training.train(whole)
     shutil.rmtree(whole.paths.training(whole.name))
@@ -355,8 +355,8 @@ def test_two_processes_share_each_step_and_learn(config, root):
     np.testing.assert_allclose(log["learning_rate_B"], alone["learning_rate_B"], rtol=1e-6)
     measured, expected = log["validation_loss"].dropna(), alone["validation_loss"].dropna()
     assert measured.iloc[0] == pytest.approx(expected.iloc[0], rel=1e-3)
-    # They shuffle in another order, so that ten steps end elsewhere.
-    assert max(expected.iloc[-1], measured.iloc[-1]) < expected.iloc[0] / 1.5
+    np.testing.assert_allclose(log["train_loss"], alone["train_loss"], rtol=0.01)
+    np.testing.assert_allclose(measured, expected, rtol=0.01)
     assert (whole.paths.adapter(whole.name) / "adapter_model.safetensors").is_file()
 
 
