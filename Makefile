@@ -74,7 +74,7 @@ SAMPLING      := $(EVERYWHERE) $(CORPUS_CODE) $(call lib,splits sampling embeddi
 PREPROCESSING := $(EVERYWHERE) $(CORPUS_CODE) $(MODEL_CODE) $(call lib,audit examples)
 TRAINING      := $(EVERYWHERE) $(MODEL_CODE) $(call lib,backend training)
 EVALUATION    := $(EVERYWHERE) $(CORPUS_CODE) $(MODEL_CODE) $(call lib,splits sampling embedding evaluation generation metrics english language)
-REPORT        := $(EVALUATION) $(call lib,backend ablation statistics look plots drawing comparison_plots published examples report provenance) $(wildcard lib/templates/* reports/published/*.csv)
+REPORT        := $(EVALUATION) $(call lib,ablation statistics look plots drawing comparison_plots published examples report provenance) $(wildcard lib/templates/* reports/published/*.csv)
 
 # --- The stages ------------------------------------------------------------------------------------------------------
 VARIABLES = --run '$(RUN)' --profile '$(PROFILE)' --corpus '$(CORPUS)' --base-model '$(BASE_MODEL)' \

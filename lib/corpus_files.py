@@ -6,7 +6,6 @@ import glob
 import gzip
 import io
 import os
-import re
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -51,7 +50,7 @@ def find_files(corpus: str, subsets: Collection[str] = SUBSETS) -> Files:
             files = _files_below(path)
         elif glob.has_magic(corpus):
             files = _glob_files(str(path))
-        elif re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?", corpus) and not Path(path.parts[0]).exists():
+        elif not Path(path.parts[0]).exists() and _is_of_the_hub(corpus):
             found = _from_hub(corpus, subsets)
             files = found.files
         else:
@@ -93,6 +92,12 @@ def _glob_files(pattern: str) -> dict[str, Path]:
         )
     root = Path(os.path.commonpath([path.parent for path in files]))
     return {path.relative_to(root).as_posix(): path for path in files}
+
+
+def _is_of_the_hub(name: str) -> bool:
+    from lib import hub
+
+    return hub.is_name(name)
 
 
 def _from_hub(name: str, subsets: Collection[str]) -> Files:

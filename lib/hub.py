@@ -1,7 +1,7 @@
 """Data sets and models of the hub: at one commit for good, resumable, and with a clear word for what goes wrong.
 
 A name is `owner/name`, or `owner/name@revision` for a branch, a tag or a commit. The hub's own settings hold: HF_HOME,
-HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE. This module is imported only where a name of the hub is met.
+HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE. This module is imported only where a name is no file or folder.
 """
 
 import json
@@ -48,9 +48,16 @@ def commit(kind: Kind, name: str) -> str:
     return str(_record(kind, name)["commit"])
 
 
+def _repository(name: str) -> tuple[str, str | None]:
+    """Repository and revision of a name."""
+    found = NAME.fullmatch(name)
+    assert found, f"{name!r} is no name of the hub: ask is_name first"
+    return found[1], found[2]
+
+
 def pinned(kind: Kind, name: str) -> str:
     """The name with the commit at which it is read, `owner/name@commit`: the same files for whoever gets it."""
-    return f"{NAME.fullmatch(name)[1]}@{commit(kind, name)}"  # type: ignore[index]
+    return f"{_repository(name)[0]}@{commit(kind, name)}"
 
 
 def model(name: str) -> Path:
@@ -79,8 +86,7 @@ def dataset(
     at = commit("dataset", name)
 
     def without() -> dict[str, int]:
-        repository = NAME.fullmatch(name)[1]  # type: ignore[index]
-        files = HfFileSystem()
+        repository, files = _repository(name)[0], HfFileSystem()
         rows = {}
         for path in HfApi().list_repo_files(repository, repo_type="dataset", revision=at):
             if path.endswith(".parquet"):
@@ -92,22 +98,23 @@ def dataset(
                         rows[path] = parquet.metadata.num_rows
         return rows
 
-    unread = _record("dataset", name, asked, without)
+    unread = _record("dataset", name, asked, without)[asked]
     folder = _download("dataset", name, at, patterns, [re.sub(r"([\[*?])", r"[\1]", path) for path in unread])
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {path: file for path, file in found.items() if path not in unread}, unread
 
 
-def _record(kind: Kind, name: str, key: str = "commit", find: Callable[[], Any] | None = None) -> Any:
-    """What is known of a repository; what `find` tells is asked once."""
+def _record(kind: Kind, name: str, key: str = "", find: Callable[[], Any] | None = None) -> dict[str, Any]:
+    """What is known of a repository: its `commit`, and under `key` what `find` tells. Each is asked once."""
     path = paths.ROOT / "artifacts" / "hub.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     # Several notebooks may ask at a time.
     with FileLock(path.with_name(".hub.lock")):
         known = json.loads(path.read_text()) if path.is_file() else {}
         record = known.setdefault(f"{KINDS[kind]} {name}", {})
+        before = len(record)
         if "commit" not in record:
-            repository, revision = NAME.fullmatch(name).groups()  # type: ignore[union-attr]
+            repository, revision = _repository(name)
             with _told(kind, name):
                 whole = re.fullmatch("[0-9a-f]{40}", revision or "")
                 record["commit"] = (
@@ -116,16 +123,20 @@ def _record(kind: Kind, name: str, key: str = "commit", find: Callable[[], Any] 
         if find and key not in record:
             with _told(kind, name):
                 record[key] = find()
-        write_json(path, known)
-        return record[key] if find else record
+        if len(record) > before:
+            write_json(path, known)
+        return record
 
 
 def _download(kind: Kind, name: str, at: str, patterns: Collection[str], but: Collection[str] = ()) -> Path:
-    repository = NAME.fullmatch(name)[1]  # type: ignore[index]
     with _told(kind, name):
         return Path(
             snapshot_download(
-                repository, repo_type=kind, revision=at, allow_patterns=list(patterns), ignore_patterns=list(but)
+                _repository(name)[0],
+                repo_type=kind,
+                revision=at,
+                allow_patterns=list(patterns),
+                ignore_patterns=list(but),
             )
         )
 

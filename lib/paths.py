@@ -7,6 +7,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PARAMETERS = ROOT / "notebooks" / "parameters"
 PUBLISHED = ROOT / "reports" / "published"
 DEMO_BASE_MODEL = ROOT / "lib" / "demo" / "base_model"
+#: In an adapter's folder: what it was trained as.
+ADAPTER_RECORD = "klepon.json"
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from lib import backend, paths
 from lib import model as models
+from lib import paths
 from lib.config import Config
 
 #: The libraries that numbers hang on.
@@ -41,7 +41,7 @@ def manifest(configs: list[Config]) -> dict[str, Any]:
             "sha256": corpus["fingerprint"],
         },
         "base_model": {"source": models.pinned(config.model), "sha256": models.base_fingerprint(config.model)},
-        "trained_by": backend.chosen(config.training),
+        "trained_by": json.loads((files.adapter(config.name) / paths.ADAPTER_RECORD).read_text())["trained_by"],
         "adapters": {c.name: models.fingerprint(files.adapter(c.name)) for c in configs if c.iteration != "base"},
         "device": device(),
         "python": platform.python_version(),

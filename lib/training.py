@@ -29,10 +29,9 @@ from lib import backend
 from lib import model as models
 from lib.attention import PackedCollator
 from lib.config import Config, Lora, Training, load_config
+from lib.paths import ADAPTER_RECORD
 from lib.prompts import chat_template_hash
 from lib.storage import whole, write_json
-
-ADAPTER_RECORD = "klepon.json"
 
 
 class TrainingError(ValueError):
@@ -103,6 +102,7 @@ def train(config: Config) -> pd.DataFrame:
     # unsloth, where it is used, has to be imported before.
     from trl import SFTConfig, SFTTrainer
 
+    by_peft = backend.chosen(config.training) == "peft"
     train_set, validation_set = load_examples(train_file), load_examples(validation_file)
     # An epoch's last batch may be a small one; a fraction of an epoch is that fraction of its steps.
     steps = math.ceil(math.ceil(len(train_set) / config.training.batch_size) * config.training.epochs)
@@ -114,7 +114,7 @@ def train(config: Config) -> pd.DataFrame:
         eval_dataset=validation_set,
         # A batch is one long row without padding, in which no example sees another (lib.attention).
         # unsloth tells the examples of a row apart by positions that begin at 0.
-        data_collator=PackedCollator(share_beginning=backend.chosen(config.training) == "peft"),
+        data_collator=PackedCollator(share_beginning=by_peft),
         optimizers=(optimizer(model, config.lora, config.training), None),
         args=SFTConfig(
             output_dir=str(folder),
@@ -132,7 +132,7 @@ def train(config: Config) -> pd.DataFrame:
             fp16=models.dtype() == torch.float16,
             # It trades time for the GPU's memory; on a CPU it would nearly double the time of a step for nothing, and
             # unsloth has its own.
-            gradient_checkpointing=models.device().type == "cuda" and backend.chosen(config.training) == "peft",
+            gradient_checkpointing=models.device().type == "cuda" and by_peft,
             # The examples come with their labels: nothing is left to prepare, and nothing to cut.
             dataset_kwargs={"skip_prepare_dataset": True},
             max_length=None,
@@ -200,6 +200,7 @@ def save_adapter(model: PeftModel, tokenizer: Any, config: Config, folder: Path)
             temporary / ADAPTER_RECORD,
             {
                 "base_model": models.pinned(config.model),
+                "trained_by": backend.chosen(config.training),
                 "iteration": config.iteration,
                 "seed": config.seed,
                 "chat_template_sha256": chat_template_hash(tokenizer, config.prompt),
@@ -285,14 +286,12 @@ def main() -> None:
     Its examples must be there, as `make report` leaves them; `make report` then finds the training done.
     """
     parser = argparse.ArgumentParser(description=main.__doc__)
-    for name, default in {
-        "run": "", "profile": "demo", "iteration": "5", "seed": "0", "corpus": "", "base-model": ""
-    }.items():  # fmt: skip
+    for name, default in {"run": "", "profile": "demo", "iteration": "5", "corpus": "", "base-model": ""}.items():
         parser.add_argument(f"--{name}", default=default)
+    parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     try:
-        config = load_config(given.run, given.profile, given.iteration, int(given.seed), given.corpus, given.base_model)
-        train(config)
+        train(load_config(given.run, given.profile, given.iteration, given.seed, given.corpus, given.base_model))
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from None
 

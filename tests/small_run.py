@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from lib import metrics
 from lib.config import Config, load_configs
+from lib.paths import ADAPTER_RECORD
 from lib.storage import write_json
 
 SUBSETS = ("dolly", "identity_prompt", "wikihow")
@@ -92,6 +93,7 @@ def make(profile: str = "demo", iterations: str = "5", seeds: str = "0", studies
         write_log(config)
         files.adapter(config.name).mkdir(parents=True, exist_ok=True)
         (files.adapter(config.name) / "adapter_config.json").write_text("{}")
+        write_json(files.adapter(config.name) / ADAPTER_RECORD, {"trained_by": "peft"})
         (files.adapter(config.name) / "adapter_model.safetensors").write_bytes(config.name.encode())
     return configs
 

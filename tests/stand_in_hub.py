@@ -35,7 +35,6 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     status: int = 0
-    token: str = ""
     requests: list[str] = field(default_factory=list)
     sent: dict[str, int] = field(default_factory=dict)
     endpoint: str = ""

@@ -2,11 +2,13 @@
 
 import importlib.util
 import sys
+import types
 
 import pytest
 import torch
 
-from lib import backend
+from lib import backend, training
+from lib import model as models
 from lib.config import Config, Lora, Model, Training
 
 
@@ -20,6 +22,22 @@ def test_unsloth_trains_on_a_gpu_where_it_is_installed_and_peft_elsewhere(monkey
     assert backend.chosen(Training()) == expected
     assert backend.chosen(Training(backend="peft")) == "peft"
     assert backend.chosen(Training(backend="unsloth")) == "unsloth"
+
+
+def test_states_of_8_bits_go_with_unsloth_on_a_gpu_alone(monkeypatch, tiny_model):
+    class AdamW8bit(torch.optim.AdamW):
+        """Stands for bitsandbytes' own."""
+
+    monkeypatch.setitem(sys.modules, "bitsandbytes", types.SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", types.SimpleNamespace(AdamW8bit=AdamW8bit))
+    monkeypatch.setattr(training, "create_loraplus_optimizer", lambda model, kind, **_: kind)
+    for gpu, chosen, expected in (
+        ("cuda", "unsloth", AdamW8bit),
+        ("cuda", "peft", torch.optim.AdamW),
+        ("cpu", "unsloth", torch.optim.AdamW),
+    ):
+        monkeypatch.setattr(models, "device", lambda gpu=gpu: torch.device(gpu))
+        assert training.optimizer(tiny_model, Lora(), Training(backend=chosen)) is expected
 
 
 def test_unsloth_is_not_met_by_who_trains_with_peft(base_model):

@@ -258,6 +258,27 @@ def test_a_selection_over_many_batches_keeps_order_and_numbers(tmp_path, destina
     assert pq.read_metadata(destination).num_row_groups > 5
 
 
+def test_of_row_groups_without_the_subsets_the_texts_are_not_read_and_the_rows_are_counted(tmp_path, destination):
+    wanted = [make_row(n, "dolly") for n in range(1, 11)]
+    # An empty output would be set aside wherever it is read.
+    others = [make_row(n, "mt_en_id", output="") for n in range(11, 21)]
+    last = [make_row(n, "wikihow") for n in range(21, 31)]
+    write_parquet(tmp_path / "c" / "a.parquet", [*wanted, *others, *last], row_group_size=10)
+    read_columns = []
+    original = pq.ParquetFile.read_row_groups
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            pq.ParquetFile,
+            "read_row_groups",
+            lambda file, groups, columns: (read_columns.append((groups, columns)), original(file, groups, columns))[1],
+        )
+        summary = select(str(tmp_path / "c"), destination)
+    assert read_columns == [([1], ["subset_name"])]
+    assert summary.left_out == {"mt_en_id": 10}
+    assert (summary.rows_read, summary.bad) == (30, {})
+    assert read(destination)["row"].tolist() == [*range(1, 11), *range(21, 31)]
+
+
 def test_the_fingerprint_follows_content_and_names_but_not_the_place(tmp_path, destination):
     prints = []
     for folder, name, number in [("a", "x.jsonl", 1), ("b", "x.jsonl", 1), ("c", "y.jsonl", 1), ("d", "x.jsonl", 2)]:

@@ -46,6 +46,14 @@ def test_parameters_are_counted_by_projection(llama_1b):
     assert table.loc["all", "trained"] == 22_544_384 // 2
 
 
+@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_a_gpu_whose_cores_do_not_know_bfloat16_gets_float16(monkeypatch, native, expected):
+    assert models.dtype() == torch.float32 or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation)
+    assert models.dtype() == expected
+
+
 def test_only_the_adapter_is_trained(tiny_model):
     model = models.attach_lora(tiny_model, Lora(lora_rank=4))
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]

@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import small_training
 import torch
 from safetensors.torch import load_file
+from small_training import PAIRS
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from lib import model as models
 from lib import training
-from lib.config import Config, Lora, Model, Training
-from lib.prompts import chat_template_hash, encode_example, to_messages, to_sharegpt
-
-PAIRS = [(f"Berapa {n} tambah satu?", f"Hasilnya {n + 1}, tentu saja.") for n in range(10)]
+from lib.config import Lora, Model, Training
+from lib.prompts import chat_template_hash
 
 
 class KillError(Exception):
@@ -58,20 +58,7 @@ def test_the_learning_rates_are_shown_by_matrix(tiny_model):
 
 @pytest.fixture
 def config(base_model, tokenizer, root):
-    """A run whose examples are written: ten to train on, four to validate on."""
-    config = Config(
-        run="kecil",
-        model=Model(str(base_model)),
-        lora=Lora(lora_rank=4, lora_alpha=8),
-        training=Training(learning_rate=1e-3, epochs=2.0, batch_size=4, checkpoints=3),
-    )
-    for part, pairs in (("train", PAIRS), ("validation", PAIRS[:4])):
-        examples = [encode_example(tokenizer, to_messages(to_sharegpt(*p)), config.prompt, 2048) for p in pairs]
-        path = config.paths.examples("5", part)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        frame = {"input_ids": [e.input_ids for e in examples], "loss_mask": [e.loss_mask for e in examples]}
-        pd.DataFrame(frame).to_parquet(path)
-    return config
+    return small_training.make(base_model, tokenizer)
 
 
 def weights(config):
@@ -343,7 +330,7 @@ def launch(config, root, processes):
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(config, root):
+def test_two_processes_train_what_one_does(config, root, monkeypatch):
     whole = replace(config, training=replace(config.training, batch_size=2))
     alone = training.train(whole)
     shutil.rmtree(whole.paths.training(whole.name))
@@ -358,6 +345,9 @@ def test_two_processes_train_what_one_does(config, root):
     np.testing.assert_allclose(log["train_loss"], alone["train_loss"], rtol=0.01)
     np.testing.assert_allclose(measured, expected, rtol=0.01)
     assert (whole.paths.adapter(whole.name) / "adapter_model.safetensors").is_file()
+    # Whoever trains again, in one process, finds it done.
+    monkeypatch.setattr(SFTTrainer, "training_step", lambda *_, **__: pytest.fail("a step was taken again"))
+    assert training.train(whole)["step"].tolist() == alone["step"].tolist()
 
 
 @pytest.mark.slow

@@ -5,15 +5,12 @@ import os
 import pickle
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-
-from lib.config import Config, Lora, Model, Training
-from lib.prompts import encode_example, to_messages, to_sharegpt
+import small_training
 
 ROOT = Path(__file__).resolve().parent.parent
 UNSLOTH = ROOT / ".unsloth"
@@ -36,31 +33,8 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def config(base_model, tokenizer, root):
-    config = Config(
-        run="kecil",
-        model=Model(str(base_model)),
-        lora=Lora(lora_rank=4, lora_alpha=8),
-        training=Training(learning_rate=1e-3, epochs=20.0, batch_size=4, checkpoints=5),
-    )
-    pairs = [(f"Berapa {n} tambah satu?", f"Hasilnya {n + 1}, tentu saja.") for n in range(10)]
-    for part in ("train", "validation"):
-        examples = [encode_example(tokenizer, to_messages(to_sharegpt(*pair)), config.prompt, 2048) for pair in pairs]
-        path = config.paths.examples("5", part)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        frame = {"input_ids": [e.input_ids for e in examples], "loss_mask": [e.loss_mask for e in examples]}
-        pd.DataFrame(frame).to_parquet(path)
-    return config
-
-
-def train(config, backend, root):
+def train(chosen, root):
     """Train in a process; its log, the rates of A and B, and whether unsloth was there."""
-    chosen = replace(config, run=backend, training=replace(config.training, backend=backend))
-    for part in ("train", "validation"):
-        path = chosen.paths.examples("5", part)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(config.paths.examples("5", part).read_bytes())
     (root / "config.pickle").write_bytes(pickle.dumps(chosen))
     done = subprocess.run(
         [sys.executable, "-c", TRAIN, str(root), str(root / "config.pickle")],
@@ -75,9 +49,11 @@ def train(config, backend, root):
     return pd.read_csv(chosen.paths.training_log(chosen.name)), json.loads(told["RATES"]), told["UNSLOTH"] == "True"
 
 
-def test_unsloth_and_peft_train_the_same_matrices_at_the_same_rates_to_the_same_losses(config, root):
-    ours, our_rates, with_unsloth = train(config, "unsloth", root)
-    peer, peer_rates, without = train(config, "peft", root)
+def test_unsloth_and_peft_train_the_same_matrices_at_the_same_rates_to_the_same_losses(base_model, tokenizer, root):
+    (ours, our_rates, with_unsloth), (peer, peer_rates, without) = (
+        train(small_training.make(base_model, tokenizer, backend, backend=backend, epochs=20.0, checkpoints=5), root)
+        for backend in ("unsloth", "peft")
+    )
     assert with_unsloth and not without
     assert our_rates == peer_rates
     assert our_rates["learning rate"] == pytest.approx({"A": 1e-3, "B": 1.6e-2})

@@ -127,11 +127,11 @@ class Hub:
     async def follow(self, gid: str, cursor: str, listener: Listener) -> None:
         """Tell a listener of all events of a generation that come after `cursor`."""
         self._begin()
-        ring, new = self._rings.get(gid), gid not in self._rings
-        if ring is None:
-            ring = self._rings[gid] = Ring(start=cursor, last=cursor, heard=asyncio.get_running_loop().time())
+        new = gid not in self._rings
+        if new:
+            self._rings[gid] = Ring(start=cursor, last=cursor, heard=asyncio.get_running_loop().time())
         # Before anything is waited for: whoever quits takes the rings without listeners away.
-        ring.listeners.add(listener)
+        self._rings[gid].listeners.add(listener)
         if new:
             self._news.set()
             if self._blocked:

@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 
 from lib import paths
+from lib.paths import ADAPTER_RECORD
 from serve import redis_server
-from serve.settings import ADAPTER_RECORD, Settings, record, shown
+from serve.settings import Settings, record, shown
 
 PACKAGES = (
     "Django", "channels", "uvicorn", "websockets", "redis", "hiredis", "django-csp", "whitenoise", "dj-database-url",

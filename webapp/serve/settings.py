@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib import paths
-from lib.paths import RunPaths
+from lib.paths import ADAPTER_RECORD, RunPaths
 
 WEBAPP = Path(__file__).resolve().parent.parent
-#: Beside the weights, in every adapter's folder; lib.training writes it, and is not imported for a name.
-ADAPTER_RECORD = "klepon.json"
 
 
 class SettingsError(ValueError):

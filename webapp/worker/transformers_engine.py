@@ -14,11 +14,10 @@ from wire.messages import Request, Target
 from lib import generation, prompts
 from lib import model as models
 from lib.config import Model, Prompt
+from lib.paths import ADAPTER_RECORD
 from worker.engine import Added, EngineError, EngineRefusalError, Step
 from worker.text import TextStream
 
-#: lib.training writes it; importing that would load all that training needs.
-ADAPTER_RECORD = "klepon.json"
 #: A longer conversation loses its oldest turns: reading a prompt holds up everyone else's answers.
 MAX_CONTEXT = 8_192
 #: So much longer may a step take with one thread than with all.
