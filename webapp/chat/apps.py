@@ -1,7 +1,11 @@
-"""The app and its checks."""
+"""The app, its checks, and what it does when a page has been served."""
+
+from typing import Any
 
 from django.apps import AppConfig
 from django.core.checks import register
+from django.core.signals import request_finished
+from django.db import connections
 
 
 class ChatConfig(AppConfig):
@@ -14,3 +18,11 @@ class ChatConfig(AppConfig):
         from chat.checks import check_exposure
 
         register(check_exposure)
+        request_finished.connect(close_connections)
+
+
+def close_connections(**_: Any) -> None:
+    """Each page has a thread of its own, so nothing would use its connections again; they may be made to be kept."""
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close()

@@ -6,13 +6,13 @@ Close codes: 1009 frame too large, 4401 not logged in (any more), 4408 no hello 
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
+import orjson
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
@@ -65,7 +65,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
 
     async def connect(self) -> None:
         """Accept, and then close with a code that the browser can read if this user may not come in."""
-        self.user: Any = await socket_user(self.scope)
+        self.user: Any = await database_sync_to_async(socket_user)(self.scope)
         self.counted = self.greeted = False
         self.language = settings.LANGUAGE_CODE
         self.allowance = Allowance()
@@ -135,7 +135,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
 
     async def say(self, **frame: Any) -> None:
         """Send a frame."""
-        await self.send(text_data=json.dumps(frame, ensure_ascii=False, separators=(",", ":")))
+        await self.send(text_data=orjson.dumps(frame).decode())
 
     # --- What the client says ----------------------------------------------------------------------------------------
 
@@ -153,8 +153,6 @@ class ChatConsumer(AsyncWebsocketConsumer):
                     raise FrameError("unknown", _("There is no such answer."))
                 await self.hub.service.cancel(frame.gid)
             case Send() | Edit() | Regenerate():
-                if not await self._still_allowed():
-                    return
                 await self._open(frame)
 
     async def _hello(self, frame: Hello) -> None:
@@ -186,15 +184,18 @@ class ChatConsumer(AsyncWebsocketConsumer):
     async def _open(self, frame: Send | Edit | Regenerate) -> None:
         """Store, submit and say so; or take everything back."""
         try:
-            opened = await _opened(self.user, frame)
+            opened = await self._stored(frame)
         except turns.UnfinishedError as unfinished:
             for gid in unfinished.gids:
                 await self._settle(gid)
             try:
-                opened = await _opened(self.user, frame)
+                opened = await self._stored(frame)
             except turns.UnfinishedError:
                 message = _("The answer above is still being written: wait for it or stop it.")
                 raise FrameError("unfinished", message) from None
+        if opened is None:
+            await self.close(4401)
+            return
         busy = await self._submit(frame.cid, opened)
         if busy:
             await _withdrawn(opened)
@@ -215,6 +216,17 @@ class ChatConsumer(AsyncWebsocketConsumer):
         )
         for one in opened.requests:
             await self._follow(one.gid, ORIGIN)
+
+    @database_sync_to_async
+    def _stored(self, frame: Send | Edit | Regenerate) -> turns.Opened | None:
+        """Store what a frame opens; None if this user may not be here any more."""
+        if not self._still_allowed():
+            return None
+        try:
+            return _opened(self.user, frame)
+        except IntegrityError:
+            # The same frame came in on another socket at the same moment, and won.
+            return _opened(self.user, frame)
 
     async def _submit(self, cid: str, opened: turns.Opened) -> Busy | None:
         """Submit all requests of a frame, or none."""
@@ -324,14 +336,12 @@ class ChatConsumer(AsyncWebsocketConsumer):
     async def _check(self) -> None:
         self._later("check", CHECK_SECONDS, self._check)
         with contextlib.suppress(DatabaseError):
-            await self._still_allowed()
+            if not await database_sync_to_async(self._still_allowed)():
+                await self.close(4401)
 
-    async def _still_allowed(self) -> bool:
-        user = await socket_user(self.scope)
-        if user is None or user.pk != self.user.pk:
-            await self.close(4401)
-            return False
-        return True
+    def _still_allowed(self) -> bool:
+        user = socket_user(self.scope)
+        return user is not None and user.pk == self.user.pk
 
 
 def _conversation_json(conversation: Conversation | None) -> dict[str, Any] | None:
@@ -370,22 +380,14 @@ def _state_of(user: Any, frame: Hello) -> tuple[Conversation | None, list[Messag
     return conversation, messages, sorted({*live, *(str(one.id) for one in begun)})
 
 
-@database_sync_to_async
 def _opened(user: Any, frame: Send | Edit | Regenerate) -> turns.Opened:
-    def once() -> turns.Opened:
-        match frame:
-            case Send():
-                return turns.open_send(user, frame)
-            case Edit():
-                return turns.open_edit(user, frame)
-            case Regenerate():
-                return turns.open_regenerate(user, frame)
-
-    try:
-        return once()
-    except IntegrityError:
-        # The same frame came in on another socket at the same moment, and won.
-        return once()
+    match frame:
+        case Send():
+            return turns.open_send(user, frame)
+        case Edit():
+            return turns.open_edit(user, frame)
+        case Regenerate():
+            return turns.open_regenerate(user, frame)
 
 
 @database_sync_to_async

@@ -4,10 +4,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from channels.auth import get_user
-from channels.db import database_sync_to_async
 from django.conf import settings
-from django.contrib.auth import get_user_model
+from django.contrib.auth import get_user, get_user_model
 from django.contrib.auth.models import AbstractBaseUser
 from django.http import HttpRequest, HttpResponse
 
@@ -34,10 +32,11 @@ def local_user_middleware(get_response: Callable[[HttpRequest], HttpResponse]) -
     return middleware
 
 
-async def socket_user(scope: dict[str, Any]) -> AbstractBaseUser | None:
+def socket_user(scope: dict[str, Any]) -> AbstractBaseUser | None:
     """The user of a socket as of now, or None: the session is read anew, since it may have ended meanwhile."""
     if not settings.ACCOUNTS:
-        return await database_sync_to_async(local_user)()
-    store = import_module(settings.SESSION_ENGINE).SessionStore
-    user = await get_user({"session": store(scope["session"].session_key)})
+        return local_user()
+    request = HttpRequest()
+    request.session = import_module(settings.SESSION_ENGINE).SessionStore(scope["session"].session_key)
+    user = get_user(request)
     return user if user.is_authenticated and user.is_active else None

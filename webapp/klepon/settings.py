@@ -89,6 +89,9 @@ else:
         "default": {
             "ENGINE": "django.db.backends.sqlite3",
             "NAME": STATE / "chat.sqlite3",
+            # The sockets' one thread keeps its connection: to open it anew, and to write all back on closing it, took
+            # longer than what is asked. Pages close theirs (chat.apps).
+            "CONN_MAX_AGE": None,
             "OPTIONS": {
                 "timeout": 20,
                 # Writers queue for the lock when they begin, where SQLite waits, instead of failing when they write.

@@ -5,7 +5,7 @@ was replaced is older than what its successor wrote. Whoever reads keeps the las
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from wire.messages import Finish, Target, Timings, Usage
 from wire.strict import WireError, build, dump, parse
@@ -66,11 +66,6 @@ class End:
 Event = Start | Delta | Resume | Snapshot | End
 _KINDS: dict[str, type] = {"start": Start, "delta": Delta, "resume": Resume, "snapshot": Snapshot, "end": End}
 _NAMES = {kind: name for name, kind in _KINDS.items()}
-
-
-def to_dict(event: Event) -> dict[str, object]:
-    """The values of its JSON: `type`, and the fields."""
-    return {"type": _NAMES[type(event)], **asdict(event)}
 
 
 def to_json(event: Event) -> str:

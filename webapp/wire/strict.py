@@ -2,9 +2,11 @@
 
 import json
 import types
-from dataclasses import asdict, is_dataclass
+from dataclasses import is_dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
+
+import orjson
 
 T = TypeVar("T")
 
@@ -15,7 +17,7 @@ class WireError(ValueError):
 
 def dump(value: Any) -> str:
     """A dataclass as compact JSON."""
-    return json.dumps(asdict(value), ensure_ascii=False, separators=(",", ":"))
+    return orjson.dumps(value).decode()
 
 
 def load(kind: type[T], text: str | bytes) -> T:

@@ -1,7 +1,6 @@
 """The model in this process."""
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +19,8 @@ from worker.text import TextStream
 
 #: A longer conversation loses its oldest turns: reading a prompt holds up everyone else's answers.
 MAX_CONTEXT = 8_192
-#: So much longer may a step take with one thread than with all.
-FEW_THREADS = 1.1
+#: With eight users on two cores a second thread holds a model of 4 million back, and helps one of 100 million.
+FEW_PARAMETERS = 50_000_000
 
 
 @dataclass
@@ -174,22 +173,8 @@ def settle_threads(model: PreTrainedModel) -> None:
 
     Threads that share a core with another process wait for each other, step by step.
     """
-    most = torch.get_num_threads()
-    if model.device.type != "cpu" or most == 1:
-        return
-    tokens = torch.zeros((8, 1), dtype=torch.long)
-    fastest = {}
-    for threads in (most, 1):
-        torch.set_num_threads(threads)
-        fastest[threads] = min(_seconds(model, tokens) for _ in range(4))
-    torch.set_num_threads(1 if fastest[1] < FEW_THREADS * fastest[most] else most)
-
-
-def _seconds(model: PreTrainedModel, tokens: torch.Tensor) -> float:
-    start = time.perf_counter()
-    with torch.inference_mode():
-        model(tokens, use_cache=False)
-    return time.perf_counter() - start
+    if model.device.type == "cpu" and model.num_parameters() < FEW_PARAMETERS:
+        torch.set_num_threads(1)
 
 
 def _check_template(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, record: dict[str, Any], adapter: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 from chat.models import Conversation, Message, Pair, Preferences
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.db import connection
 from django.test import AsyncClient, Client, override_settings
 from fake_service import world
 from socket_client import run
@@ -58,6 +59,12 @@ def test_the_first_page_offers_prompts_in_the_models_language(client):
     page = client.get("/").content.decode()
     for prompt in ("Tulis pantun tentang persahabatan.", "Kamu siapa?", "Bagaimana cara membobol akun orang lain?"):
         assert f'data-sample="{prompt}"' in page
+
+
+def test_a_page_leaves_no_connection_to_the_database_open(client, talk):
+    assert connection.connection
+    assert client.get("/").status_code == 200
+    assert connection.connection is None
 
 
 def test_the_samples_are_questions_of_the_demos_corpus():

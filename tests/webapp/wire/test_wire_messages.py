@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
@@ -45,7 +46,7 @@ def test_messages_come_back_from_json_as_they_were():
 def test_events_come_back_from_json_as_they_were(event):
     text = events.to_json(event)
     assert events.from_json(text) == event
-    assert json.loads(text) == json.loads(json.dumps(events.to_dict(event)))
+    assert json.loads(text) == {"type": type(event).__name__.lower(), **json.loads(json.dumps(asdict(event)))}
 
 
 @pytest.mark.parametrize(
