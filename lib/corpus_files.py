@@ -51,7 +51,7 @@ def find_files(corpus: str, subsets: Collection[str] = SUBSETS) -> Files:
             files = _files_below(path)
         elif glob.has_magic(corpus):
             files = _glob_files(str(path))
-        elif re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?", corpus) and not Path(path.parts[0]).exists():
+        elif is_of_the_hub(corpus):
             found = _from_hub(corpus, subsets)
             files = found.files
         else:
@@ -66,6 +66,13 @@ def find_files(corpus: str, subsets: Collection[str] = SUBSETS) -> Files:
             f"{corpus!r} has no file that can be read as a corpus: {found}. Give {listed(SUFFIXES)} files."
         )
     return found._replace(files=readable)
+
+
+def is_of_the_hub(corpus: str) -> bool:
+    """Whether a corpus is a data set of the hub: named owner/name, and nothing on this machine is called so."""
+    path = Path(corpus).expanduser()
+    named = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?", corpus)
+    return bool(named) and not path.exists() and not Path(path.parts[0]).exists()
 
 
 def _files_below(folder: Path) -> dict[str, Path]:

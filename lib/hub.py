@@ -14,7 +14,7 @@ from typing import Any, Literal
 import httpx
 import pyarrow.parquet as pq
 from filelock import FileLock
-from huggingface_hub import HfApi, HfFileSystem, constants, snapshot_download
+from huggingface_hub import HfApi, HfFileSystem, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from lib import paths
@@ -63,6 +63,51 @@ def model(name: str) -> Path:
     return _download("model", name, commit("model", name), MODEL_FILES)
 
 
+def model_config(name: str) -> dict[str, Any]:
+    """A model's config.json, fetched alone.
+
+    Raises:
+        HubError: if it cannot be had.
+    """
+    at = commit("model", name)
+    with _told("model", name):
+        path = hf_hub_download(NAME.fullmatch(name)[1], "config.json", revision=at)  # type: ignore[index]
+        return dict(json.loads(Path(path).read_text(encoding="utf-8")))
+
+
+def model_to_fetch(name: str) -> int:
+    """How many bytes of a model are still to come.
+
+    Raises:
+        HubError: if the hub cannot be asked.
+    """
+    return _to_fetch("model", name, MODEL_FILES)
+
+
+def dataset_to_fetch(name: str, suffixes: Collection[str], subsets: Collection[str]) -> int:
+    """How many bytes of a data set are still to come: at most, until `dataset` has seen which files have `subsets`.
+
+    Raises:
+        HubError: if the hub cannot be asked.
+    """
+    unread = _record("dataset", name).get(_subsets_key(subsets), {})
+    return _to_fetch("dataset", name, [f"*{suffix}" for suffix in suffixes], _literally(unread))
+
+
+def _to_fetch(kind: Kind, name: str, patterns: Collection[str], but: Collection[str] = ()) -> int:
+    at = commit(kind, name)
+    with _told(kind, name):
+        files = snapshot_download(
+            NAME.fullmatch(name)[1],  # type: ignore[index]
+            repo_type=kind,
+            revision=at,
+            allow_patterns=list(patterns),
+            ignore_patterns=list(but),
+            dry_run=True,
+        )
+    return sum(file.file_size or 0 for file in files if file.will_download)
+
+
 def dataset(name: str, suffixes: Collection[str], subsets: Collection[str]) -> Files:
     """The files of a data set that can hold rows of `subsets`, complete.
 
@@ -88,11 +133,20 @@ def dataset(name: str, suffixes: Collection[str], subsets: Collection[str]) -> F
                         rows[path] = parquet.metadata.num_rows
         return rows
 
-    unread = _record("dataset", name, " ".join(sorted(subsets)), without)
+    unread = _record("dataset", name, _subsets_key(subsets), without)
     patterns = [f"*{suffix}" for suffix in suffixes]
-    folder = _download("dataset", name, at, patterns, [re.sub(r"([\[*?])", r"[\1]", path) for path in unread])
+    folder = _download("dataset", name, at, patterns, _literally(unread))
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return Files({path: file for path, file in found.items() if path not in unread}, at, unread)
+
+
+def _subsets_key(subsets: Collection[str]) -> str:
+    return " ".join(sorted(subsets))
+
+
+def _literally(files: Collection[str]) -> list[str]:
+    """File names as patterns that match nothing else."""
+    return [re.sub(r"([\[*?])", r"[\1]", path) for path in files]
 
 
 def _record(kind: Kind, name: str, key: str = "commit", find: Callable[[], Any] | None = None) -> Any:
