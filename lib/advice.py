@@ -7,6 +7,8 @@ arithmetic on the shape of the base model. Each line says which. What cannot fit
 """
 
 import argparse
+import contextlib
+import io
 import shutil
 import sys
 from collections.abc import Sequence
@@ -63,11 +65,12 @@ def to_fetch(config: Config) -> dict[str, int]:
 
 def shape(config: Config) -> Shape:
     """The base model's shape; of one that is not here yet, its configuration alone is fetched."""
-    if models.is_local(config.model):
-        return memory.shape_of(models.base_model_folder(config.model))
     from lib import hub
 
-    return memory.read_shape(hub.model_config(config.model.base_model))
+    name = config.model.base_model
+    if not models.is_local(config.model) and hub.is_name(name):
+        return memory.read_shape(hub.model_config(name))
+    return memory.shape_of(models.base_model_folder(config.model))
 
 
 def phases(size: Shape, config: Config, known: Lengths, room: Room) -> dict[str, dict[str, float]]:
@@ -270,7 +273,10 @@ def advise(configs: list[Config]) -> str:
         rows = survey.rows
         if rows is None:
             rows = probe.filler(workload.ASSUMED_PROMPT_TOKENS // 3, workload.ASSUMED_TOKENS // 3)
-        taken, how = seconds(config, work, probe.measure(config, rows)), "measured on this machine, just now"
+        # Its progress bars are not the run's.
+        with contextlib.redirect_stderr(io.StringIO()):
+            speeds = probe.measure(config, rows)
+        taken, how = seconds(config, work, speeds), "measured on this machine, just now"
     else:
         taken = rough_seconds(config, work, known, size, probe.matrix_speed())
         how = f"a guess (within a factor of {ROUGHLY}): fetch the base model, and it can be measured"
