@@ -9,6 +9,7 @@ arithmetic on the shape of the base model. Each line says which. What cannot fit
 import argparse
 import contextlib
 import io
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -280,9 +281,21 @@ def advise(configs: list[Config]) -> str:
     else:
         taken = rough_seconds(config, work, known, size, probe.matrix_speed())
         how = f"a guess (within a factor of {ROUGHLY}): fetch the base model, and it can be measured"
+    if here and (busy := others(os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1)):
+        lines.append(Line("", busy, ""))
     lines.append(Line("time", f"about {_time(sum(taken.values()))}", how))
     lines += [Line("", f"{_time(part):>9}  {stage}", "") for stage, part in taken.items()]
     return table(lines)
+
+
+def others(load: float, cores: int) -> str:
+    """A word of warning where other programs had the cores while this machine was measured; else nothing.
+
+    The load of the last minute has the probe in it, which keeps every core busy at most.
+    """
+    if load <= 1.25 * cores:
+        return ""
+    return f"other programs are busy here (load {load:.1f} on {cores} cores): the times below are too long"
 
 
 def _existing(path: Path) -> Path:

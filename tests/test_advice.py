@@ -109,6 +109,11 @@ def test_a_run_that_fits_only_when_others_end_says_so():
     assert "are free now" not in advice.table(advice.memory_lines(terms, main_memory(16)))
 
 
+def test_times_that_were_measured_beside_other_programs_are_told_as_too_long():
+    assert advice.others(2.0, 2) == ""
+    assert advice.others(9.0, 2) == ("other programs are busy here (load 9.0 on 2 cores): the times below are too long")
+
+
 def test_twice_the_work_takes_twice_its_time():
     configs = load_configs(profile="paper")
     work = workload.count(configs, CENDOL, LENGTHS)
