@@ -48,13 +48,14 @@ ENVIRONMENT := .venv/installed
 PLANNER := $(or $(wildcard $(PY)),$(PYTHON))
 endif
 
+pip = $(1) -m pip install --quiet --disable-pip-version-check
+install = $(pip) "$$(grep '^torch==' requirements.txt)" && $(pip) --no-deps $(addprefix -r ,$(2)) \
+    && $(pip) --no-deps --no-build-isolation -e .
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"error: Python 3.11 or newer is needed, and $(PYTHON) is {sys.version.split()[0]}; name another with PYTHON=...")'
 	@echo "Installing the environment into .venv (once; a few minutes)"
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.txt)"
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(call install,.venv/bin/python,requirements.txt)
 	@touch $@
 
 # What unsloth needs on a CPU, beside the environment and not in it: for tests of its path alone.
@@ -140,7 +141,7 @@ page: settings $(if $(filter $(FIRST) $(BASE),$(MISSING)),,$(if $(SCORED),$(REPO
 	@$(if $(MISSING),exit 1)
 
 # --- Commands --------------------------------------------------------------------------------------------------------
-.PHONY: help report chat chat-doctor test unsloth quick-test lab bench lint clean base-model example
+.PHONY: help report advice chat chat-doctor hosted test unsloth quick-test lab bench lint clean base-model example
 help: ## what these commands do
 	@echo "Klepon: a report that can be run again. Commands:"
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/  make /'
@@ -156,11 +157,15 @@ report: page
 else
 report: export KLEPON_TODO := $(ARTIFACTS)/todo
 report: settings ## from a fresh clone to reports/<run>/report.html; runs what is stale, and only that
+	@$(if $(filter demo,$(PROFILE)),,echo "make advice, with the same variables, says what this run downloads, how long it takes, and whether it fits here")
 	@[[ '$(JOBS)' =~ ^[1-9][0-9]*$$ ]] || { echo "error: JOBS='$(JOBS)' must be a whole number above 0" >&2; exit 1; }
 	+@$(plan) > $(KLEPON_TODO)
 	-+@$(step) --keep-going -j$(JOBS) stages
 	+@KLEPON_MISSING="$$($(plan))" $(step) page
 endif
+
+advice: $(ENVIRONMENT) ## before a long run: what it downloads and trains, its hours, memory and disk, and whether it fits here
+	@$(PY) -m lib.advice $(VARIABLES)
 
 CHAT = --run '$(RUN)' --adapter '$(ADAPTER)' --base-model '$(BASE_MODEL)' --engine-url '$(ENGINE_URL)' \
     --port '$(PORT)' --workers '$(WORKERS)'
@@ -170,6 +175,10 @@ chat: $(ENVIRONMENT) ## talk to the final adapter of RUN on http://127.0.0.1:800
 
 chat-doctor: $(ENVIRONMENT) ## what chat needs, what is there, and what to do about the rest
 	@PYTHONPATH=webapp $(PY) -m serve.doctor $(CHAT)
+
+# The first cell of every notebook calls this where there is no clone yet; `make report PY=python3` then uses it.
+hosted: ## the environment into the active Python, as on Colab and Kaggle; with a GPU, what that needs too
+	@$(call install,$(PYTHON),requirements.txt $(if $(shell command -v nvidia-smi),requirements-gpu.txt))
 
 # A process a core, with one thread each; the tests of a file share what they make, and so a process.
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n logical --dist loadfile

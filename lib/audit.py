@@ -5,12 +5,13 @@ empty or a shifted mask, an answer cut away whole, an end of turn that is never 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from lib.config import Prompt
-from lib.prompts import Example, end_of_turn_id
+from lib.prompts import Example, encode_prompt, end_of_turn_id
 
 
 class AuditError(ValueError):
@@ -27,6 +28,9 @@ def audit(
     """
     bos, pad, limit = tokenizer.bos_token_id, tokenizer.pad_token_id, settings.max_train_tokens
     end = end_of_turn_id(tokenizer, settings)
+    # Some templates begin their turns with the token that begins a text: those belong there too.
+    question = [{"role": "user", "content": "a"}]
+    opened = encode_prompt(tokenizer, question, replace(settings, bos_tokens=1), 1 << 20)[0].count(bos) - 1
     whole = [e for e in examples if not e.answer_cut]
 
     def trained(example: Example) -> list[int]:
@@ -38,7 +42,10 @@ def audit(
     checks = [
         (
             f"exactly {settings.bos_tokens} beginning-of-text token(s), at the start",
-            [e.input_ids.count(bos) == settings.bos_tokens == _leading(e.input_ids, bos) for e in examples],
+            [
+                e.input_ids.count(bos) - opened == settings.bos_tokens == _leading(e.input_ids, bos)
+                for e in examples
+            ],
         ),
         ("at least one trained token", [any(e.loss_mask) for e in examples]),
         ("prompt wholly masked: one unbroken trained stretch, at the end",

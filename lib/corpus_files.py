@@ -20,6 +20,7 @@ from lib.config import nearest
 SUBSETS = ("indo_puisi", "wikihow", "wikipedia_id", "safety_prompt", "identity_prompt", "dolly")
 COLUMNS = ("dataset_name", "subset_name", "prompt_id", "template_name", "dataset_key", "input", "output")
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json", ".json.gz")
+_PATTERNS = [f"*{suffix}" for suffix in SUFFIXES]
 _LINE_BYTES = 64 << 20
 DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
 
@@ -50,7 +51,7 @@ def find_files(corpus: str, subsets: Collection[str] = SUBSETS) -> Files:
             files = _files_below(path)
         elif glob.has_magic(corpus):
             files = _glob_files(str(path))
-        elif not Path(path.parts[0]).exists() and _is_of_the_hub(corpus):
+        elif is_of_the_hub(corpus):
             found = _from_hub(corpus, subsets)
             files = found.files
         else:
@@ -65,6 +66,28 @@ def find_files(corpus: str, subsets: Collection[str] = SUBSETS) -> Files:
             f"{corpus!r} has no file that can be read as a corpus: {there}. Give {listed(SUFFIXES)} files."
         )
     return found._replace(files=readable)
+
+
+def is_of_the_hub(corpus: str) -> bool:
+    """Whether a corpus is a data set of the hub: named owner/name, and nothing on this machine is called so."""
+    path = Path(corpus).expanduser()
+    if path.exists() or Path(path.parts[0]).exists():
+        return False
+    # Whoever has a file or folder need not wait for what talks to the hub.
+    from lib import hub
+
+    return hub.is_name(corpus)
+
+
+def bytes_to_fetch(name: str, subsets: Collection[str] = SUBSETS) -> int:
+    """How many bytes of a corpus of the hub are still to come: at most, until its files' footers have been seen.
+
+    Raises:
+        HubError: if the hub cannot be asked.
+    """
+    from lib import hub
+
+    return hub.dataset_to_fetch(name, _PATTERNS, _asked(subsets))
 
 
 def _files_below(folder: Path) -> dict[str, Path]:
@@ -94,10 +117,8 @@ def _glob_files(pattern: str) -> dict[str, Path]:
     return {path.relative_to(root).as_posix(): path for path in files}
 
 
-def _is_of_the_hub(name: str) -> bool:
-    from lib import hub
-
-    return hub.is_name(name)
+def _asked(subsets: Collection[str]) -> str:
+    return " ".join(sorted(subsets))
 
 
 def _from_hub(name: str, subsets: Collection[str]) -> Files:
@@ -105,10 +126,7 @@ def _from_hub(name: str, subsets: Collection[str]) -> Files:
 
     try:
         files, not_fetched = hub.dataset(
-            name,
-            [f"*{suffix}" for suffix in SUFFIXES],
-            " ".join(sorted(subsets)),
-            lambda parquet: any(row_groups_with(subsets, parquet)),
+            name, _PATTERNS, _asked(subsets), lambda parquet: any(row_groups_with(subsets, parquet))
         )
         return Files(files, hub.commit("dataset", name), not_fetched)
     except hub.HubError as error:

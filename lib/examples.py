@@ -53,7 +53,7 @@ def prepare(config: Config, tokenizer: PreTrainedTokenizerBase) -> Examples:
         kept[part] = [example for example in encoded if example is not None]
         dropped[part] = len(encoded) - len(kept[part])
         counts[part] = _count(kept[part], len(encoded))
-        _write(config, part, kept[part])
+        write(config, part, kept[part])
         if part == "train":
             used = [example is not None for example in encoded]
             lengths = pd.DataFrame(
@@ -73,7 +73,8 @@ def _count(examples: Sequence[Example], rows: int) -> dict[str, int]:
     }
 
 
-def _write(config: Config, part: str, examples: Sequence[Example]) -> None:
+def write(config: Config, part: str, examples: Sequence[Example]) -> None:
+    """Write one part's examples to their file."""
     frame = pd.DataFrame({"input_ids": [e.input_ids for e in examples], "loss_mask": [e.loss_mask for e in examples]})
     with whole(config.paths.examples(config.prepared_as, part)) as temporary:
         frame.to_parquet(temporary, index=False)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import httpx
 import pyarrow.parquet as pq
 from filelock import FileLock
-from huggingface_hub import HfApi, HfFileSystem, constants, snapshot_download
+from huggingface_hub import HfApi, HfFileSystem, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from lib import paths
@@ -66,7 +66,42 @@ def model(name: str) -> Path:
     Raises:
         HubError: if it cannot be had.
     """
-    return _download("model", name, commit("model", name), MODEL_FILES)
+    return Path(_snapshot("model", name, MODEL_FILES))
+
+
+def model_config(name: str) -> dict[str, Any]:
+    """A model's config.json, fetched alone.
+
+    Raises:
+        HubError: if it cannot be had.
+    """
+    at = commit("model", name)
+    with _told("model", name):
+        path = hf_hub_download(_repository(name)[0], "config.json", revision=at)
+        return dict(json.loads(Path(path).read_text(encoding="utf-8")))
+
+
+def model_to_fetch(name: str) -> int:
+    """How many bytes of a model are still to come.
+
+    Raises:
+        HubError: if the hub cannot be asked.
+    """
+    return _to_fetch("model", name, MODEL_FILES)
+
+
+def dataset_to_fetch(name: str, patterns: Collection[str], asked: str) -> int:
+    """How many bytes of a data set are still to come: at most, until `dataset` has seen which files it needs.
+
+    Raises:
+        HubError: if the hub cannot be asked.
+    """
+    return _to_fetch("dataset", name, patterns, _record("dataset", name).get(asked, {}))
+
+
+def _to_fetch(kind: Kind, name: str, patterns: Collection[str], but: Collection[str] = ()) -> int:
+    files = _snapshot(kind, name, patterns, but, dry_run=True)
+    return sum(file.file_size or 0 for file in files if file.will_download)
 
 
 def dataset(
@@ -99,7 +134,7 @@ def dataset(
         return rows
 
     unread = _record("dataset", name, asked, without)[asked]
-    folder = _download("dataset", name, at, patterns, [re.sub(r"([\[*?])", r"[\1]", path) for path in unread])
+    folder = Path(_snapshot("dataset", name, patterns, unread))
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {path: file for path, file in found.items() if path not in unread}, unread
 
@@ -128,16 +163,20 @@ def _record(kind: Kind, name: str, key: str = "", find: Callable[[], Any] | None
         return record
 
 
-def _download(kind: Kind, name: str, at: str, patterns: Collection[str], but: Collection[str] = ()) -> Path:
+def _snapshot(
+    kind: Kind, name: str, patterns: Collection[str], but: Collection[str] = (), *, dry_run: bool = False
+) -> Any:
+    """The folder of the files that match a pattern, without those named in `but`; dry: what would be fetched."""
+    at = commit(kind, name)
     with _told(kind, name):
-        return Path(
-            snapshot_download(
-                _repository(name)[0],
-                repo_type=kind,
-                revision=at,
-                allow_patterns=list(patterns),
-                ignore_patterns=list(but),
-            )
+        return snapshot_download(
+            _repository(name)[0],
+            repo_type=kind,
+            revision=at,
+            allow_patterns=list(patterns),
+            # The names as patterns that match nothing else.
+            ignore_patterns=[re.sub(r"([\[*?])", r"[\1]", path) for path in but],
+            dry_run=dry_run,
         )
 
 

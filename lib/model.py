@@ -73,6 +73,11 @@ def pinned(settings: Model) -> str:
     return hub.pinned("model", settings.base_model)
 
 
+def is_local(settings: Model) -> bool:
+    """Whether the base model is a folder on this machine, and not a name of the hub."""
+    return _own_folder(settings) is not None
+
+
 def _own_folder(settings: Model) -> Path | None:
     """The base model's folder, unless it is to come from the hub."""
     if settings.base_model == "demo":
@@ -91,8 +96,9 @@ def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
     tokenizer = _load(AutoTokenizer, settings)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         # A model that is trained with pad = end never learns to stop.
-        spare = [token for token in ("<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<pad>", "<unk>")]
-        known = tokenizer.get_vocab()
+        # Of a model that ends its turns with <|im_end|>, <|endoftext|> parts nothing but documents.
+        spare = ["<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<pad>", "<unk>", "<|endoftext|>"]
+        known = set(tokenizer.get_vocab()) - {tokenizer.eos_token}
         pad = next((token for token in spare if token in known), None)
         if pad is None:
             raise ModelError(

@@ -145,3 +145,23 @@ def test_the_papers_doubled_beginning_passes_where_it_is_asked_for(tokenizer, se
     messages = to_messages(to_sharegpt("Apa?", "Itu."))
     table = audit([encode_example(tokenizer, messages, doubled, 2048)], 0, tokenizer, doubled)
     assert failed(table) == []
+
+
+@pytest.fixture
+def opened(chatml, settings):
+    """An example whose every turn begins with the token that begins a text; its tokenizer pads with another."""
+    chatml = copy.deepcopy(chatml)
+    chatml.pad_token = "<|endoftext|>"
+    return encode_example(chatml, to_messages(to_sharegpt("Apa?", "Itu.")), settings, 2048), chatml
+
+
+def test_turns_may_begin_with_the_token_that_begins_a_text(opened, settings):
+    example, chatml = opened
+    assert example.input_ids.count(chatml.bos_token_id) == 3
+    assert failed(audit([example], 0, chatml, settings)) == []
+
+
+@pytest.mark.parametrize("fault", [double_bos, no_bos, bos_inside])
+def test_where_turns_begin_so_a_wrong_beginning_is_still_found(opened, settings, fault):
+    example, chatml = opened
+    assert failed(audit([fault(example, chatml)], 0, chatml, settings)) == [BOS]

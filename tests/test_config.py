@@ -1,6 +1,6 @@
 import json
 import os
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 import pytest
 
@@ -43,6 +43,21 @@ def test_the_defaults_are_row_5_of_the_paper():
 
 def test_the_paper_profile_with_row_5_changes_no_default():
     assert load_config(profile="paper", iteration="5") == Config()
+
+
+def test_the_profile_for_16_gb_is_the_papers_but_for_the_prompts_that_are_completed_together():
+    found = load_config(run="x", profile="t4")
+    whole = load_config(run="x", profile="paper")
+    assert found == replace(whole, profile="t4", evaluation=replace(whole.evaluation, batch_rows=16))
+
+
+def test_the_laptop_trains_on_1000_rows_of_the_papers_corpus_in_short():
+    found, whole = load_config(profile="laptop"), load_config(profile="paper")
+    assert (found.corpus, found.lora, found.training) == (whole.corpus, whole.lora, whole.training)
+    sampling = found.sampling
+    assert (sampling.rows, sampling.clusters * sampling.rows_per_cluster) == (350, 1000)
+    assert (found.evaluation.test_rows, found.prompt.max_train_tokens) == (200, 384)
+    assert found.model.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def test_one_beginning_of_text_token_is_the_default_and_not_the_papers_two():
@@ -293,7 +308,7 @@ def test_an_unknown_study_names_the_nearest():
         load_configs(studies="bos lorapuls")
 
 
-@pytest.mark.parametrize("profile", ["demo", "paper"])
+@pytest.mark.parametrize("profile", ["demo", "laptop", "paper", "t4"])
 def test_iterations_share_what_they_have_in_common(profile):
     found = {c.iteration: c for c in load_configs(profile=profile, iterations="all", studies="all")[1:]}
     sampled = {name: c.sampled_as for name, c in found.items() if c.sampled_as != name}

@@ -15,10 +15,10 @@ import pytest
 from huggingface_hub import constants
 from stand_in_hub import Hub, serving
 
-from lib import corpus, paths
+from lib import corpus, hub, paths
 from lib import model as models
 from lib.config import Model
-from lib.corpus_files import COLUMNS, SUBSETS, CorpusError
+from lib.corpus_files import COLUMNS, SUBSETS, SUFFIXES, CorpusError
 
 NAME = "someone/cendol"
 
@@ -187,6 +187,34 @@ def test_a_model_of_the_hub_is_fetched_whole_and_once(there, model_files, tmp_pa
     assert models.load_tokenizer(settings).chat_template
     assert there.requests == []
     assert models.base_fingerprint(settings) == models.fingerprint(tmp_path / "made")
+
+
+def test_what_is_still_to_come_of_a_data_set_is_known_before_and_after(there, tmp_path, shards):
+    def to_come():
+        return hub.dataset_to_fetch(NAME, SUFFIXES, SUBSETS)
+
+    # Nobody has looked into the files yet.
+    assert to_come() == sum(len(data) for name, data in shards.items() if name.endswith(".parquet"))
+    assert "data/train-0.parquet" not in there.sent
+    selected(tmp_path)
+    assert to_come() == 0, "what holds none of the subsets never comes"
+
+
+def test_what_is_still_to_come_of_a_model_is_what_its_folder_needs(there, model_files):
+    there.add("model", "someone/tiny", model_files)
+    needed = sum(len(data) for name, data in model_files.items() if name != "pytorch_model.bin")
+    assert hub.model_to_fetch("someone/tiny") == needed
+    assert hub.model_config("someone/tiny")["hidden_size"] == 32
+    assert hub.model_to_fetch("someone/tiny") == needed - len(model_files["config.json"])
+    hub.model("someone/tiny")
+    assert hub.model_to_fetch("someone/tiny") == 0
+
+
+def test_what_is_still_to_come_of_a_gated_model_is_told_with_its_cure(there, model_files, monkeypatch):
+    there.add("model", "meta-llama/Llama-3.2-1B-Instruct", model_files, gated=True)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with pytest.raises(hub.HubError, match=r"it is gated\. Accept its licence on"):
+        hub.model_config("meta-llama/Llama-3.2-1B-Instruct")
 
 
 def test_a_gated_model_names_the_licence_and_the_ungated_mirror(there, model_files, monkeypatch):

@@ -742,6 +742,36 @@ def test_chat_is_told_the_variables(made, target, module):
     assert (made.folder / "asked.txt").read_text().splitlines()[-1].startswith(module + " --run")
 
 
+def test_advice_is_asked_with_the_variables_of_a_report(whole):
+    said = whole.make("-n", "RUN=mine", "PROFILE=laptop", "SEEDS=0 1", "CORPUS=a b.jsonl", target="advice").stdout
+    given = "--run 'mine' --profile 'laptop' --corpus 'a b.jsonl' --base-model '' --iterations '5' --seeds '0 1'"
+    assert f"./stub -m lib.advice {given} --studies ''" in " ".join(said.split())
+
+
+def test_a_report_that_is_not_the_demos_points_to_the_advice_and_asks_for_none(whole, tmp_path):
+    mine = whole.copy(tmp_path)
+    (mine.folder / "asked.txt").unlink()
+    assert mine.make("PROFILE=laptop").stdout.splitlines()[0].startswith("make advice, with the same variables, says")
+    assert "lib.advice" not in (mine.folder / "asked.txt").read_text()
+    assert "make advice" not in mine.make().stdout
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_hosted_python_gets_torch_first_then_the_locks_and_with_a_gpu_its_lock_too(graph, gpu, monkeypatch):
+    programs = graph.folder / "bin"
+    programs.mkdir()
+    if gpu:
+        (programs / "nvidia-smi").write_text("#!/bin/sh\n")
+        (programs / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    said = graph.make("-n", "PYTHON=a-python", target="hosted").stdout
+    torch, locks, project = (call.strip() for call in said.split("&&"))
+    assert torch.endswith("\"$(grep '^torch==' requirements.txt)\"")
+    assert locks.endswith("--no-deps -r requirements.txt" + " -r requirements-gpu.txt" * gpu)
+    assert project.endswith("--no-deps --no-build-isolation -e .")
+    assert all(call.startswith("a-python -m pip install") for call in (torch, locks, project))
+
+
 def test_clean_removes_the_run_and_nothing_else(made):
     made.ran("RUN=other")
     (made.folder / "reports/published").mkdir()

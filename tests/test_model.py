@@ -1,3 +1,4 @@
+import copy
 import json
 
 import numpy as np
@@ -142,6 +143,20 @@ def test_a_tokenizer_that_pads_with_its_end_or_not_at_all_is_given_another_pad(b
     tokenizer = models.load_tokenizer(Model(str(base_model)))
     assert tokenizer.pad_token == "<|finetune_right_pad_id|>"
     assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
+
+
+def test_a_tokenizer_that_ends_turns_and_pads_with_one_token_pads_with_what_parts_documents(base_model, chatml):
+    chatml.save_pretrained(base_model)
+    tokenizer = models.load_tokenizer(Model(str(base_model)))
+    assert (tokenizer.pad_token, tokenizer.eos_token) == ("<|endoftext|>", "<|im_end|>")
+
+
+def test_the_end_of_a_text_is_no_padding_where_it_ends_turns(base_model, chatml):
+    made = copy.deepcopy(chatml)
+    made.eos_token = made.pad_token = "<|endoftext|>"
+    made.save_pretrained(base_model)
+    with pytest.raises(ModelError, match=r"pads with '<\|endoftext\|>', which also ends a turn"):
+        models.load_tokenizer(Model(str(base_model)))
 
 
 def test_a_tokenizer_without_any_spare_token_is_refused(base_model):

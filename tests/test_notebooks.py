@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,6 +127,93 @@ def test_the_makefile_passes_only_parameters_that_the_notebook_has(path):
     for arguments in own:
         given = f"{common} {arguments.replace('$(iteration_and_seed)', seeded)}"
         assert set(re.findall(r"(\w+)=", given)) <= known
+
+
+# --- Without a clone -------------------------------------------------------------------------------------------------
+
+
+def bringing(path: Path) -> str:
+    """The cell that brings the project: the first after the parameters."""
+    return cells(path, "code")[1].source
+
+
+@every_notebook
+def test_every_notebook_brings_the_project_alike_and_says_what_to_do_when_that_is_cut_off(path):
+    assert bringing(path) == bringing(SOURCES[0])
+    assert "KLEPON_REPOSITORY" in bringing(path)
+    before = nbformat.read(path, as_version=4).cells[2]
+    assert before.cell_type == "markdown"
+    for words in ("make -C .. advice PROFILE=laptop", "make -C .. report PROFILE=laptop", "PROFILE=t4", "it goes on"):
+        assert words in before.source
+
+
+@pytest.fixture
+def elsewhere(monkeypatch, tmp_path):
+    """A folder in which the project cannot be imported; returns what is called there, which clones as git does."""
+    called = []
+
+    def run(command, check):
+        assert check
+        called.append(command)
+        if command[0] == "git":
+            (Path(command[-1]) / "notebooks").mkdir(parents=True)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KLEPON_REPOSITORY", raising=False)
+    return called
+
+
+def test_in_a_clone_nothing_is_brought(elsewhere):
+    before, where = list(sys.path), Path.cwd()
+    exec(bringing(SOURCES[0]), {})
+    assert (elsewhere, sys.path, Path.cwd()) == ([], before, where)
+
+
+def test_elsewhere_the_project_is_cloned_and_its_environment_installed_into_the_kernels_python(
+    elsewhere, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    exec(bringing(SOURCES[0]), {})
+    home = tmp_path / "klepon"
+    clone, install = elsewhere
+    assert clone == ["git", "clone", "--quiet", "https://github.com/OWNER/klepon", str(home)]
+    assert install == ["make", "-C", str(home), "hosted", f"PYTHON={sys.executable}"]
+    assert Path.cwd() == home / "notebooks"
+    assert sys.path[0] == str(home)
+
+
+def test_after_a_cut_the_folder_that_is_there_is_gone_on_with(elsewhere, monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (tmp_path / "klepon" / "notebooks").mkdir(parents=True)
+    exec(bringing(SOURCES[0]), {})
+    assert [command[0] for command in elsewhere] == ["make"]
+
+
+def test_what_is_brought_is_this_project(monkeypatch, tmp_path):
+    """With a real clone of this repository, in a process that does not know it; only the installation is left out."""
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        pytest.skip("not a git checkout")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "make").write_text('#!/bin/sh\necho "$@" > made\n')
+    (programs / "make").chmod(0o755)
+    # The project itself is installed in this environment: its finder must not help.
+    hidden = "import importlib.util; importlib.util.find_spec = lambda name: None\n"
+    told = "\nimport lib.config; print(lib.config.__file__); print(os.getcwd())"
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", hidden + bringing(SOURCES[0]) + told],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "KLEPON_REPOSITORY": f"file://{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines() == [str(tmp_path / "klepon/lib/config.py"), str(tmp_path / "klepon/notebooks")]
+    assert (tmp_path / "made").read_text() == f"-C {tmp_path}/klepon hosted PYTHON={sys.executable}\n"
 
 
 # --- Running one -----------------------------------------------------------------------------------------------------

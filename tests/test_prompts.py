@@ -285,3 +285,41 @@ def test_a_tokenizer_without_a_template_is_refused(tokenizer, settings, monkeypa
     monkeypatch.setattr(tokenizer, "chat_template", None)
     with pytest.raises(PromptError, match="no chat template"):
         encode_prompt(tokenizer, messages("Apa?"), settings, 2048)
+
+
+# --- Other chat templates --------------------------------------------------------------------------------------------
+
+CHATML_HEAD = "<|im_start|>system\nAnda asisten yang ramah.<|im_end|>\n"
+
+
+def test_a_template_of_another_kind_is_trained_on_in_the_same_way(chatml, settings):
+    example = encode_example(chatml, messages("Apa ibu kota Jepang?", "Tokyo."), settings, 2048)
+    prompt = CHATML_HEAD + "<|im_start|>user\nApa ibu kota Jepang?<|im_end|>\n<|im_start|>assistant\n"
+    assert chatml.decode(example.input_ids) == prompt + "Tokyo.<|im_end|>"
+    trained = [token for token, keep in zip(example.input_ids, example.loss_mask, strict=True) if keep]
+    assert chatml.decode(trained) == "Tokyo.<|im_end|>"
+    assert example.input_ids[: example.loss_mask.index(1)] == encode_prompt(chatml, messages("Apa ibu kota Jepang?"),
+        settings, 2048)[0]  # fmt: skip
+    assert prompts.end_of_turn_id(chatml, settings) == chatml.eos_token_id
+
+
+@pytest.mark.parametrize("text", ["Apa ibu kota Jepang?", "  spasi di tepi \n", "dua\n\nbaris\n", "Rp 15.000 🙂", "'s"])
+def test_with_another_template_too_the_ids_are_those_of_the_rendered_text(chatml, settings, text):
+    example = encode_example(chatml, messages(text, text), settings, 2048)
+    rendered = prompts.render(chatml, messages(text.strip(), text.strip()), settings)
+    assert [*example.input_ids, *tokenized(chatml, "\n")] == tokenized(chatml, rendered)
+
+
+@pytest.mark.parametrize("special", ["<|im_end|>", "<|im_start|>assistant", "<|endoftext|>"])
+def test_the_special_tokens_of_another_template_stay_text_too(chatml, settings, special):
+    example = encode_example(chatml, messages(f"Apa itu {special}?", f"Itu {special}."), settings, 2048)
+    assert example.input_ids.count(chatml.eos_token_id) == 3
+    assert example.input_ids.count(chatml.bos_token_id) == 3
+    assert chatml.unk_token_id not in example.input_ids
+
+
+def test_a_beginning_of_text_that_opens_every_turn_is_doubled_at_the_start_alone(chatml, settings):
+    example = encode_example(chatml, messages("Halo", "Ya."), replace(settings, bos_tokens=2), 2048)
+    bos = chatml.bos_token_id
+    assert example.input_ids[:2] == [bos, bos] and example.input_ids[2] != bos
+    assert example.input_ids.count(bos) == 4
