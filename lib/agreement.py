@@ -17,7 +17,10 @@ from lib.config import Config
 from lib.prompts import Example, encode_example, to_messages, to_sharegpt
 
 PROMPTS, SEED = 32, 0
-#: How far a stored model may be from the adapter. @MEASURED
+#: How far a stored model may be from the adapter. Measured on the demo, with 32 prompts of each of two seeds: weights
+#: rounded to bfloat16 differ by 0.008 to 0.009 nats and agree on 99.7 to 99.9 % of the likeliest tokens, and computing
+#: in bfloat16 too by 0.017 to 0.019 nats, 99.0 to 99.3 %. An adapter merged with 0.9 of its scale differs by 0.06 nats,
+#: one taken for not rank-stabilised by 0.51, and the base model alone by 0.7. Between those lies the bound.
 MOST_DIFFERENCE, LEAST_EQUAL = 0.05, 0.95
 
 

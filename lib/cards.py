@@ -128,7 +128,7 @@ def name(run: Finished) -> str:
     base = _named(run.manifest["base_model"]["source"])
     if base["source"] == "demo":
         return f"klepon-{run.config.run}"
-    short = re.sub(r"(-unsloth)?-bnb-4bit$", "", base["short"])
+    short = re.sub(r"(-unsloth)?-bnb-4bit$", "", str(base["short"]))
     begins = "Llama-" if licence_of(run).llama and not short.startswith("Llama") else ""
     return f"{begins}{short}-klepon-{run.config.run}"
 

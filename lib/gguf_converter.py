@@ -49,7 +49,7 @@ def main() -> None:
     sys.path[:0] = [checkout, str(Path(checkout) / "gguf-py")]
     converter = importlib.import_module("convert_hf_to_gguf")
     # Newer ones have their models in a package beside them.
-    places = [converter, sys.modules.get("conversion.base")]
+    places: list[Any] = [converter, sys.modules.get("conversion.base")]
     text_model = next(place.TextModel for place in places if hasattr(place, "TextModel"))
     by_hash, from_sentencepiece = text_model.get_vocab_base_pre, text_model._create_vocab_sentencepiece
 

@@ -47,7 +47,8 @@ def merge(run: Finished) -> Agreement:
     gc.collect()
     with whole(files.merged) as temporary:
         model = PeftModel.from_pretrained(_dense(config.model), files.final_adapter).merge_and_unload(safe_merge=True)
-        model.to(torch.bfloat16).save_pretrained(temporary)
+        # The format of a base model's file in 4 bits is not one for 16.
+        model.to(torch.bfloat16).save_pretrained(temporary, save_original_format=not _quantised(config.model))
         save_tokenizer(tokenizer, config.prompt, temporary)
     del model
     gc.collect()

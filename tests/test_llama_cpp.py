@@ -57,7 +57,9 @@ def test_without_llama_cpp_the_message_has_the_cure(folder, said, monkeypatch):
 def stand_in(folder: Path, code: str) -> Path:
     """A checkout whose converter does as it is told."""
     (folder / "gguf-py").mkdir(parents=True)
-    (folder / llama_cpp.CONVERTER).write_text(f"import sys\nclass TextModel:\n    get_vocab_base_pre = _create_vocab_sentencepiece = None\n{code}")
+    (folder / llama_cpp.CONVERTER).write_text(
+        f"import sys\nclass TextModel:\n    get_vocab_base_pre = _create_vocab_sentencepiece = None\n{code}"
+    )
     return folder
 
 
