@@ -13,6 +13,11 @@ ADAPTER    ?=
 ENGINE_URL ?=
 PORT       ?= 8000
 WORKERS    ?= 1
+# After training: llama.cpp's folder, the repository on the hub, whether a new one is private, and a yes beforehand.
+LLAMA_CPP  ?=
+REPO       ?=
+PRIVATE    ?= 1
+YES        ?=
 # Notebooks at a time, which share the cores. Several trainings of the demo are done sooner two by two; elsewhere they
 # would share a GPU.
 JOBS       ?= $(if $(filter demo,$(PROFILE)),$(if $(word 3,$(ITERATIONS:all=0 1) $(SEEDS) $(STUDIES)),2,1),1)
@@ -75,7 +80,7 @@ SAMPLING      := $(EVERYWHERE) $(CORPUS_CODE) $(call lib,splits sampling embeddi
 PREPROCESSING := $(EVERYWHERE) $(CORPUS_CODE) $(MODEL_CODE) $(call lib,audit examples)
 TRAINING      := $(EVERYWHERE) $(MODEL_CODE) $(call lib,backend training)
 EVALUATION    := $(EVERYWHERE) $(CORPUS_CODE) $(MODEL_CODE) $(call lib,splits sampling embedding evaluation generation metrics english language)
-REPORT        := $(EVALUATION) $(call lib,ablation statistics look plots drawing comparison_plots published examples report provenance) $(wildcard lib/templates/* reports/published/*.csv)
+REPORT        := $(EVALUATION) $(call lib,ablation statistics look plots drawing comparison_plots published examples report provenance finished cards licences) $(wildcard lib/templates/* reports/published/*.csv)
 
 # --- The stages ------------------------------------------------------------------------------------------------------
 VARIABLES = --run '$(RUN)' --profile '$(PROFILE)' --corpus '$(CORPUS)' --base-model '$(BASE_MODEL)' \
@@ -141,12 +146,14 @@ page: settings $(if $(filter $(FIRST) $(BASE),$(MISSING)),,$(if $(SCORED),$(REPO
 	@$(if $(MISSING),exit 1)
 
 # --- Commands --------------------------------------------------------------------------------------------------------
-.PHONY: help report advice chat chat-doctor hosted test unsloth quick-test lab bench lint clean base-model example
+.PHONY: help report advice chat chat-doctor merge gguf publish hosted test unsloth quick-test lab bench lint clean \
+    base-model example
 help: ## what these commands do
 	@echo "Klepon: a report that can be run again. Commands:"
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/  make /'
 	@echo "Variables: PROFILE=$(PROFILE) RUN=$(RUN) CORPUS=$(CORPUS) BASE_MODEL=$(BASE_MODEL) ITERATIONS=\"$(ITERATIONS)\" SEEDS=\"$(SEEDS)\" STUDIES=\"$(STUDIES)\" JOBS=$(JOBS)"
 	@echo "           ADAPTER=$(ADAPTER) ENGINE_URL=$(ENGINE_URL) PORT=$(PORT) WORKERS=$(WORKERS)"
+	@echo "           LLAMA_CPP=$(LLAMA_CPP) REPO=$(REPO) PRIVATE=$(PRIVATE) YES=$(YES)"
 
 # In steps, so that a row that fails loses no other: all that can run, then the page. Each step is a make of its own,
 # which knows the graph already and, of what this one was asked, the variables alone.
@@ -175,6 +182,15 @@ chat: $(ENVIRONMENT) ## talk to the final adapter of RUN on http://127.0.0.1:800
 
 chat-doctor: $(ENVIRONMENT) ## what chat needs, what is there, and what to do about the rest
 	@PYTHONPATH=webapp $(PY) -m serve.doctor $(CHAT)
+
+merge: $(ENVIRONMENT) ## the final adapter of RUN merged into 16-bit weights, and compared: artifacts/<run>/merged
+	@$(PY) -m lib.merging --run '$(RUN)'
+
+gguf: $(ENVIRONMENT) ## that model for llama.cpp and Ollama; LLAMA_CPP is llama.cpp's folder: artifacts/<run>/gguf
+	@$(PY) -m lib.llama_cpp --run '$(RUN)' --llama-cpp '$(LLAMA_CPP)'
+
+publish: $(ENVIRONMENT) ## adapter, cards, report and scores to REPO (owner/name) on the hub; asks first, or YES=1
+	@$(PY) -m lib.upload --run '$(RUN)' --repository '$(REPO)' --private '$(PRIVATE)' --yes '$(YES)'
 
 # The first cell of every notebook calls this where there is no clone yet; `make report PY=python3` then uses it.
 hosted: ## the environment into the active Python, as on Colab and Kaggle; with a GPU, what that needs too

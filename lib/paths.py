@@ -77,6 +77,26 @@ class RunPaths:
         """The adapter that the chat loads."""
         return self.artifacts / "final_adapter"
 
+    @property
+    def merged(self) -> Path:
+        """The final adapter merged into its base model: a model's folder, in 16 bits."""
+        return self.artifacts / "merged"
+
+    @property
+    def merge_record(self) -> Path:
+        """How near that model is to the adapter, as measured, and which of both it was."""
+        return self.artifacts / "merge.json"
+
+    @property
+    def gguf(self) -> Path:
+        """The merged model for llama.cpp and Ollama: model.gguf and Modelfile."""
+        return self.artifacts / "gguf"
+
+    @property
+    def gguf_record(self) -> Path:
+        """How near that file is to the adapter, as measured."""
+        return self.artifacts / "gguf.json"
+
     def completions(self, name: str, protocol: str = "clean") -> Path:
         """Completions of one model on the test rows, a line each."""
         return self.artifacts / "completions" / f"{name}_{protocol}.jsonl"

@@ -5,13 +5,14 @@ import json
 import os
 import platform
 import subprocess
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from lib import model as models
 from lib import paths
-from lib.config import Config
+from lib.config import SECTIONS, Config
 
 #: The libraries that numbers hang on.
 PACKAGES = (
@@ -20,8 +21,11 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def manifest(configs: list[Config]) -> dict[str, Any]:
-    """The run's commit, versions, device, seeds, fingerprints, and the seconds and peak memory of each stage."""
+def manifest(configs: list[Config], picked: Config) -> dict[str, Any]:
+    """The run's commit, versions, device, seeds, fingerprints, and the seconds and peak memory of each stage.
+
+    Of the picked training, whose adapter is the final one, also every setting: what comes later needs no others.
+    """
     config = configs[-1]
     files = config.paths
     corpus = json.loads(files.corpus_summary.read_text())
@@ -43,6 +47,14 @@ def manifest(configs: list[Config]) -> dict[str, Any]:
         "base_model": {"source": models.pinned(config.model), "sha256": models.base_fingerprint(config.model)},
         "trained_by": json.loads((files.adapter(config.name) / paths.ADAPTER_RECORD).read_text())["trained_by"],
         "adapters": {c.name: models.fingerprint(files.adapter(c.name)) for c in configs if c.iteration != "base"},
+        "final_adapter": {
+            "iteration": picked.iteration,
+            "seed": picked.seed,
+            "sampled_as": picked.sampled_as,
+            "prepared_as": picked.prepared_as,
+            "trained_as": picked.trained_as,
+            "settings": {name: asdict(getattr(picked, name)) for name in SECTIONS},
+        },
         "device": device(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from lib import ablation, evaluation, generation, look, metrics, provenance, published, splits
+from lib import ablation, cards, evaluation, finished, generation, look, metrics, provenance, published, splits
 from lib.config import Config
 from lib.plots import METRIC_NAMES
 from lib.storage import whole, write_json
@@ -82,7 +82,7 @@ def write(
         failed: for each training that is missing, why.
     """
     files, trained = picked.paths, configs[1:]
-    made = provenance.manifest(configs)
+    made = provenance.manifest(configs, picked)
     write_json(files.manifest, made)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -91,15 +91,12 @@ def write(
     )
     two = [configs[0], picked]
     shown = summary[[(i, s) in {(c.iteration, c.seed) for c in two} for i, s in summary[["iteration", "seed"]].values]]
-    shared = {
-        "config": picked,
-        "manifest": made,
-        "scores": _score_rows(shown),
-        "test_rows": len(evaluation.test_rows(picked, splits.read(picked))["clean"]),
-        "trained_rows": int((pd.read_parquet(files.sample(picked.sampled_as))["part"] == "train").sum()),
-    }
     page = environment.get_template("report.html.j2").render(
-        **shared,
+        config=picked,
+        manifest=made,
+        scores=_score_rows(shown),
+        test_rows=len(evaluation.test_rows(picked, splits.read(picked))["clean"]),
+        trained_rows=int((pd.read_parquet(files.sample(picked.sampled_as))["part"] == "train").sum()),
         corpus=json.loads(files.corpus_summary.read_text()),
         verdicts=verdicts(shown, against_base[against_base["iteration"] == picked.iteration]),
         resamples=int(against_base["resamples"].iloc[0]),
@@ -123,10 +120,7 @@ def write(
     )
     with whole(files.final_adapter) as temporary:
         shutil.copytree(files.adapter(picked.name), temporary)
-        card = environment.get_template("model_card.md.j2").render(
-            **shared, name=look.model_name(picked.iteration, picked.seed)
-        )
-        (temporary / "README.md").write_text(card, encoding="utf-8")
+    cards.write(finished.read(picked.run))
     with whole(files.report) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return files.report

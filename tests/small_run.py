@@ -5,13 +5,14 @@ to 35: of the paper's test rows six are copies of those, three more have their o
 """
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lib import metrics
+from lib import metrics, provenance, report
 from lib.config import Config, load_configs
 from lib.paths import ADAPTER_RECORD
 from lib.storage import write_json
@@ -43,9 +44,11 @@ def completion(config: Config, row: int, run: int) -> str:
     return f"{HOSTILE} base {row} {run}" if config.name == "base" else f"{reference(row)} {config.name} {row} {run}"
 
 
-def make(profile: str = "demo", iterations: str = "5", seeds: str = "0", studies: str = "") -> list[Config]:
+def make(
+    profile: str = "demo", iterations: str = "5", seeds: str = "0", studies: str = "", base_model: str = ""
+) -> list[Config]:
     """Every file that the notebooks 1 to 4 leave, as far as a report reads it."""
-    configs = load_configs("trial", profile, iterations, seeds, studies=studies)
+    configs = load_configs("trial", profile, iterations, seeds, base_model=base_model, studies=studies)
     files = configs[0].paths
     count = 52
     files.rows.parent.mkdir(parents=True)
@@ -87,15 +90,26 @@ def make(profile: str = "demo", iterations: str = "5", seeds: str = "0", studies
     for config in configs[1:]:
         files.sample(config.sampled_as).parent.mkdir(parents=True, exist_ok=True)
         parts = ["train"] * len(TRAINED) + ["validation"] * 4
-        pd.DataFrame({"position": [*TRAINED, *range(48, 52)], "part": parts}).to_parquet(
-            files.sample(config.sampled_as)
-        )
+        positions = [*TRAINED, *range(48, 52)]
+        sample = pd.DataFrame({"position": positions, "part": parts, "subset": [SUBSETS[n % 3] for n in positions]})
+        # As lib.sampling writes it: of validation rows no cluster is known.
+        sample["cluster"] = [float(n % 2) for n in TRAINED] + [-1.0] * 4
+        sample.to_parquet(files.sample(config.sampled_as))
         write_log(config)
         files.adapter(config.name).mkdir(parents=True, exist_ok=True)
         (files.adapter(config.name) / "adapter_config.json").write_text("{}")
         write_json(files.adapter(config.name) / ADAPTER_RECORD, {"trained_by": "peft"})
         (files.adapter(config.name) / "adapter_model.safetensors").write_bytes(config.name.encode())
     return configs
+
+
+def finish(configs: list[Config]) -> None:
+    """The files that notebook 5 leaves, as far as what comes after training reads them; the last training is picked."""
+    files = configs[0].paths
+    report.collect(configs)
+    write_json(files.manifest, provenance.manifest(configs, configs[-1]))
+    shutil.copytree(files.adapter(configs[-1].name), files.final_adapter)
+    files.report.write_text("<html>the page</html>")
 
 
 def score_table(config: Config, level: float) -> pd.DataFrame:

@@ -1,8 +1,10 @@
-"""A hub on the loopback interface: as much of the real one's interface as reading data sets and models asks for.
+"""A hub on the loopback interface: as much of the real one's interface as reading data sets and models, and publishing
+a model, ask for.
 
 Repositories are dictionaries of files at commits. Faults are planted on the object: see `Hub`.
 """
 
+import base64
 import hashlib
 import json
 import re
@@ -12,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import yaml
 from huggingface_hub import constants
 
 
@@ -22,19 +25,25 @@ class Repository:
     commits: dict[str, dict[str, bytes]]
     main: str
     gated: bool = False
+    private: bool = False
 
 
 @dataclass
 class Hub:
     """What is served, what goes wrong, and what was asked.
 
-    `cut` names files of which only the first half comes, that often; `status` answers every request so. `sent` counts
-    the bytes of each file that crossed the network.
+    `cut` names files of which only the first half comes, that often; `status` answers every request so, and `refused`
+    those that begin so (`POST /api/repos/create`). `sent` counts the bytes of each file that crossed the network.
+    Whoever writes must have the `token`. `stored` holds the large files that came, by their SHA-256.
     """
 
     repositories: dict[str, Repository] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     status: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    token: str = ""
+    account: str = "someone"
+    stored: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     sent: dict[str, int] = field(default_factory=dict)
     endpoint: str = ""
@@ -77,10 +86,11 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        path = urllib.parse.unquote(self.path.partition("?")[0])
-        self.hub.requests.append(f"{self.command} {path}")
-        if self.hub.status:
-            return self.answer(self.hub.status, b"{}")
+        path = self.asked()
+        if path is None:
+            return None
+        if path == "/api/whoami-v2":
+            return self.tell({"type": "user", "name": self.hub.account, "orgs": []}) if self.may_write() else None
         called = re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+).*)?", path)
         if called:
             return self.describe(*called.groups())
@@ -91,12 +101,132 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815
 
+    def asked(self):
+        """The path of this request; None where a planted fault has answered it."""
+        path = urllib.parse.unquote(self.path.partition("?")[0])
+        self.hub.requests.append(f"{self.command} {path}")
+        refused = [s for start, s in self.hub.refused.items() if f"{self.command} {path}".startswith(start)]
+        if not (self.hub.status or refused):
+            return path
+        if self.command in ("POST", "PUT"):
+            self.body()
+        self.answer(self.hub.status or refused[0], b'{"error": "refused"}')
+        return None
+
     def do_POST(self):
+        path = self.asked()
+        if path is None:
+            return None
+        body = self.body()
+        known = re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)/paths-info/(.+)", path)
+        if known:
+            return self.paths_info(body, *known.groups())
+        if not self.may_write():
+            return None
+        if path == "/api/validate-yaml":
+            return self.validate_yaml(json.loads(body)["content"])
+        if path == "/api/repos/create":
+            return self.create(json.loads(body))
+        if re.fullmatch(r"/lfs/[0-9a-f]{64}/verify", path):
+            told = json.loads(body)
+            right = len(self.hub.stored.get(told["oid"], b"")) == told["size"]
+            return self.answer(200 if right else 404, b"{}")
+        written = re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)/(preupload|commit)/([^/]+)", path)
+        if written:
+            kind, name, what, revision = written.groups()
+            if self.find(kind, name, revision)[1] is None:
+                return None
+            return self.preupload(json.loads(body)) if what == "preupload" else self.commit(kind, name, body)
+        if re.fullmatch(r"/(datasets/)?[^/]+/[^/]+\.git/info/lfs/objects/batch", path):
+            return self.batch(json.loads(body))
+        return self.answer(404, b"{}")
+
+    def do_PUT(self):
+        """A large file comes, under its SHA-256; as the real store, this one asks for no token."""
+        path = self.asked()
+        if path is None:
+            return
+        body, wanted = self.body(), path.removeprefix("/lfs/")
+        if hashlib.sha256(body).hexdigest() != wanted:
+            return self.answer(400, b"{}")
+        self.hub.stored[wanted] = body
+        self.answer(200, b"")
+
+    def body(self):
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers["Content-Length"]))
+        parts = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def may_write(self):
+        if self.hub.token and self.headers.get("Authorization") == f"Bearer {self.hub.token}":
+            return True
+        self.answer(401, b'{"error": "Invalid credentials"}', X_Error_Message="Invalid credentials")
+        return False
+
+    def tell(self, value):
+        self.answer(200, json.dumps(value).encode(), Content_Type="application/json")
+
+    def validate_yaml(self, content):
+        """The front matter of a card, which must be there and name a licence."""
+        parts = content.split("---\n")
+        data = yaml.safe_load(parts[1]) if len(parts) > 2 and not parts[0] else None
+        errors = [] if isinstance(data, dict) and data.get("license") else [{"message": "no licence in the metadata"}]
+        self.answer(
+            400 if errors else 200,
+            json.dumps({"errors": errors, "warnings": []}).encode(),
+            Content_Type="application/json",
+        )
+
+    def create(self, told):
+        name = f"{told['organization'] or self.hub.account}/{told['name']}"
+        key = f"{told.get('type') or 'model'}s/{name}"
+        if key in self.hub.repositories:
+            return self.answer(409, b'{"error": "it is there already"}')
+        first = "0" * 40
+        self.hub.repositories[key] = Repository({first: {}}, first, private=told.get("visibility") == "private")
+        return self.tell({"url": f"{self.hub.endpoint}/{name}", "name": name, "id": "1"})
+
+    def preupload(self, told):
+        """Which way each file comes: large and binary ones apart."""
+        files = [
+            {
+                "path": file["path"],
+                "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular",
+                "shouldIgnore": False,
+            }
+            for file in told["files"]
+        ]
+        self.tell({"files": files})
+
+    def batch(self, told):
+        """Where to put large files; those that are here already are not asked for."""
+        objects = []
+        for asked in told["objects"]:
+            href = f"{self.hub.endpoint}/lfs/{asked['oid']}"
+            actions = {"upload": {"href": href}, "verify": {"href": f"{href}/verify"}}
+            objects.append(asked if asked["oid"] in self.hub.stored else asked | {"actions": actions})
+        self.tell({"transfer": "basic", "objects": objects})
+
+    def commit(self, kind, name, body):
+        """A commit as NDJSON: a line for its message, and one for each file."""
+        repository = self.hub.repositories[f"{kind}/{name}"]
+        files = dict(repository.commits[repository.main])
+        for line in map(json.loads, body.splitlines()):
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.hub.stored[value["oid"]]
+        commit = self.hub.add(kind.removesuffix("s"), name, files)
+        self.tell({"commitUrl": f"{self.hub.endpoint}/{name}/commit/{commit}", "commitOid": commit})
+
+    def paths_info(self, body, kind, name, revision):
         """What is known of some paths."""
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        path = urllib.parse.unquote(self.path)
-        self.hub.requests.append(f"POST {path}")
-        kind, name, revision = re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)/paths-info/(.+)", path).groups()
         _, files = self.find(kind, name, revision)
         wanted = json.loads(body)["paths"] if body.startswith(b"{") else urllib.parse.parse_qs(body.decode())["paths"]
         entries = [self.entry(path, files[path]) for path in wanted if path in (files or {})]
@@ -124,7 +254,8 @@ class _Handler(BaseHTTPRequestHandler):
         if what == "tree":
             body = [self.entry(path, data) for path, data in files.items()]
         else:
-            body = {"_id": "1", "id": name, "sha": commit, "private": False}
+            body = {"_id": "1", "id": name, "sha": commit}
+            body["private"] = self.hub.repositories[f"{kind}/{name}"].private
             body["siblings"] = [{"rfilename": path} for path in files]
         self.answer(200, json.dumps(body).encode(), Content_Type="application/json")
 

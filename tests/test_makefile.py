@@ -111,6 +111,7 @@ class Graph:
     def start(self, *arguments: str, target: str | None = "report") -> subprocess.Popen:
         """Start make with the stub in Python's place, without a target where that is None, in a group of its own."""
         own = ("OMP_NUM_THREADS", "MAKEFLAGS", "MAKELEVEL", "PROFILE", "RUN", "ITERATIONS", "SEEDS", "STUDIES", "JOBS")
+        own += ("LLAMA_CPP", "REPO", "PRIVATE", "YES")
         environment = {k: v for k, v in os.environ.items() if k not in own and not k.startswith("KLEPON_")}
         return subprocess.Popen(
             ["make", *([target] if target else []), "PY=./stub", *arguments],
@@ -726,6 +727,7 @@ def test_the_help_shows_each_variable_with_its_value(whole):
         assert "JOBS=2" in whole.make(more, target="help").stdout
         assert "JOBS=1" in whole.make(more, "PROFILE=paper", target="help").stdout, "they would share a GPU"
     assert "ADAPTER= ENGINE_URL= PORT=8000 WORKERS=1" in shown
+    assert "LLAMA_CPP= REPO= PRIVATE=1 YES=" in shown
 
 
 @pytest.mark.parametrize(("target", "module"), [("chat", "serve"), ("chat-doctor", "serve.doctor")])
@@ -770,6 +772,26 @@ def test_a_hosted_python_gets_torch_first_then_the_locks_and_with_a_gpu_its_lock
     assert locks.endswith("--no-deps -r requirements.txt" + " -r requirements-gpu.txt" * gpu)
     assert project.endswith("--no-deps --no-build-isolation -e .")
     assert all(call.startswith("a-python -m pip install") for call in (torch, locks, project))
+
+
+@pytest.mark.parametrize(
+    ("target", "module", "told"),
+    [
+        ("merge", "merging", []),
+        ("gguf", "llama_cpp", ["--llama-cpp", "a b/llama.cpp"]),
+        ("publish", "upload", ["--repository", "x/y", "--private", "0", "--yes", "1"]),
+    ],
+)
+def test_what_comes_after_training_is_told_the_variables(made, target, module, told):
+    (made.folder / f"lib/{module}.py").write_text("import json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    given = ["RUN=mine", "LLAMA_CPP=a b/llama.cpp", "REPO=x/y", "PRIVATE=0", "YES=1"]
+    assert json.loads(made.make(*given, target=target).stdout.splitlines()[-1]) == ["--run", "mine", *told]
+
+
+def test_a_publication_is_private_and_asked_for_unless_told_otherwise(made):
+    (made.folder / "lib/upload.py").write_text("import json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    told = json.loads(made.make(target="publish").stdout.splitlines()[-1])
+    assert told == ["--run", "demo", "--repository", "", "--private", "1", "--yes", ""]
 
 
 def test_clean_removes_the_run_and_nothing_else(made):

@@ -1,0 +1,70 @@
+"""What the licences of base model and corpus ask of whoever passes a model on."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+#: The Llama licences that ask for a name that begins with "Llama" and for the words "Built with Llama".
+_LLAMA = re.compile(r"llama[-_ ]?(3\.[123])(?!\d)", re.IGNORECASE)
+#: The base model's own size and the way it stretches its positions: what tells a Llama 3.2 under any name.
+_LLAMA_32_VOCABULARY, _LLAMA_32_FACTOR = 128_256, 32.0
+
+
+@dataclass(frozen=True)
+class Licence:
+    """A licence as the hub's metadata have it."""
+
+    identifier: str
+    """Of the hub's list."""
+    name: str
+    link: str = ""
+    llama: str = ""
+    """The version of the Llama licence; its name and its notice are then duties."""
+
+    @property
+    def notice(self) -> str:
+        """The text that a Llama licence asks to be kept with every copy; empty for other licences."""
+        if not self.llama:
+            return ""
+        return (
+            f"Llama {self.llama} is licensed under the Llama {self.llama} Community License, "
+            "Copyright © Meta Platforms, Inc. All Rights Reserved.\n"
+        )
+
+
+APACHE = Licence("apache-2.0", "Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0")
+
+
+def of_model(name: str, folder: Path) -> Licence:
+    """The licence of a base model, `demo`, a hub id or a folder, which its adapter and all merged with it fall under.
+
+    A Llama 3.2 is known by its name, or by its configuration, whatever the folder is called.
+    """
+    if name == "demo":
+        return APACHE
+    version = _LLAMA.search(name)
+    if version or _is_llama_32(folder):
+        number = version[1] if version else "3.2"
+        link = f"https://www.llama.com/llama{number.replace('.', '_')}/license/"
+        return Licence(f"llama{number}", f"Llama {number} Community License", link, number)
+    return Licence("other", "the licence of the base model")
+
+
+def of_corpus(source: str) -> Licence:
+    """The licence of a corpus, as far as this project can know it."""
+    if source == "demo":
+        return APACHE
+    if source.partition("@")[0] == "indonlp/cendol_collection_v2":
+        return Licence(APACHE.identifier, "Apache License 2.0, as its page on the hub says", APACHE.link)
+    return Licence("unknown", "that of whoever made the corpus")
+
+
+def _is_llama_32(folder: Path) -> bool:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    positions = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    return (
+        config.get("model_type") == "llama"
+        and config.get("vocab_size") == _LLAMA_32_VOCABULARY
+        and positions.get("factor") == _LLAMA_32_FACTOR
+    )
