@@ -29,6 +29,7 @@ RETRIES = 3  # how often a stage is begun again whose worker or node was lost
 ON_GPU = ("1_sampling", "3_training", "4_evaluation")  # the stages that take a GPU where there is one
 # Of the caller's environment, what notebooks heed. The rest is the node's own, such as where its libraries lie.
 PASSED_ON = ("HF_", "KLEPON_", "PYTHON", "TOKENIZERS_", "TRANSFORMERS_")
+STARTS = 3  # how often a Ray of this machine's own is tried to be started
 PATIENCE = 30.0  # seconds until a network's file system shows to one node what another wrote
 ENDING = 30.0  # seconds in which an interrupted notebook stops its kernel
 OBJECT_STORE = 100 * 2**20  # bytes; near the least that Ray takes, since stages pass files and nothing else
@@ -83,23 +84,30 @@ def connect(address: str) -> Any:
     """Ray, joined to the cluster at `address`; "local" starts one on this machine, which ends with this process.
 
     Raises:
-        ClusterError: where Ray is not installed, or no cluster of the same Ray and Python answers.
+        ClusterError: where Ray is not installed or does not start, or no cluster of the same Ray and Python answers.
     """
     ray = package()
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if address == "local":
-            # A report made offline tells nobody that it was made.
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            ray.init(address, include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
-        else:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    if address != "local":
+        try:
             ray.init(address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
-        why = str(error).strip().splitlines() or [type(error).__name__]
-        raise ClusterError(
-            f"RAY_ADDRESS={address}: {why[0]} Make runs on a machine of the cluster (ray start --address=…), "
-            "with the Ray and the Python of its other machines"
-        ) from None
+        # Whatever is wrong, Ray has an exception of another kind for it.
+        except Exception as error:
+            raise ClusterError(
+                f"RAY_ADDRESS={address}: {_reason(error)} Make runs on a machine of the cluster "
+                "(ray start --address=…), with the Ray and the Python of its other machines"
+            ) from None
+        return ray
+    # A report made offline tells nobody that it was made.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(address, include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
+            break
+        # On a busy machine its parts may take longer to start than they wait for each other: a bare Exception.
+        except Exception as error:
+            if not left:
+                raise ClusterError(f"Ray did not start on this machine: {_reason(error)}") from None
     return ray
 
 
@@ -232,9 +240,10 @@ def _work(
                 time.sleep(0.2)
             except OSError:
                 break
-        if said.seek(0, os.SEEK_END):
+        if Path(token).read_bytes():
             said.write(f"\nbegun again on {os.uname().nodename}: its last worker was lost\n".encode())
             said.flush()
+        Path(token).write_text("begun")
         leash = [sys.executable, "-m", "lib.cluster", "--leash", str(os.getpid())]
         stage = subprocess.Popen(
             [*leash, *command],

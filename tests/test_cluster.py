@@ -484,14 +484,14 @@ def hold(graph: Graph, stage: str, *arguments: str) -> tuple[subprocess.Popen, p
         assert process.poll() is None, process.communicate()
         return held.is_file() and held.read_text().endswith(".")
 
-    until(reached, 150)
+    until(reached, 400)
     (graph.folder / "holding").unlink()
     return process, psutil.Process(int(held.read_text().removesuffix(".")))
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str]:
     try:
-        said, complained = process.communicate(timeout=240)
+        said, complained = process.communicate(timeout=500)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -577,7 +577,7 @@ def test_a_cluster_that_was_there_before_serves_a_run_and_outlives_it(sweep):
         | {"PYTHONPATH": str(sweep.folder)},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
         check=False,
     )
     assert joined.returncode == 0, joined.stderr
