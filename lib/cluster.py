@@ -22,6 +22,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
+
 from lib import paths
 from lib.storage import write_json
 
@@ -108,6 +110,9 @@ def connect(address: str) -> Any:
         except Exception as error:
             if not left:
                 raise ClusterError(f"Ray did not start on this machine: {_reason(error)}") from None
+            # What a failed start leaves would run beside the next.
+            for part in psutil.Process().children(recursive=True):
+                part.kill()
     return ray
 
 
