@@ -330,9 +330,12 @@ def test_a_command_that_a_signal_ended_is_for_ray_to_try_again(node):
 def test_a_stage_ends_with_its_worker_and_the_next_attempt_waits_for_that(node):
     lost = node.stage(100)
     until(lambda: node.notes() == ["begun"] and node.log.read_text())
+    # An attempt that comes before the one before it has ended.
+    again = node.stage(0)
+    time.sleep(3)
+    assert node.notes() == ["begun"]
     lost.kill()
     lost.wait()
-    again = node.stage(0)
     assert json.loads(again.communicate(timeout=60)[0]) == 0
     assert node.notes() == ["begun", "interrupted", "begun", "ended"]
     assert re.fullmatch(
