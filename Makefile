@@ -18,9 +18,12 @@ LLAMA_CPP  ?=
 REPO       ?=
 PRIVATE    ?= 1
 YES        ?=
+# The Ray cluster that runs the notebooks instead of this machine; `local` for one that is started for this run.
+RAY_ADDRESS ?=
+cluster    := $(filter-out local,$(RAY_ADDRESS))
 # Notebooks at a time, which share the cores. Several trainings of the demo are done sooner two by two; elsewhere they
-# would share a GPU.
-JOBS       ?= $(if $(filter demo,$(PROFILE)),$(if $(word 3,$(ITERATIONS:all=0 1) $(SEEDS) $(STUDIES)),2,1),1)
+# would share a GPU. In a cluster, the notebooks that Ray may choose from: each waits here in a process of some 100 MB.
+JOBS       ?= $(if $(cluster),16,$(if $(filter demo,$(PROFILE)),$(if $(word 3,$(ITERATIONS:all=0 1) $(SEEDS) $(STUDIES)),2,1),1))
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -85,10 +88,11 @@ REPORT        := $(EVALUATION) $(call lib,ablation statistics look plots drawing
 # --- The stages ------------------------------------------------------------------------------------------------------
 VARIABLES = --run '$(RUN)' --profile '$(PROFILE)' --corpus '$(CORPUS)' --base-model '$(BASE_MODEL)' \
     --iterations '$(ITERATIONS)' --seeds '$(SEEDS)' --studies '$(STUDIES)'
-# More threads than cores would wait for each other.
+# More threads than cores would wait for each other. In a cluster it is the node whose cores count.
 THREADS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores > $(JOBS) ? cores / $(JOBS) : 1)))
-shared_cores = $(if $(filter-out 1,$(JOBS)),OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} KLEPON_JOBS=$(JOBS))
-run_notebook = $(shared_cores) $(PY) -m lib.notebooks $(1) $(2) run=$(RUN) profile=$(PROFILE) corpus='$(CORPUS)' base_model='$(BASE_MODEL)'
+shared_cores = $(if $(filter-out 1,$(JOBS)),$(if $(cluster),,OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)}) KLEPON_JOBS=$(JOBS))
+on_ray       = $(if $(RAY_ADDRESS),$(PY) -m lib.cluster)
+run_notebook = $(shared_cores) $(3) $(PY) -m lib.notebooks $(1) $(2) run=$(RUN) profile=$(PROFILE) corpus='$(CORPUS)' base_model='$(BASE_MODEL)'
 CORPUS_FILES     := $(if $(CORPUS),$(wildcard $(CORPUS) $(CORPUS)/*))
 BASE_MODEL_FILES := $(wildcard $(or $(BASE_MODEL),lib/demo/base_model)/*)
 
@@ -117,18 +121,18 @@ $(filter-out $(FIRST),$(filter $(REPORTS)/1_sampling_%,$(STAGED))): | $(FIRST)
 $(ARTIFACTS)/corpus/split.parquet: $(FIRST) ; +@:
 
 $(REPORTS)/1_sampling_%.ipynb: notebooks/1_sampling.ipynb $(SETTINGS)/sampling_%.json $(SAMPLING) $(CORPUS_FILES)
-	@$(call run_notebook,$<,$@) iteration=$*
+	@$(call run_notebook,$<,$@,$(on_ray)) iteration=$*
 
 $(REPORTS)/2_preprocessing_%.ipynb: notebooks/2_preprocessing.ipynb $(SETTINGS)/preprocessing_%.json $(PREPROCESSING) \
     $(BASE_MODEL_FILES)
-	@$(call run_notebook,$<,$@) iteration=$*
+	@$(call run_notebook,$<,$@,$(on_ray)) iteration=$*
 
 $(REPORTS)/3_training_%.ipynb: notebooks/3_training.ipynb $(SETTINGS)/training_%.json $(TRAINING) $(BASE_MODEL_FILES)
-	@$(call run_notebook,$<,$@) $(iteration_and_seed)
+	@$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed)
 
 $(REPORTS)/4_evaluation_%.ipynb: notebooks/4_evaluation.ipynb $(SETTINGS)/evaluation_%.json \
     $(ARTIFACTS)/corpus/split.parquet $(EVALUATION) $(BASE_MODEL_FILES)
-	@$(call run_notebook,$<,$@) $(iteration_and_seed)
+	@$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed)
 
 # The page is made of what there is, and tells why a row failed. It needs a corpus, the base model and one training.
 PRESENT := $(filter-out $(KLEPON_MISSING),$(STAGED))
@@ -152,12 +156,15 @@ help: ## what these commands do
 	@echo "Klepon: a report that can be run again. Commands:"
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/  make /'
 	@echo "Variables: PROFILE=$(PROFILE) RUN=$(RUN) CORPUS=$(CORPUS) BASE_MODEL=$(BASE_MODEL) ITERATIONS=\"$(ITERATIONS)\" SEEDS=\"$(SEEDS)\" STUDIES=\"$(STUDIES)\" JOBS=$(JOBS)"
-	@echo "           ADAPTER=$(ADAPTER) ENGINE_URL=$(ENGINE_URL) PORT=$(PORT) WORKERS=$(WORKERS)"
+	@echo "           RAY_ADDRESS=$(RAY_ADDRESS) ADAPTER=$(ADAPTER) ENGINE_URL=$(ENGINE_URL) PORT=$(PORT) WORKERS=$(WORKERS)"
 	@echo "           LLAMA_CPP=$(LLAMA_CPP) REPO=$(REPO) PRIVATE=$(PRIVATE) YES=$(YES)"
 
 # In steps, so that a row that fails loses no other: all that can run, then the page. Each step is a make of its own,
 # which knows the graph already and, of what this one was asked, the variables alone.
 step = KLEPON_GRAPH='$(GRAPH)' MAKEFLAGS=' -- $(MAKEOVERRIDES)' $(MAKE) --silent
+# A step with a Ray of its own, where that was asked for and there is something to do for it.
+some_stages = grep -q '/[1-4]_' $(KLEPON_TODO)
+with_ray    = $(if $(filter local,$(RAY_ADDRESS)),! $(some_stages) || $(on_ray) --local env)
 plan = $(step) -n page | sed -nE 's/.* -m lib\.notebooks [^ ]+ ([^ ]+) .*/\1/p' | xargs
 ifneq ($(findstring n,$(FLAGS))$(findstring t,$(FLAGS)),)
 report: page
@@ -167,7 +174,8 @@ report: settings ## from a fresh clone to reports/<run>/report.html; runs what i
 	@$(if $(filter demo,$(PROFILE)),,echo "make advice, with the same variables, says what this run downloads, how long it takes, and whether it fits here")
 	@[[ '$(JOBS)' =~ ^[1-9][0-9]*$$ ]] || { echo "error: JOBS='$(JOBS)' must be a whole number above 0" >&2; exit 1; }
 	+@$(plan) > $(KLEPON_TODO)
-	-+@$(step) --keep-going -j$(JOBS) stages
+	@$(if $(RAY_ADDRESS),! $(some_stages) || $(on_ray) --check)
+	-+@$(with_ray) $(step) --keep-going -j$(JOBS) stages
 	+@KLEPON_MISSING="$$($(plan))" $(step) page
 endif
 

@@ -130,6 +130,10 @@ class RunPaths:
         """Why a notebook last failed; absent where it did not."""
         return self.artifacts / "failures" / f"{notebook}.json"
 
+    def cluster_log(self, notebook: str) -> Path:
+        """What a stage last said on a Ray cluster; whoever runs it holds a lock on this file."""
+        return self.artifacts / "cluster" / f"{notebook}.log"
+
     @property
     def results(self) -> Path:
         """All scores of the run, tidy."""

@@ -14,6 +14,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ("requirements.txt", "requirements-gpu.txt")
+ASKED_FOR = "requirements-ray.txt"  # only who sets RAY_ADDRESS needs it
 TOP_LEVEL = {
     "CHANGELOG.md",
     "CITATION.cff",
@@ -50,7 +51,7 @@ def git(*arguments: str) -> list[str]:
     return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, ASKED_FOR])
 def test_every_line_of_a_lock_is_one_exact_pin(lock):
     assert lines(lock)
     for line in lines(lock):
@@ -60,6 +61,23 @@ def test_every_line_of_a_lock_is_one_exact_pin(lock):
 
 def test_the_locks_do_not_speak_of_the_same_package():
     assert not set(pins(LOCKS[0])) & set(pins(LOCKS[1]))
+
+
+def test_the_lock_of_ray_adds_to_the_environment_and_agrees_with_that_of_the_gpu():
+    asked_for, gpu = pins(ASKED_FOR), pins(LOCKS[1])
+    assert "ray" in asked_for
+    assert not set(asked_for) & set(pins(LOCKS[0]))
+    assert {name: gpu[name] for name in asked_for if name in gpu} == {
+        name: asked_for[name] for name in asked_for if name in gpu
+    }
+
+
+def test_with_the_lock_of_ray_the_environment_has_all_that_ray_asks_for():
+    if "ray" not in {canonical(found.name) for found in importlib.metadata.distributions()}:
+        pytest.skip("Ray is not installed: what it asks for stands in its package")
+    plain = [wanted for wanted in importlib.metadata.requires("ray") if "extra ==" not in wanted]
+    names = {canonical(re.match(r"[\w.-]+", wanted)[0]) for wanted in plain}
+    assert names <= set(pins(LOCKS[0])) | set(pins(ASKED_FOR))
 
 
 def test_torch_is_pinned_where_the_makefile_looks_for_it():
@@ -86,7 +104,7 @@ def third_party(folder: str) -> set[str]:
 @pytest.mark.parametrize("folder", ["lib", "tests", "webapp"])
 def test_every_import_is_pinned(folder):
     distributions = importlib.metadata.packages_distributions()
-    pinned = pins("requirements.txt") | pins("requirements-gpu.txt")
+    pinned = pins("requirements.txt") | pins("requirements-gpu.txt") | pins(ASKED_FOR)
     unpinned = {
         module
         for module in third_party(folder)

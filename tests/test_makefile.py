@@ -110,8 +110,8 @@ class Graph:
 
     def start(self, *arguments: str, target: str | None = "report") -> subprocess.Popen:
         """Start make with the stub in Python's place, without a target where that is None, in a group of its own."""
-        own = ("OMP_NUM_THREADS", "MAKEFLAGS", "MAKELEVEL", "PROFILE", "RUN", "ITERATIONS", "SEEDS", "STUDIES", "JOBS")
-        own += ("LLAMA_CPP", "REPO", "PRIVATE", "YES")
+        own = ("OMP_NUM_THREADS", "MAKEFLAGS", "MAKELEVEL", "RAY_ADDRESS", "PROFILE", "RUN", "ITERATIONS", "SEEDS")
+        own += ("STUDIES", "JOBS", "LLAMA_CPP", "REPO", "PRIVATE", "YES")
         environment = {k: v for k, v in os.environ.items() if k not in own and not k.startswith("KLEPON_")}
         return subprocess.Popen(
             ["make", *([target] if target else []), "PY=./stub", *arguments],
