@@ -82,7 +82,7 @@ MODEL_CODE    := $(call lib,attention hub model prompts)
 SAMPLING      := $(EVERYWHERE) $(CORPUS_CODE) $(call lib,splits sampling embedding projection)
 PREPROCESSING := $(EVERYWHERE) $(CORPUS_CODE) $(MODEL_CODE) $(call lib,audit examples)
 TRAINING      := $(EVERYWHERE) $(MODEL_CODE) $(call lib,backend training)
-EVALUATION    := $(EVERYWHERE) $(CORPUS_CODE) $(MODEL_CODE) $(call lib,splits sampling embedding evaluation generation metrics english language)
+EVALUATION    := $(EVERYWHERE) $(CORPUS_CODE) $(MODEL_CODE) $(call lib,splits sampling embedding evaluation served generation metrics english language)
 REPORT        := $(EVALUATION) $(call lib,ablation statistics look plots drawing comparison_plots published examples report provenance finished cards licences) $(wildcard lib/templates/* reports/published/*.csv)
 
 # --- The stages ------------------------------------------------------------------------------------------------------
@@ -150,8 +150,7 @@ page: settings $(if $(filter $(FIRST) $(BASE),$(MISSING)),,$(if $(SCORED),$(REPO
 	@$(if $(MISSING),exit 1)
 
 # --- Commands --------------------------------------------------------------------------------------------------------
-.PHONY: help report advice chat chat-doctor merge gguf publish hosted test unsloth quick-test lab bench lint clean \
-    base-model example
+.PHONY: help report advice chat chat-doctor merge gguf publish hosted test unsloth quick-test lab bench lint clean base-model example
 help: ## what these commands do
 	@echo "Klepon: a report that can be run again. Commands:"
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/  make /'

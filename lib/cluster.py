@@ -30,7 +30,7 @@ from lib.storage import write_json
 RETRIES = 3  # how often a stage is begun again whose worker or node was lost
 ON_GPU = ("1_sampling", "3_training", "4_evaluation")  # the stages that take a GPU where there is one
 # Of the caller's environment, what notebooks heed. The rest is the node's own, such as where its libraries lie.
-PASSED_ON = ("HF_", "KLEPON_", "PYTHON", "TOKENIZERS_", "TRANSFORMERS_")
+PASSED_ON = ("ENGINE_", "HF_", "KLEPON_", "PYTHON", "TOKENIZERS_", "TRANSFORMERS_")
 STARTS = 3  # how often a Ray of this machine's own is tried to be started
 PATIENCE = 30.0  # seconds until a network's file system shows to one node what another wrote
 ENDING = 30.0  # seconds in which an interrupted notebook stops its kernel

@@ -1,5 +1,6 @@
 """A model's completions of the test rows, and their scores."""
 
+import os
 from dataclasses import asdict
 from typing import Any
 
@@ -58,14 +59,23 @@ def origin(config: Config) -> dict[str, Any]:
 def complete(config: Config, tests: dict[str, pd.DataFrame], runs: int | None = None) -> None:
     """Write the completions of one model on the test rows of each protocol.
 
-    What an interrupted call has written is kept.
+    What an interrupted call has written is kept. Where ENGINE_URL names a server, that decodes (`lib.served`).
 
     Args:
         tests: by protocol, rows with the column input, whose index numbers them.
         runs: decoding runs; as many as the settings say where None.
     """
-    model, tokenizer = load_model(config), models.load_tokenizer(config.model)
-    settings = config.evaluation
+    tokenizer, settings = models.load_tokenizer(config.model), config.evaluation
+    made_by = origin(config)
+    if url := os.environ.get("ENGINE_URL"):
+        # Whoever decodes in this process need not wait for what talks to a server.
+        from lib import served
+
+        model: Any = served.connect(url, config)
+        by: dict[str, Any] = {"complete": served.complete}
+        made_by |= {"server": model.name}
+    else:
+        model, by = load_model(config), {}
     room = config.prompt.max_evaluation_tokens - settings.max_new_tokens
     for protocol, rows in tests.items():
         prompts = {
@@ -84,8 +94,9 @@ def complete(config: Config, tests: dict[str, pd.DataFrame], runs: int | None = 
             seed=settings.decoding_seed,
             # As many sequences together, however few runs there are of each prompt.
             batch_rows=settings.batch_rows * settings.decoding_runs // (runs or settings.decoding_runs),
-            settings=origin(config),
+            settings=made_by,
             label=f"completing {config.name}, {protocol}",
+            **by,
         )
 
 

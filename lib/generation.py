@@ -8,10 +8,10 @@ position), never on what else is in the batch.
 import hashlib
 import json
 import os
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -33,7 +33,13 @@ class Decoding:
     """0: no limit."""
 
 
-def model_defaults(model: PreTrainedModel, end_of_turn: int, max_new_tokens: int) -> Decoding:
+class HasDefaults(Protocol):
+    """A model, here or elsewhere, that says how it is usually sampled."""
+
+    generation_config: Any
+
+
+def model_defaults(model: HasDefaults, end_of_turn: int, max_new_tokens: int) -> Decoding:
     """Sampling with the model's own generation defaults, as the paper does ("the library's default settings")."""
     defaults = model.generation_config
     eos = defaults.eos_token_id
@@ -284,8 +290,21 @@ def decode(
     return [[completions[key] for key in of_prompt] for of_prompt in runs]
 
 
-def write_completions(
+def complete(
     model: PreTrainedModel,
+    rows: Sequence[int],
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    runs: int,
+    seed: int,
+) -> list[list[list[int]]]:
+    """The completions of a batch of rows, as `decode` returns them; each draws its own numbers (`uniforms`)."""
+    draws = np.stack([[uniforms(seed, row, run, decoding.max_new_tokens) for run in range(runs)] for row in rows])
+    return decode(model, prompts, draws, decoding)
+
+
+def write_completions(
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompts: dict[int, list[int]],
     path: Path,
@@ -296,6 +315,7 @@ def write_completions(
     batch_rows: int,
     settings: dict[str, Any],
     label: str = "completions",
+    complete: Callable[..., list[list[list[int]]]] = complete,
 ) -> None:
     """Complete every prompt `runs` times and write the completions to a jsonl file, batch by batch as they come.
 
@@ -306,6 +326,7 @@ def write_completions(
     Args:
         prompts: token ids by row number.
         settings: what else the completions depend on (such as the model); it stands in the first line.
+        complete: how a batch is completed, with the arguments of `complete` above.
     """
     order = sorted(prompts, key=lambda row: (len(prompts[row]), row))
     batches = [order[start : start + batch_rows] for start in range(0, len(order), batch_rows)]
@@ -320,12 +341,8 @@ def write_completions(
             file.write(head + "\n")
         for n, batch in enumerate(batches):
             if n >= done:
-                draws = np.stack(
-                    [[uniforms(seed, row, run, decoding.max_new_tokens) for run in range(runs)] for row in batch]
-                )
-                for row, completions in zip(
-                    batch, decode(model, [prompts[row] for row in batch], draws, decoding), strict=True
-                ):
+                found = complete(model, batch, [prompts[row] for row in batch], decoding, runs, seed)
+                for row, completions in zip(batch, found, strict=True):
                     for run, ids in enumerate(completions):
                         text = tokenizer.decode(ids, skip_special_tokens=True)
                         record = {"row": row, "run": run, "text": text, "ids": ids}
@@ -354,6 +371,12 @@ def _keep_whole_batches(path: Path, head: str, lines_of_batches: list[int]) -> i
     if done == 0:
         path.unlink()
     return done
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """What the completions in a file depend on, as `write_completions` was told."""
+    with path.open(encoding="utf-8") as file:
+        return dict(json.loads(next(file))["settings"])
 
 
 def read_completions(path: Path) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,14 @@ from typing import Any
 import pandas as pd
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from lib import attention, paths
 from lib.config import Lora, Model
@@ -107,6 +114,14 @@ def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
             )
         tokenizer.pad_token = pad
     return tokenizer
+
+
+def load_generation_config(settings: Model) -> GenerationConfig:
+    """How the base model is usually sampled, as `load_base` would find it, without its weights."""
+    folder = base_model_folder(settings)
+    if (folder / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(folder)
+    return GenerationConfig.from_model_config(_load(AutoConfig, settings))
 
 
 def load_base(settings: Model) -> PreTrainedModel:

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from lib import generation, paths
 from lib import model as models
-from lib import paths
 from lib.config import SECTIONS, Config
 
 #: The libraries that numbers hang on.
@@ -45,6 +45,7 @@ def manifest(configs: list[Config], picked: Config) -> dict[str, Any]:
             "sha256": corpus["fingerprint"],
         },
         "base_model": {"source": models.pinned(config.model), "sha256": models.base_fingerprint(config.model)},
+        "completed_by": sorted({completed_by(c) for c in configs}),
         "trained_by": json.loads((files.adapter(config.name) / paths.ADAPTER_RECORD).read_text())["trained_by"],
         "adapters": {c.name: models.fingerprint(files.adapter(c.name)) for c in configs if c.iteration != "base"},
         "final_adapter": {
@@ -76,6 +77,12 @@ def git_commit() -> str:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def completed_by(config: Config) -> str:
+    """What decoded the completions of one model."""
+    settings = generation.read_settings(config.paths.completions(config.name))
+    return "a server (ENGINE_URL)" if "server" in settings else "transformers in the report's own process"
 
 
 def device() -> str:

@@ -18,7 +18,7 @@ from stand_in_hub import Hub, serving
 from lib import corpus, hub, paths
 from lib import model as models
 from lib.config import Model
-from lib.corpus_files import COLUMNS, SUBSETS, SUFFIXES, CorpusError
+from lib.corpus_files import COLUMNS, SUBSETS, CorpusError, bytes_to_fetch
 
 NAME = "someone/cendol"
 
@@ -191,7 +191,7 @@ def test_a_model_of_the_hub_is_fetched_whole_and_once(there, model_files, tmp_pa
 
 def test_what_is_still_to_come_of_a_data_set_is_known_before_and_after(there, tmp_path, shards):
     def to_come():
-        return hub.dataset_to_fetch(NAME, SUFFIXES, SUBSETS)
+        return bytes_to_fetch(NAME)
 
     # Nobody has looked into the files yet.
     assert to_come() == sum(len(data) for name, data in shards.items() if name.endswith(".parquet"))

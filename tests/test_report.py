@@ -112,6 +112,7 @@ def test_the_stand_ins_are_named_in_the_demo_and_only_there(profile, said, monke
     # The paper's base model would be fetched to be named.
     monkeypatch.setattr(models, "pinned", lambda settings: settings.base_model)
     monkeypatch.setattr(models, "base_fingerprint", lambda settings: "f" * 64)
+    monkeypatch.setattr(models, "base_model_folder", lambda settings: paths.DEMO_BASE_MODEL)
     text = Page(write_report(small_run.make(profile))).text
     assert ("This is the demo." in text) == said
     assert ("stand-in" in text) == said

@@ -25,6 +25,8 @@ RING = 1024
 BLOCK_MS = 5_000
 LOOK_SECONDS = 1.0
 """How often places in the queue and the workers are asked for."""
+PLACES_AT_ONCE = 10
+"""So many are told their place together, spread over the time between two looks."""
 QUIET_SECONDS = 3.0
 """A generation that neither waits nor says anything for so long is asked about; after two such answers it is lost."""
 
@@ -191,9 +193,13 @@ class Hub:
                     # All at once: one by one they would keep the event loop from everything else.
                     waiting = [gid for gid, ring in self._rings.items() if ring.may_wait()]
                     places = await self.service.positions(waiting) if waiting else {}
-                    await asyncio.gather(
-                        *(self._place(gid, ring, places.get(gid)) for gid, ring in list(self._rings.items()))
-                    )
+                    rings = list(self._rings.items())
+                    for start in range(0, len(rings), PLACES_AT_ONCE):
+                        some = rings[start : start + PLACES_AT_ONCE]
+                        await asyncio.gather(*(self._place(gid, ring, places.get(gid)) for gid, ring in some))
+                        # Told all at once, hundreds would keep a question from being heard.
+                        if start + PLACES_AT_ONCE < len(rings):
+                            await asyncio.sleep(LOOK_SECONDS * PLACES_AT_ONCE / len(rings))
             except Exception as error:  # as above
                 await self._failed(error)
             await asyncio.sleep(LOOK_SECONDS)

@@ -22,7 +22,7 @@ from worker.engine import Added, Step
 
 log = logging.getLogger(__name__)
 
-FLUSH_SECONDS = 0.025
+FLUSH_SECONDS = 0.04
 """Between two exchanges; during a long step, a stop is heard of so soon. What is urgent does not wait."""
 IDLE_SECONDS = 0.5
 """How long an idle worker waits for work before it looks for itself."""
