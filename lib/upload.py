@@ -19,10 +19,8 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from lib import cards, finished, hub
 from lib import model as models
 from lib.finished import Finished
+from lib.paths import ADAPTER_RECORD
 from lib.storage import write_json
-
-# As in lib.training, which takes seconds to import.
-ADAPTER_RECORD = "klepon.json"
 
 
 class UploadError(ValueError):

@@ -10,8 +10,9 @@ import small_run
 from huggingface_hub import ModelCard, constants
 from stand_in_hub import Hub, serving
 
-from lib import finished, training, upload
+from lib import finished, upload
 from lib.cards import name
+from lib.paths import ADAPTER_RECORD
 from lib.storage import write_json
 
 REPOSITORY = "someone/klepon-trial"
@@ -27,7 +28,7 @@ def run(tmp_path):
     adapter = configs[-1].paths.adapter(configs[-1].name)
     # As PEFT and training write them: with a folder of this machine.
     write_json(adapter / "adapter_config.json", {"base_model_name_or_path": str(tmp_path / "model"), "revision": None})
-    write_json(adapter / upload.ADAPTER_RECORD, {"base_model": str(tmp_path / "model"), "seed": 0})
+    write_json(adapter / ADAPTER_RECORD, {"base_model": str(tmp_path / "model"), "trained_by": "peft"})
     small_run.finish(configs)
     return finished.read("trial")
 
@@ -214,7 +215,3 @@ def test_a_name_that_is_none_is_said(run, there, monkeypatch, repository, said):
 def test_private_is_yes_or_no(run, there, monkeypatch):
     with pytest.raises(SystemExit, match="PRIVATE=no must be 1, or 0"):
         call(monkeypatch, "--private", "no")
-
-
-def test_the_record_of_an_adapter_is_called_alike_everywhere():
-    assert upload.ADAPTER_RECORD == training.ADAPTER_RECORD

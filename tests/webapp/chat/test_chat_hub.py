@@ -200,3 +200,38 @@ def test_reading_goes_on_after_redis_was_away(monkeypatch):
         await here.close()
 
     run(scenario())
+
+
+def test_of_many_that_wait_a_few_at_a_time_are_told_their_place(monkeypatch):
+    told, pauses = [], []
+
+    class Waiting(Ear):
+        def stir(self, gid):
+            if self.hub.ring(gid).place:
+                told.append(gid)
+
+    async def many():
+        made = Hub(FakeService(""))
+        ear, gids = Waiting(made), [f"g{n:02}" for n in range(35)]
+        for gid in gids:
+            await made.service.submit(request(gid), gid)
+            await made.follow(gid, ORIGIN, ear)
+        pause, begun = asyncio.sleep, asyncio.Event()
+
+        async def counted(seconds):
+            if seconds:
+                pauses.append((len(told), seconds))
+                if len(told) == len(gids):
+                    begun.set()
+            await pause(0)
+
+        monkeypatch.setattr(hub.asyncio, "sleep", counted)
+        made.join(ear)
+        async with asyncio.timeout(10):
+            await begun.wait()
+        await made.close()
+
+    run(many())
+    first = pauses[: [count for count, _ in pauses].index(35) + 1]
+    assert [count for count, _ in first] == [10, 20, 30, 35]
+    assert sum(seconds for _, seconds in first[:-1]) < hub.LOOK_SECONDS
