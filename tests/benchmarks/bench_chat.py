@@ -42,6 +42,8 @@ from harness import record  # noqa: E402
 
 PEER = "the engine in a bare process"
 FOREIGN = 0.1
+#: A turn of the smaller takes seconds, and so does what disturbs it.
+TURNS = {"demo": 15, "100M": 5}
 PROMPTS = [
     f"Tulislah {form} tentang {theme}."
     for form in ("sebuah cerita panjang", "sebuah puisi", "sebuah surat", "sebuah pantun", "penjelasan singkat")
@@ -158,7 +160,7 @@ class Bench:
         for users in (1, 8):
             await self._together(stack, cookies[:users], 8)
             ratios, speeds, bare, alike = [], [], [], []
-            for turn in range(1 if self.quick else 5):
+            for turn in range(1 if self.quick else TURNS[self.name]):
                 for _ in range(3):
                     with Load() as load:
                         sides = [self._together(stack, cookies[:users], tokens), self._alone(users, tokens)]
