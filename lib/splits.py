@@ -54,7 +54,8 @@ def assign(rows: Path, settings: Corpus) -> pd.DataFrame:
         `left_over` (a row of the training side that no sampling draws). How many copies of a row are left over does
         not hang on the order of the file; which of them, should they differ in spelling, does.
     """
-    file = pq.ParquetFile(rows)
+    # Buffered in advance, what was read would be kept to the end.
+    file = pq.ParquetFile(rows, pre_buffer=False)
     subsets: list[pa.Array] = []
     hashes: list[np.ndarray] = []
     # Signatures are many times what stands in the table: they lie on disk, beside the rows.
