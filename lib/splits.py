@@ -62,7 +62,7 @@ def assign(rows: Path, settings: Corpus) -> pd.DataFrame:
     with tempfile.TemporaryDirectory(dir=rows.parent, prefix=".signatures-") as name:
         signatures = {text: _Signatures(Path(name, text)) for text in ("prompt", "output")}
         with tqdm(total=file.metadata.num_rows, desc="grouping rows", unit="row") as progress:
-            for batch in file.iter_batches(20_000, columns=["subset_name", "input", "output"]):
+            for batch in file.iter_batches(5_000, columns=["subset_name", "input", "output"]):
                 prompts = [normalise(text) for text in batch["input"].to_pylist()]
                 outputs = [normalise(text) for text in batch["output"].to_pylist()]
                 part = np.zeros(len(prompts), _HASHES)
@@ -72,11 +72,12 @@ def assign(rows: Path, settings: Corpus) -> pd.DataFrame:
                 part["short"] = [o.count(" ") < _SHORT_OUTPUT_WORDS for o in outputs]
                 signatures["prompt"].add(part["prompt"], prompts)
                 signatures["output"].add(part["output"], outputs)
-                subsets.append(batch["subset_name"].cast(pa.string()))
+                subsets.append(batch["subset_name"].cast(pa.string()).dictionary_encode())
                 hashes.append(part)
                 progress.update(len(part))
         found = np.concatenate(hashes)
         hashes.clear()
+        pa.default_memory_pool().release_unused()
         ties = _Ties(len(found))
         for text, tying in (
             ("prompt", ~_generic(found["prompt"], found["output"], settings.generic_after)),
@@ -85,7 +86,7 @@ def assign(rows: Path, settings: Corpus) -> pd.DataFrame:
             at = np.flatnonzero(tying)
             ties.tie_equal(at, found[text][at])
             distinct, first = np.unique(found[text][at], return_index=True)
-            signatures[text].tie_near_duplicates(distinct, at[first], settings.near_duplicate_similarity, ties)
+            signatures.pop(text).tie_near_duplicates(distinct, at[first], settings.near_duplicate_similarity, ties)
 
     # Named after what it says, not after where it stands: the side does not change when the corpus is re-ordered.
     least = np.full(len(found), np.iinfo(np.int64).max)
@@ -100,7 +101,7 @@ def assign(rows: Path, settings: Corpus) -> pd.DataFrame:
     pair = pd.Series(found["pair"])
     copy = pd.DataFrame({"pair": pair, "copy": pair.groupby(pair).cumcount(), "seed": settings.split_seed})
     chance = pd.util.hash_pandas_object(copy, index=False).to_numpy() / 2**64
-    subset = pa.chunked_array(subsets).dictionary_encode().to_pandas()
+    subset = pa.chunked_array(subsets).unify_dictionaries().to_pandas()
     return pd.DataFrame(
         {
             "subset": pd.Categorical(subset, categories=sorted(subset.cat.categories)),
