@@ -223,12 +223,14 @@ class _Signatures:
         for file in self._files:
             file.close()
         signed = np.concatenate(self._names)
+        self._names.clear()
         # In the order of names, so that who leads a bucket does not hang on the order of the rows.
         at = np.unique(signed, return_index=True)[1]
         at = at[np.isin(signed[at], names)]
         if not len(at):
             return
         rows = rows[np.searchsorted(names, signed[at])]
+        del signed
         for band in range(_BANDS):
             member, leader = _in_one_bucket(self._band(band, at))
             apart = ties.component[rows[member]] != ties.component[rows[leader]]
@@ -250,7 +252,9 @@ def _in_one_bucket(digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each text, but for the first, of a bucket that has several; and the first one of its bucket."""
     halves = np.ascontiguousarray(digests).view(np.uint64)
     order = np.lexsort((halves[:, 1], halves[:, 0]))
-    new = np.append(True, (halves[order[1:]] != halves[order[:-1]]).any(axis=1))
+    sorted_ = halves[order]
+    new = np.append(True, (sorted_[1:] != sorted_[:-1]).any(axis=1))
+    del sorted_
     first = order[np.flatnonzero(new)[np.cumsum(new) - 1]]
     return order[~new], first[~new]
 
