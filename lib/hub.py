@@ -210,5 +210,10 @@ def _why(kind: Kind, name: str, error: Exception) -> str:
         )
     if constants.HF_HUB_OFFLINE:
         return f"{hub}: HF_HUB_OFFLINE is set, and not all of it was downloaded before. Run once without it"
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = first_line(error)
     return f"{hub} ({reason}). Check the network and run again: what has come is kept"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,7 +1,7 @@
 """Completions by a server that speaks OpenAI's completions and tells token ids, as vLLM does.
 
-    vllm serve BASE_MODEL --enable-lora --max-lora-rank 32     # in an environment of its own: it pins its own torch
-    make report PROFILE=paper ENGINE_URL=http://127.0.0.1:8000/v1
+    vllm serve BASE_MODEL --port 8001 --enable-lora --max-lora-rank 32  # it pins its own torch: an environment of its own
+    make report PROFILE=paper ENGINE_URL=http://127.0.0.1:8001/v1
 
 The server gets the token ids that the model in this process would get, and returns ids, which are scored like any. It
 draws other random numbers, so its samples are others; likeliest tokens are the same but for rounding. Base model and

@@ -157,7 +157,7 @@ def _why(repository: str, error: BaseException) -> str:
         )
     if status == 429:
         return f"{where} asks for fewer requests (429). Wait some minutes and run again"
-    reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+    reason = hub.first_line(cause)
     if status:
         return f"{where} answers {status} ({reason})"
     if isinstance(cause, ValueError) and not isinstance(cause, OSError):

@@ -5,18 +5,23 @@ from small_run import finish, make
 
 from lib import finished, training
 from lib import model as models
+from lib.config import Config
 from lib.finished import Finished
+
+
+def save(config: Config, seed: int = 0, spread: float = 0.05) -> None:
+    """An iteration's adapter with random weights, which changes the more the wider B is spread."""
+    torch.manual_seed(seed)
+    model = models.attach_lora(models.load_base(config.model), config.lora)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, spread)
+    training.save_adapter(model, models.load_tokenizer(config.model), config, config.paths.adapter(config.name))
 
 
 def run(base_model: str) -> Finished:
     """A run on this base model, with an adapter that changes a lot."""
     configs = make(base_model=base_model)
-    config = configs[-1]
-    torch.manual_seed(0)
-    model = models.attach_lora(models.load_base(config.model), config.lora)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(0, 0.05)
-    training.save_adapter(model, models.load_tokenizer(config.model), config, config.paths.adapter(config.name))
+    save(configs[-1])
     finish(configs)
     return finished.read("trial")

@@ -5,8 +5,8 @@ from dataclasses import replace
 import httpx
 import pandas as pd
 import pytest
+import small_adapter
 import stand_in_vllm
-import torch
 
 from lib import evaluation, generation, served
 from lib import model as models
@@ -44,13 +44,7 @@ def rows():
 
 
 def trained(config, seed):
-    """The iteration's adapter, with random weights."""
-    torch.manual_seed(seed)
-    model = models.attach_lora(models.load_base(config.model), config.lora)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter)
-    model.save_pretrained(config.paths.adapter(config.name))
+    small_adapter.save(config, seed, spread=1.0)
 
 
 @pytest.mark.parametrize("iteration", ["base", "5"])
