@@ -1,6 +1,6 @@
 """Completions by a server that speaks OpenAI's completions and tells token ids, as vLLM does.
 
-    vllm serve BASE_MODEL --port 8001 --enable-lora --max-lora-rank 32  # it pins its own torch: an environment of its own
+    vllm serve BASE_MODEL --port 8001 --enable-lora --max-lora-rank 32  # in an environment of its own
     make report PROFILE=paper ENGINE_URL=http://127.0.0.1:8001/v1
 
 The server gets the token ids that the model in this process would get, and returns ids, which are scored like any. It
