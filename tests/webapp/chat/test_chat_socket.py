@@ -7,7 +7,9 @@ from chat import answers, consumers
 from chat.models import Conversation, Message, Pair
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.db import connection
 from django.test import Client, override_settings
+from django.test.utils import CaptureQueriesContext
 from fake_service import world
 from socket_client import Socket, run
 from wire.events import End, Resume, Snapshot, Transcript
@@ -175,6 +177,33 @@ def test_two_people_may_use_the_same_cid(user):
 
     frame = Send("same", None, None, "Halo", {"max_new_tokens": 5}, "adapter")
     assert open_send(user, frame).requests[0].gid != open_send(other, frame).requests[0].gid
+
+
+@pytest.mark.parametrize("kind", ["send", "edit", "regenerate"])
+def test_the_queries_of_a_question_do_not_grow_with_its_conversation(user, kind):
+    from chat.frames import Edit, Regenerate, Send
+    from chat.turns import open_edit, open_regenerate, open_send
+
+    settings = {"max_new_tokens": 5}
+    conversation, parent, counts = None, None, []
+    for turn in range(12):
+        opened = open_send(user, Send(f"turn{turn}", conversation, parent, "Halo", settings, "adapter"))
+        question, answer = opened.messages
+        Message.objects.filter(id=answer.id).update(text="Ya", state=Message.State.ENDED)
+        conversation, parent = opened.conversation.id, answer.id
+        with CaptureQueriesContext(connection) as queries:
+            match kind:
+                case "send":
+                    asked = open_send(user, Send(f"more{turn}", conversation, parent, "Lagi", settings, "adapter"))
+                case "edit":
+                    asked = open_edit(user, Edit(f"more{turn}", question.id, "Lain", settings, "adapter"))
+                case "regenerate":
+                    asked = open_regenerate(user, Regenerate(f"more{turn}", answer.id, settings, "adapter"))
+        said = [one.content for one in asked.requests[0].turns]
+        assert said[:-1] == ["Halo", "Ya"] * (turn + (kind == "send"))
+        counts.append(len(queries))
+    # The first text of a conversation needs no row above it.
+    assert len(set(counts[1:])) == 1 and counts[0] <= counts[1]
 
 
 # --- Waiting, stopping, being refused --------------------------------------------------------------------------------
