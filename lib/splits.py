@@ -88,29 +88,14 @@ def assign(rows: Path, settings: Corpus) -> pd.DataFrame:
             distinct, first = np.unique(found[text][at], return_index=True)
             signatures.pop(text).tie_near_duplicates(distinct, at[first], settings.near_duplicate_similarity, ties)
 
-    # Named after what it says, not after where it stands: the side does not change when the corpus is re-ordered.
-    least = np.full(len(found), np.iinfo(np.int64).max)
-    np.minimum.at(least, ties.component, found["pair"])
-    group = least[ties.component]
-    names, of = np.unique(group, return_inverse=True)
-    position = np.fromiter((_uniform(int(name), settings.split_seed) for name in names), float, len(names))[of]
-    split = np.select(
-        [position < settings.test_share, position < settings.test_share + settings.validation_share], [2, 1], 0
-    )
-    # Each copy of a row has a draw of its own: a random split of rows parts copies.
-    pair = pd.Series(found["pair"])
-    copy = pd.DataFrame({"pair": pair, "copy": pair.groupby(pair).cumcount(), "seed": settings.split_seed})
-    chance = pd.util.hash_pandas_object(copy, index=False).to_numpy() / 2**64
     subset = pa.chunked_array(subsets).unify_dictionaries().to_pandas()
-    return pd.DataFrame(
-        {
-            "subset": pd.Categorical(subset, categories=sorted(subset.cat.categories)),
-            **{name: found[name] for name in ("pair", "prompt", "output", "short")},
-            "group": group,
-            "split": pd.Categorical.from_codes(split, SPLITS),
-            "left_over": (split == 0) & (chance < settings.test_share),
-        }
-    )
+    table = pd.DataFrame({name: found[name] for name in ("pair", "prompt", "output", "short")})
+    del found
+    table.insert(0, "subset", pd.Categorical(subset, categories=sorted(subset.cat.categories)))
+    table["group"] = _named(ties.component, table["pair"].to_numpy())
+    table["split"] = pd.Categorical.from_codes(_sides(table["group"].to_numpy(), settings), SPLITS)
+    table["left_over"] = (table["split"] == "train") & _left_over(table["pair"], settings)
+    return table
 
 
 def pair_of(prompt: str, output: str) -> int:
@@ -161,6 +146,29 @@ def _hash(text: str) -> int:
 
 def _uniform(group: int, seed: int) -> float:
     return (_hash(f"{seed}:{group}") + 2**63) / 2**64
+
+
+def _named(component: np.ndarray, pair: np.ndarray) -> np.ndarray:
+    """For each row, its group's name: made from what its rows say, so that it stays when the corpus is re-ordered."""
+    least = np.full(len(pair), np.iinfo(np.int64).max)
+    np.minimum.at(least, component, pair)
+    return least[component]
+
+
+def _sides(group: np.ndarray, settings: Corpus) -> np.ndarray:
+    """For each row, the place of its group's side in `SPLITS`."""
+    names, of = np.unique(group, return_inverse=True)
+    position = np.fromiter((_uniform(int(name), settings.split_seed) for name in names), float, len(names))
+    test, validation = settings.test_share, settings.test_share + settings.validation_share
+    side = np.select([position < test, position < validation], [np.int8(2), np.int8(1)], np.int8(0))
+    return side[of]
+
+
+def _left_over(pair: pd.Series, settings: Corpus) -> np.ndarray:
+    """For each row, whether the paper's way leaves it over. A random split of rows parts copies: each has its draw."""
+    copy = pd.DataFrame({"pair": pair, "copy": pair.groupby(pair).cumcount(), "seed": settings.split_seed})
+    chance = pd.util.hash_pandas_object(copy, index=False).to_numpy() / 2**64
+    return chance < settings.test_share
 
 
 def _generic(prompt: np.ndarray, output: np.ndarray, limit: int) -> np.ndarray:

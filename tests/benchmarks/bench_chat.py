@@ -43,7 +43,7 @@ from harness import record  # noqa: E402
 PEER = "the engine in a bare process"
 FOREIGN = 0.1
 #: A turn of the smaller takes seconds, and so does what disturbs it.
-TURNS = {"demo": 15, "100M": 5}
+TURNS = {"demo": 15, "100M": 9}
 PROMPTS = [
     f"Tulislah {form} tentang {theme}."
     for form in ("sebuah cerita panjang", "sebuah puisi", "sebuah surat", "sebuah pantun", "penjelasan singkat")
@@ -328,11 +328,14 @@ class Bench:
         return [self.row(f"takeover after SIGKILL, longest, {label}", max(waits), "s", peer="none")]
 
     async def _healthy(self, stack: Stack) -> None:
-        """Wait until every worker is there again."""
+        """Wait until every worker is there again, and has been for so long that its next death is a first one."""
+        from serve.children import HEALTHY
+
         count = len(list(stack.state.glob("worker-*.lock")))
-        while len(stack.children("-m worker")) < count:
+        while len(workers := stack.children("-m worker")) < count:
             await asyncio.sleep(0.2)
-        await asyncio.sleep(3)
+        youngest = max(worker.create_time() for worker in workers)
+        await asyncio.sleep(max(3, youngest + HEALTHY + 1 - time.time()))
 
     # Admission
 

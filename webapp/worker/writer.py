@@ -22,8 +22,11 @@ from worker.engine import Added, Step
 
 log = logging.getLogger(__name__)
 
-FLUSH_SECONDS = 0.04
-"""Between two exchanges; during a long step, a stop is heard of so soon. What is urgent does not wait."""
+EXCHANGE_SECONDS = 0.04
+"""Between two exchanges with Redis: so soon a stop is heard of, even during a long step."""
+TEXT_SECONDS = 0.08
+"""Between two pieces of text, of all answers together: each is work for the site and for every page, on cores that the
+model may want. First words, ends and whatever else is urgent do not wait."""
 IDLE_SECONDS = 0.5
 """How long an idle worker waits for work before it looks for itself."""
 RENEWALS = 4
@@ -161,7 +164,7 @@ class Writer:
                 if row is None or row.ending:
                     continue
                 self._put(row, step, now)
-            if now - self._flushed >= FLUSH_SECONDS:
+            if now - self._flushed >= TEXT_SECONDS:
                 self._urgent = True
             if self._urgent:
                 self._changed.notify_all()
@@ -277,7 +280,7 @@ class Writer:
                 return
             if self._rows or not self._claiming:
                 while not (self._urgent or self._closed):
-                    left = began + FLUSH_SECONDS - time.monotonic()
+                    left = began + EXCHANGE_SECONDS - time.monotonic()
                     if left <= 0:
                         return
                     self._changed.wait(left)
@@ -298,8 +301,9 @@ class Writer:
             for row in lost:
                 self._recover(row)
             with self._changed:
+                due = self._urgent or now - self._flushed >= TEXT_SECONDS
                 self._urgent = False
-                writes = [self._write(row) for row in self._rows.values()]
+                writes = [self._write(row, due) for row in self._rows.values()]
                 room = self._room()
             exchange = self._claims.exchange(writes, room=room, own=self._own, renew=renew, beat=beat)
             if len(exchange.claims) < room:
@@ -343,8 +347,9 @@ class Writer:
             return 0
         return max(0, self._about.batch - len(self._rows))
 
-    def _write(self, row: _Row) -> Write:
-        self._frame(row)
+    def _write(self, row: _Row, due: bool) -> Write:
+        if due:
+            self._frame(row)
         return Write(row.claim.gid, row.epoch, row.acknowledged, tuple(row.outgoing), row.trim, row.finished)
 
     def _frame(self, row: _Row) -> None:

@@ -12,7 +12,9 @@ from worker import writer as writers
 
 
 @pytest.fixture
-def driven(valkey):
+def driven(valkey, monkeypatch):
+    # Turn by turn: what a step said stands in Redis after its turn.
+    monkeypatch.setattr(writers, "TEXT_SECONDS", 0)
     made = []
 
     def make(*args, **options):
@@ -106,6 +108,22 @@ def test_a_stop_ends_the_answer_with_the_text_so_far(site, driven):
     assert text_of(site.asked[gid]).startswith(site.shown[gid].text)
     one.turn()
     assert not one.engine.answers
+
+
+def test_a_stop_between_two_pieces_of_text_is_heard_and_loses_no_word(site, driven, monkeypatch):
+    one = driven()
+    monkeypatch.setattr(writers, "TEXT_SECONDS", 3_600)
+    gid = site.ask("say 100")
+    one.turn(9)
+    site.read()
+    first = len(site.shown[gid].ids)
+    assert 0 < first < 4
+    site.run(site.service.cancel(gid))
+    one.writer.turn()
+    one.writer.turn()
+    assert site.end_of(gid).finish == "cancelled"
+    assert 4 <= len(site.shown[gid].ids) <= 9
+    assert text_of(site.asked[gid]).startswith(site.shown[gid].text)
 
 
 def test_another_goes_on_in_the_middle_with_the_same_text(site, driven, lapse):
