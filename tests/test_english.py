@@ -3,11 +3,12 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+import small_adapter
 import torch
 
 from lib import corpus, english, evaluation, generation, language, metrics, splits
 from lib import model as models
-from lib.config import Config, English, Evaluation, Lora, Model, Prompt
+from lib.config import Config, English, Evaluation, Model, Prompt
 from lib.corpus_files import CorpusError
 from lib.demo import corpus as demo_corpus
 from lib.demo.pairs import Pair
@@ -321,24 +322,15 @@ def test_english_is_completed_once_from_the_prompts_as_in_evaluation(config, row
     assert given["decoding"].max_new_tokens == 6
 
 
-def write_adapter(config, weight):
-    torch.manual_seed(0)
-    model = models.attach_lora(models.load_base(config.model), Lora(lora_rank=2))
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=weight)
-    model.save_pretrained(config.paths.adapter(config.name))
-
-
 def test_an_adapter_is_measured_beside_the_base_and_again_when_it_is_trained_anew(config, rows, completions):
     def loss(of):
         return values(english.measure(of, completions), "english")["loss", 0]
 
     tuned = replace(config, iteration="5")
     base = loss(config)
-    write_adapter(tuned, 0.0)
+    small_adapter.save(tuned, spread=0.0)
     assert loss(tuned) == pytest.approx(base, rel=1e-5)
-    write_adapter(tuned, 1.0)
+    small_adapter.save(tuned, spread=1.0)
     assert abs(loss(tuned) - base) > 0.1
     assert loss(config) == base
 

@@ -4,11 +4,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import small_adapter
 import torch
 
 from lib import corpus, evaluation, metrics, splits
 from lib import model as models
-from lib.config import Config, Evaluation, Lora, Model
+from lib.config import Config, Evaluation, Model
 from lib.prompts import encode_prompt
 
 
@@ -201,30 +202,21 @@ def test_a_killed_evaluation_goes_on_and_ends_the_same(config, tests, monkeypatc
     assert asked == [4, 2, 4, 2]
 
 
-def write_adapter(config, weight):
-    torch.manual_seed(0)
-    model = models.attach_lora(models.load_base(config.model), Lora(lora_rank=2))
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=weight)
-    model.save_pretrained(config.paths.adapter(config.name))
-
-
 def test_the_adapter_of_the_iteration_is_what_completes(config, clean):
     evaluation.complete(config, clean)
     base = evaluation.read(config, clean)
     tuned = replace(config, iteration="5")
-    write_adapter(tuned, 1.0)
+    small_adapter.save(tuned, spread=1.0)
     evaluation.complete(tuned, clean)
     assert evaluation.read(tuned, clean)["ids"].tolist() != base["ids"].tolist()
 
 
 def test_completions_of_an_adapter_since_trained_anew_are_made_anew(config, clean):
     tuned = replace(config, iteration="5")
-    write_adapter(tuned, 1.0)
+    small_adapter.save(tuned, spread=1.0)
     evaluation.complete(tuned, clean)
     before = evaluation.read(tuned, clean)["ids"].tolist()
-    write_adapter(tuned, 3.0)
+    small_adapter.save(tuned, spread=3.0)
     evaluation.complete(tuned, clean)
     assert evaluation.read(tuned, clean)["ids"].tolist() != before
 

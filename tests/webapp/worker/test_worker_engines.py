@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+import small_adapter
 import torch
 from chat_parts import OpenAIServer, request_for
 from wire.messages import Request, Settings, Turn
@@ -18,8 +19,7 @@ from worker.transformers_engine import TransformersEngine
 from lib import generation, prompts
 from lib.config import Config, Lora, Model, Prompt
 from lib.generation import model_defaults, uniforms
-from lib.model import attach_lora, load_base, load_tokenizer
-from lib.training import ADAPTER_RECORD, save_adapter
+from lib.training import ADAPTER_RECORD
 
 
 @pytest.fixture
@@ -180,17 +180,11 @@ def test_an_answer_that_ends_within_a_character_says_so(tokenizer):
 
 
 @pytest.fixture
-def adapter(base_model, tmp_path):
+def adapter(base_model, root):
     """The folder of an adapter that changes something."""
     config = Config(run="t", profile="demo", model=Model(base_model=str(base_model)), lora=Lora(lora_rank=4))
-    torch.manual_seed(0)
-    model = attach_lora(load_base(config.model), config.lora)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_()
-    save_adapter(model, load_tokenizer(config.model), config, tmp_path / "adapter")
-    return tmp_path / "adapter"
+    small_adapter.save(config, spread=1)
+    return config.paths.adapter(config.name)
 
 
 def test_base_and_adapter_are_loaded_once_and_answer_together(adapter):
