@@ -95,6 +95,18 @@ def test_an_evaluation_hands_the_server_what_the_model_here_would_get(config, ro
     assert len(server.asked) == asked
 
 
+@pytest.mark.parametrize(("top_k", "told"), [(7, 7), (0, -1)])
+def test_the_server_is_told_how_to_sample(config, server, top_k, told):
+    model = served.connect(server.url, config)
+    decoding = Decoding(4, (-1,), temperature=0.5, top_k=top_k, top_p=0.8)
+    found = served.complete(model, [3], PROMPTS[:1], decoding, 2, seed=0)
+    body = server.asked[-1]
+    # vLLM's word for all tokens is -1.
+    assert (body["temperature"], body["top_k"], body["top_p"]) == (0.5, told, 0.8)
+    drawn = generation.complete(evaluation.load_model(config), [0], PROMPTS[:1], decoding, 2, seed=body["seed"])
+    assert found == drawn and drawn[0][0] != drawn[0][1], "the runs are told apart by their index"
+
+
 def test_an_adapter_is_loaded_once_and_again_when_it_was_trained_again(config, server):
     config = replace(config, iteration="5")
     trained(config, 1)
