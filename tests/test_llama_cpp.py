@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import small_adapter
 import torch
+import transformers
 
 from lib import gguf_converter, llama_cpp, merging, paths
 from lib import model as models
@@ -302,6 +303,25 @@ def test_the_converted_file_is_the_merged_model(run):
     assert found["log_prob_difference"] < 0.05
     assert sorted(path.name for path in run.config.paths.gguf.iterdir()) == ["Modelfile", "model.gguf"]
     assert json.loads(run.config.paths.gguf_record.read_text()) == found
+
+
+@needs_converter
+def test_llama_cpp_itself_cuts_texts_and_rates_tokens_as_the_merged_model_does(run, tokenizer):
+    engine = pytest.importorskip("llama_cpp", reason="the package llama-cpp-python is not installed")
+    llama_cpp.convert(run, llama_cpp.checkout(HERE))
+    there = engine.Llama(str(run.config.paths.gguf / "model.gguf"), n_ctx=512, logits_all=True, verbose=False)
+    here = transformers.AutoModelForCausalLM.from_pretrained(run.config.paths.merged, dtype=torch.float32).eval()
+    for messages in (TURNS[1:2], TURNS, [{"role": "user", "content": "I'LL  naïve 12345678 日本\n\n <|eot_id|> “ya”"}]):
+        text = render(tokenizer, messages, run.config.prompt, add_generation_prompt=True)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert there.tokenize(text.encode(), add_bos=False, special=True) == ids
+        there.reset()
+        there.eval(ids)
+        with torch.no_grad():
+            expected = here(torch.tensor([ids])).logits[0].log_softmax(-1)
+        found = torch.from_numpy(there.scores[: len(ids)].copy()).log_softmax(-1)
+        # It rounds what the layers hand on to bfloat16, too.
+        assert (found - expected).abs().mean() < 0.05
 
 
 @needs_converter
