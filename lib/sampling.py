@@ -173,8 +173,10 @@ def sample(config: Config, split: pd.DataFrame) -> Sample:
     validation rows, which are all distinct, come from the validation side.
     """
     settings, seed = config.sampling, config.corpus.split_seed
+    # Column by column: to choose rows of the whole table, pandas would copy it first.
+    subset = split["subset"]
     side = np.flatnonzero((split["split"] == "train") & ~split["left_over"])
-    found = draw(split["subset"].to_numpy()[side], settings.method, settings.rows, seed)
+    found = draw(subset.iloc[side].to_numpy(), settings.method, settings.rows, seed)
     drawn = pd.DataFrame({"position": side[found.rows], "cluster": -1, "chosen": True})
     embeddings, clusters = np.empty((0, 0), dtype=np.float32), None
     if settings.clusters:
@@ -184,14 +186,15 @@ def sample(config: Config, split: pd.DataFrame) -> Sample:
         drawn["cluster"] = clusters.labels
         drawn["chosen"] = False
         drawn.loc[take_equally(clusters.labels, settings.rows_per_cluster, seed), "chosen"] = True
-    drawn["subset"] = split["subset"].to_numpy()[drawn["position"]]
+    drawn["subset"] = subset.iloc[drawn["position"]].to_numpy()
 
-    held_out = split[split["split"] == "validation"].drop_duplicates("pair")
-    validation = spread(held_out["subset"].to_numpy(), settings.validation_rows, seed)
+    held_out = np.flatnonzero(split["split"] == "validation")
+    held_out = held_out[np.sort(np.unique(split["pair"].to_numpy()[held_out], return_index=True)[1])]
+    validation = held_out[spread(subset.iloc[held_out].to_numpy(), settings.validation_rows, seed)]
     table = pd.concat(
         [
             drawn.loc[drawn["chosen"], ["position", "subset", "cluster"]].assign(part="train"),
-            held_out.iloc[validation]["subset"].rename_axis("position").reset_index().assign(part="validation"),
+            pd.DataFrame({"position": validation, "subset": subset.iloc[validation].to_numpy(), "part": "validation"}),
         ],
         ignore_index=True,
     ).fillna({"cluster": -1})
