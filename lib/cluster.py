@@ -13,6 +13,7 @@ import fcntl
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -31,6 +33,7 @@ RETRIES = 3  # how often a stage is begun again whose worker or node was lost
 ON_GPU = ("1_sampling", "3_training", "4_evaluation")  # the stages that take a GPU where there is one
 # Of the caller's environment, what notebooks heed. The rest is the node's own, such as where its libraries lie.
 PASSED_ON = ("ENGINE_", "HF_", "KLEPON_", "PYTHON", "TOKENIZERS_", "TRANSFORMERS_")
+LISTENS_SECONDS = 5.0  # in which an address has to be reached
 STARTS = 3  # how often a Ray of this machine's own is tried to be started
 PATIENCE = 30.0  # seconds until a network's file system shows to one node what another wrote
 ENDING = 30.0  # seconds in which an interrupted notebook stops its kernel
@@ -92,6 +95,7 @@ def connect(address: str) -> Any:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address != "local":
         try:
+            _require_listener(address)
             ray.init(address, **quiet)
         # Whatever is wrong, Ray has an exception of another kind for it.
         except Exception as error:
@@ -114,6 +118,13 @@ def connect(address: str) -> Any:
             for part in psutil.Process().children(recursive=True):
                 part.kill()
     return ray
+
+
+def _require_listener(address: str) -> None:
+    """Raise OSError where nothing listens at host:port, ValueError for no port: Ray itself tries for minutes."""
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    if parts.hostname and parts.port:
+        socket.create_connection((parts.hostname, parts.port), LISTENS_SECONDS).close()
 
 
 def run(command: list[str], address: str) -> int:

@@ -6,10 +6,12 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -587,6 +589,19 @@ def test_a_cluster_that_was_there_before_serves_a_run_and_outlives_it(sweep):
     assert re.search(r"Ray \S+, machines: 1, cores: \d+, GPUs: 0", joined.stderr)
     assert set((sweep.folder / "ran.txt").read_text().split()) >= ALL | trained("3")
     assert set((sweep.folder / "threads.txt").read_text().split()) == {"1"}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "127.0.0.1:99999", "127.0.0.1:port"])
+def test_an_address_that_nothing_listens_at_is_not_left_to_ray_s_patience(monkeypatch, address):
+    asked = []
+    monkeypatch.setattr(cluster, "package", lambda: SimpleNamespace(init=lambda *args, **options: asked.append(args)))
+    with pytest.raises(ClusterError, match=f"RAY_ADDRESS={address}: "):
+        cluster.connect(address)
+    assert not asked
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        cluster.connect(f"127.0.0.1:{server.getsockname()[1]}")
+    cluster.connect("auto")
+    assert len(asked) == 2
 
 
 @needs_ray
