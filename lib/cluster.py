@@ -121,7 +121,10 @@ def connect(address: str) -> Any:
 
 
 def _require_listener(address: str) -> None:
-    """Raise OSError where nothing listens at host:port, ValueError for no port: Ray itself tries for minutes."""
+    """Raise OSError where nothing listens at host:port: Ray itself tries for minutes. Other addresses are Ray's matter.
+
+    Raises ValueError for a port that is none.
+    """
     parts = urlsplit(address if "://" in address else f"//{address}")
     if parts.hostname and parts.port:
         socket.create_connection((parts.hostname, parts.port), LISTENS_SECONDS).close()
