@@ -37,7 +37,7 @@ FLAGS := $(firstword -$(MAKEFLAGS))
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
 
-# As in lib.config: an empty RUN is the profile's.
+# As in lib.parameters: an empty RUN is the profile's.
 override RUN := $(or $(strip $(RUN)),$(PROFILE))
 ARTIFACTS := artifacts/$(RUN)
 REPORTS   := reports/$(RUN)
@@ -73,17 +73,16 @@ ON_A_GPU_ALONE := ^(\#|nvidia|cuda|triton|torchvision|xformers)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target .unsloth $$(grep -vE '$(ON_A_GPU_ALONE)' $<)
 	@touch $@
 
-# --- The modules that each notebook reaches (tests/test_makefile.py keeps these lists true) --------------------------
-# What only shows (look, plots and theirs) counts for the report alone: a nicer table is no reason to train again.
-lib = $(addprefix lib/,$(addsuffix .py,$(1)))
-EVERYWHERE    := $(call lib,__init__ config paths storage)
-CORPUS_CODE   := $(call lib,corpus corpus_files corpus_rows hub) $(filter-out lib/demo/base_model.py,$(wildcard lib/demo/*.py)) $(wildcard lib/demo/tables/*)
-MODEL_CODE    := $(call lib,attention hub model prompts)
-SAMPLING      := $(EVERYWHERE) $(CORPUS_CODE) $(call lib,splits sampling embedding projection)
-PREPROCESSING := $(EVERYWHERE) $(CORPUS_CODE) $(MODEL_CODE) $(call lib,audit examples)
-TRAINING      := $(EVERYWHERE) $(MODEL_CODE) $(call lib,backend training)
-EVALUATION    := $(EVERYWHERE) $(CORPUS_CODE) $(MODEL_CODE) $(call lib,splits sampling embedding evaluation served generation metrics english language)
-REPORT        := $(EVALUATION) $(call lib,ablation statistics look plots drawing comparison_plots published examples report provenance finished cards licences) $(wildcard lib/templates/* reports/published/*.csv)
+# --- The rooms of lib that each notebook uses (tests/test_makefile.py keeps these lists true) -------------------------
+# The report's room shows things in every notebook, but counts for the report alone: a nicer table is no reason to train
+# again. Nor is what pretrained the demo's base model: the stages see the model that came of it.
+rooms = $(filter-out %/pretraining.py,$(wildcard $(foreach room,$(1),lib/$(room)/*.py lib/$(room)/t*s/*)))
+GROUND        := $(wildcard lib/*.py)
+SAMPLING      := $(GROUND) $(call rooms,demo corpus sampling)
+PREPROCESSING := $(GROUND) $(call rooms,model demo corpus training)
+TRAINING      := $(GROUND) $(call rooms,model training)
+EVALUATION    := $(GROUND) $(call rooms,model demo corpus sampling evaluation)
+REPORT        := $(EVALUATION) $(call rooms,training release report) $(wildcard reports/published/*.csv)
 
 # --- The stages ------------------------------------------------------------------------------------------------------
 VARIABLES = --run '$(RUN)' --profile '$(PROFILE)' --corpus '$(CORPUS)' --base-model '$(BASE_MODEL)' \
@@ -91,22 +90,22 @@ VARIABLES = --run '$(RUN)' --profile '$(PROFILE)' --corpus '$(CORPUS)' --base-mo
 # More threads than cores would wait for each other. In a cluster it is the node whose cores count.
 THREADS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores > $(JOBS) ? cores / $(JOBS) : 1)))
 shared_cores = $(if $(filter-out 1,$(JOBS)),$(if $(cluster),,OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)}) KLEPON_JOBS=$(JOBS))
-on_ray       = $(if $(RAY_ADDRESS),$(PY) -m lib.cluster)
-run_notebook = $(shared_cores) $(3) $(PY) -m lib.notebooks $(1) $(2) run=$(RUN) profile=$(PROFILE) corpus='$(CORPUS)' base_model='$(BASE_MODEL)'
+on_ray       = $(if $(RAY_ADDRESS),$(PY) -m lib.running.cluster)
+run_notebook = $(shared_cores) $(3) $(PY) -m lib.running.notebooks $(1) $(2) run=$(RUN) profile=$(PROFILE) corpus='$(CORPUS)' base_model='$(BASE_MODEL)'
 CORPUS_FILES     := $(if $(CORPUS),$(wildcard $(CORPUS) $(CORPUS)/*))
 BASE_MODEL_FILES := $(wildcard $(or $(BASE_MODEL),lib/demo/base_model)/*)
 
 # What each stage can see of the settings. A file is rewritten only when that has changed. The plus sign keeps `make -n`
 # from taking every file for a new one: it plans by the settings of the last run.
 settings: | $(ENVIRONMENT)
-	@$(if $(KLEPON_GRAPH),,$(PY) -m lib.config $(VARIABLES))
+	@$(if $(KLEPON_GRAPH),,$(PY) -m lib.running.graph $(VARIABLES))
 	+@$(if $(GRAPH),,$(DRAW_GRAPH))
 .PRECIOUS: $(SETTINGS)/%.json
 $(SETTINGS)/%.json: settings ; +@:
 
-# Which notebooks the run has, each as `notebook:the notebook that it goes on with`. Only lib.config knows: iterations
+# Which notebooks the run has, each as `notebook:the notebook that it goes on with`. Only lib.running.graph knows: iterations
 # that sample alike share a sample, and equal ones a training. What is wrong with a variable is told by `settings`.
-DRAW_GRAPH = $(PLANNER) -m lib.config --graph $(VARIABLES)
+DRAW_GRAPH = $(PLANNER) -m lib.running.graph --graph $(VARIABLES)
 GRAPH  := $(or $(KLEPON_GRAPH),$(shell $(DRAW_GRAPH) 2>/dev/null))
 NAMES  := $(foreach edge,$(GRAPH),$(firstword $(subst :, ,$(edge))))
 STAGED := $(NAMES:%=$(REPORTS)/%.ipynb)
@@ -164,7 +163,7 @@ step = KLEPON_GRAPH='$(GRAPH)' MAKEFLAGS=' -- $(MAKEOVERRIDES)' $(MAKE) --silent
 # A step with a Ray of its own, where that was asked for and there is something to do for it.
 some_stages = grep -q '/[1-4]_' $(KLEPON_TODO)
 with_ray    = $(if $(filter local,$(RAY_ADDRESS)),! $(some_stages) || $(on_ray) --local env)
-plan = $(step) -n page | sed -nE 's/.* -m lib\.notebooks [^ ]+ ([^ ]+) .*/\1/p' | xargs
+plan = $(step) -n page | sed -nE 's/.* -m lib\.running\.notebooks [^ ]+ ([^ ]+) .*/\1/p' | xargs
 ifneq ($(findstring n,$(FLAGS))$(findstring t,$(FLAGS)),)
 report: page
 else
@@ -179,7 +178,7 @@ report: settings ## from a fresh clone to reports/<run>/report.html; runs what i
 endif
 
 advice: $(ENVIRONMENT) ## before a long run: what it downloads and trains, its hours, memory and disk, and whether it fits here
-	@$(PY) -m lib.advice $(VARIABLES)
+	@$(PY) -m lib.running.advice $(VARIABLES)
 
 CHAT = --run '$(RUN)' --adapter '$(ADAPTER)' --base-model '$(BASE_MODEL)' --engine-url '$(ENGINE_URL)' \
     --port '$(PORT)' --workers '$(WORKERS)'
@@ -191,13 +190,13 @@ chat-doctor: $(ENVIRONMENT) ## what chat needs, what is there, and what to do ab
 	@PYTHONPATH=webapp $(PY) -m serve.doctor $(CHAT)
 
 merge: $(ENVIRONMENT) ## the final adapter of RUN merged into 16-bit weights, and compared: artifacts/<run>/merged
-	@$(PY) -m lib.merging --run '$(RUN)'
+	@$(PY) -m lib.release.merging --run '$(RUN)'
 
 gguf: $(ENVIRONMENT) ## that model for llama.cpp and Ollama; LLAMA_CPP is llama.cpp's folder: artifacts/<run>/gguf
-	@$(PY) -m lib.llama_cpp --run '$(RUN)' --llama-cpp '$(LLAMA_CPP)'
+	@$(PY) -m lib.release.llama_cpp --run '$(RUN)' --llama-cpp '$(LLAMA_CPP)'
 
 publish: $(ENVIRONMENT) ## adapter, cards, report and scores to REPO (owner/name) on the hub; asks first, or YES=1
-	@$(PY) -m lib.upload --run '$(RUN)' --repository '$(REPO)' --private '$(PRIVATE)' --yes '$(YES)'
+	@$(PY) -m lib.release.upload --run '$(RUN)' --repository '$(REPO)' --private '$(PRIVATE)' --yes '$(YES)'
 
 # The first cell of every notebook calls this where there is no clone yet; `make report PY=python3` then uses it.
 hosted: ## the environment into the active Python, as on Colab and Kaggle; with a GPU, what that needs too
@@ -219,17 +218,18 @@ lab: $(ENVIRONMENT) ## JupyterLab on the notebooks
 bench: $(ENVIRONMENT) ## the benchmarks, each a ratio against a named peer; writes reports/bench/results.csv
 	@for script in tests/benchmarks/bench_*.py; do $(PY) "$$script" $(if $(CORPUS),--corpus '$(CORPUS)'); done
 
-lint: $(ENVIRONMENT) ## ruff and mypy
+lint: $(ENVIRONMENT) ## ruff, mypy, and import-linter: no room uses one above it
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+	@PYTHONPATH=webapp $(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-logo --no-cache
 
 clean: ## remove what RUN computed and shows
 	@$(if $(findstring /,$(RUN))$(filter . .. example published bench,$(RUN)),$(error RUN=$(RUN) is no run: nothing is removed))
 	rm -rf '$(ARTIFACTS)' '$(REPORTS)'
 
 base-model: $(ENVIRONMENT) ## pretrain the demo's base model again (about half an hour)
-	@$(PY) -m lib.demo.base_model
+	@$(PY) -m lib.training.pretraining
 
 example: report ## copy this run's report into reports/example, which is committed
 	@mkdir -p reports/example

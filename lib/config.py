@@ -6,18 +6,11 @@ changes them, then an iteration (`notebooks/parameters/iterations/<n>.toml`), th
 named in `STAGES`: so a changed setting reruns the stages that can see it and no other.
 """
 
-import argparse
 import difflib
-import json
-import tomllib
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import MISSING, dataclass, field, fields
 
-from lib import paths
 from lib.paths import RunPaths
-from lib.storage import write_if_changed
 
 #: Rows of the six subsets in the Cendol Collection v2 (paper, section on the corpus): what a share is a share of.
 PAPER_CORPUS_ROWS = 6_542_630
@@ -106,7 +99,7 @@ class Training:
     checkpoints: int = 5
     """Checkpoints (and validation losses) over the whole training."""
     backend: str = "auto"
-    """`auto` (unsloth on a GPU where it is installed, else PEFT), `unsloth` or `peft`: see lib/backend.py."""
+    """`auto` (unsloth on a GPU where it is installed, else PEFT), `unsloth` or `peft`: see lib/training/backend.py."""
 
 
 @dataclass(frozen=True)
@@ -196,170 +189,13 @@ class ConfigError(ValueError):
     """A setting that cannot be used; the message says which, and what would do."""
 
 
-def load_config(
-    run: str = "", profile: str = "demo", iteration: str = "5", seed: int = 0, corpus: str = "", base_model: str = ""
-) -> Config:
-    """Read the settings of one run and iteration: defaults, then profile, then iteration, then the arguments.
-
-    An empty `run` is named after the profile; an empty `corpus` or `base_model` is the profile's.
-
-    Raises:
-        ConfigError: for an unknown profile, iteration, section or key (naming the nearest right one), a value of the
-            wrong type, or a value that makes no sense.
-    """
-    config = _read(run, profile, iteration, seed, corpus, base_model)
-    if iteration == "base":
-        return config
-    return _shared(config, [_read(run, profile, name, 0, corpus, base_model) for name in iterations()])
-
-
-def _shared(config: Config, others: list[Config]) -> Config:
-    """The same settings, with the names under which it finds what it has in common with an earlier iteration."""
-
-    def first(sections: Sequence[str]) -> str:
-        return next(o.iteration for o in others if all(getattr(o, s) == getattr(config, s) for s in sections))
-
-    return replace(
-        config,
-        sampled_as=first(STAGES["sampling"]),
-        prepared_as=first(STAGES["sampling"] + STAGES["preprocessing"]),
-        trained_as=first(SECTIONS),
-    )
-
-
-def _read(run: str, profile: str, iteration: str, seed: int, corpus: str, base_model: str) -> Config:
-    files = [_known(profile, _profiles(), "profile")]
-    if iteration != "base":
-        files.append(_known(iteration, _iteration_files(), "iteration"))
-    config = Config(run=_run_name(run or profile), profile=profile, iteration=iteration, seed=seed)
-    for file in files:
-        try:
-            config = _merge(config, tomllib.loads(file.read_text(encoding="utf-8")))
-        except ValueError as error:
-            wrong = "not TOML: " if isinstance(error, tomllib.TOMLDecodeError) else ""
-            raise ConfigError(f"{file.relative_to(paths.PARAMETERS.parent.parent)}: {wrong}{error}") from None
-    if corpus:
-        config = replace(config, corpus=replace(config.corpus, source=corpus))
-    if base_model:
-        config = replace(config, model=replace(config.model, base_model=base_model))
-    config = _scaled(config)
-    _check(config)
-    return config
-
-
-def load_configs(
-    run: str = "",
-    profile: str = "demo",
-    iterations: str = "5",
-    seeds: str = "0",
-    corpus: str = "",
-    base_model: str = "",
-    studies: str = "",
-) -> list[Config]:
-    """The settings of the base model and of every training of a run, base first; lists are words apart by spaces.
-
-    `all` stands for every row of Table 2, or for every study. A study brings its variants, and row 5 that they vary.
-    """
-    wanted = list(rows()) if iterations.split() == ["all"] else iterations.split()
-    chosen = STUDIES if studies.split() == ["all"] else studies.split()
-    for study in chosen:
-        if study not in STUDIES:
-            raise ConfigError(f"no study {study!r}{nearest(study, STUDIES)}; there are: {', '.join(STUDIES)}")
-        wanted += ["5", *(name for name in _iteration_files() if name.startswith(f"{study}_"))]
-    configs = [load_config(run, profile, "base", 0, corpus, base_model)]
-    others = [_read(run, profile, name, 0, corpus, base_model) for name in _iteration_files()]
-    for iteration in dict.fromkeys(wanted):
-        for seed in dict.fromkeys(seeds.split()):
-            if not seed.isdigit():
-                raise ConfigError(f"SEEDS={seeds!r} must be whole numbers apart by spaces, such as 0 1 2")
-            configs.append(_shared(_read(run, profile, iteration, int(seed), corpus, base_model), others))
-    if len(configs) == 1:
-        raise ConfigError("ITERATIONS and SEEDS name no training: give at least one of each, such as 5 and 0")
-    return configs
-
-
-def rows() -> list[str]:
-    """The rows of the paper's Table 2 that have a parameter file, in order."""
-    return sorted((path.stem for path in (paths.PARAMETERS / "iterations").glob("*.toml")), key=int)
-
-
-def iterations() -> list[str]:
-    """All that can be trained: the rows of Table 2, then the variants of the studies, named `<study>_<variant>`."""
-    return list(_iteration_files())
-
-
-def _iteration_files() -> dict[str, Path]:
-    variants = sorted((paths.PARAMETERS / "studies").glob("*/*.toml"))
-    return {name: paths.PARAMETERS / "iterations" / f"{name}.toml" for name in rows()} | {
-        f"{path.parent.name}_{path.stem}": path for path in variants
-    }
-
-
-def _profiles() -> dict[str, Path]:
-    return {path.stem: path for path in sorted(paths.PARAMETERS.glob("*.toml"))}
-
-
-def _known(name: str, files: dict[str, Path], kind: str) -> Path:
-    if name not in files:
-        raise ConfigError(f"no {kind} {name!r}{nearest(name, list(files))}; there are: {', '.join(files)}")
-    return files[name]
-
-
-def _run_name(run: str) -> str:
-    if not run.replace("-", "").replace("_", "").replace(".", "").isalnum() or run in ("example", "published", "bench"):
-        raise ConfigError(
-            f"RUN={run!r} cannot name a folder of results: use letters, digits, '-', '_' and '.', "
-            "and none of the names example, published and bench, which the project keeps for itself"
-        )
-    return run
-
-
 def nearest(word: str, known: Sequence[str]) -> str:
     """`; did you mean 'x'?`, or nothing where no known word is near."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _merge(config: Config, layer: dict[str, Any]) -> Config:
-    for name, value in layer.items():
-        if name == "scale":
-            config = replace(config, scale=_typed("scale", value, 1.0))
-        elif name not in SECTIONS:
-            known = ["scale", *SECTIONS]
-            raise ConfigError(f"unknown section [{name}]{nearest(name, known)}; there are: {', '.join(known)}")
-        else:
-            if not isinstance(value, dict):
-                raise ConfigError(f"{name} = {value!r} is of type {type(value).__name__}, not a section [{name}]")
-            section = getattr(config, name)
-            known = [f.name for f in fields(section)]
-            for key in value:
-                if key not in known:
-                    raise ConfigError(f"unknown setting {key!r} in [{name}]{nearest(key, known)}")
-            typed = {key: _typed(f"{name}.{key}", given, getattr(section, key)) for key, given in value.items()}
-            config = replace(config, **{name: replace(section, **typed)})
-    return config
-
-
-def _typed(name: str, given: Any, example: Any) -> Any:
-    if isinstance(example, float) and type(given) is int:
-        return float(given)
-    if type(given) is not type(example):
-        raise ConfigError(f"{name} = {given!r} is of type {type(given).__name__}, not {type(example).__name__}")
-    return given
-
-
-def _scaled(config: Config) -> Config:
-    sampling = config.sampling
-    if sampling.method == "stratified":
-        config = replace(config, sampling=replace(sampling, rows=round(sampling.share * PAPER_CORPUS_ROWS)))
-    for name, keys in SCALED.items():
-        section = getattr(config, name)
-        counts = {key: max(1, round(getattr(section, key) * config.scale)) for key in keys}
-        config = replace(config, **{name: replace(section, **counts)})
-    return config
-
-
-def _check(config: Config) -> None:
+def check(config: Config) -> None:
     def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
         if value not in known:
             raise ConfigError(f"{name} = {value!r} is unknown{nearest(value, known)}; there are: {', '.join(known)}")
@@ -392,71 +228,3 @@ def _check(config: Config) -> None:
     for name, value in positive.items():
         if not value > 0:
             raise ConfigError(f"{name} = {value} must be above 0")
-
-
-def stage_settings(config: Config, stage: str) -> dict[str, Any]:
-    """What one stage can see of the settings, as plain values: when this is unchanged, the stage need not rerun.
-
-    With whose sample or examples it goes on: an iteration that comes to share another's finds them older than its own
-    work, and yet must work anew. Not which iteration asks, since several may.
-    """
-    identity: dict[str, Any] = {"run": config.run}
-    if stage == "preprocessing":
-        identity["sampled_as"] = config.sampled_as
-    if stage == "training":
-        identity["prepared_as"] = config.prepared_as
-    if stage not in ("sampling", "preprocessing"):
-        identity["seed"] = config.seed
-    if stage == "report":
-        identity["iteration"] = config.iteration
-    return identity | {name: asdict(getattr(config, name)) for name in STAGES[stage]}
-
-
-def stages(configs: list[Config]) -> dict[str, tuple[Config, str, str]]:
-    """The executed notebooks of a run, apart from the report, in an order in which they can run.
-
-    Returns:
-        By the notebook's name: the settings that it runs with, its stage, and the notebook whose work it goes on with
-        ("" for none). What several iterations share is there once, named after the first of all that share it.
-    """
-    found: dict[str, tuple[Config, str, str]] = {}
-    for config in configs[1:]:
-        sampled, prepared = f"1_sampling_{config.sampled_as}", f"2_preprocessing_{config.prepared_as}"
-        found[sampled] = (config, "sampling", "")
-        found[prepared] = (config, "preprocessing", sampled)
-    found["4_evaluation_base"] = (configs[0], "evaluation", "")
-    for config in configs[1:]:
-        trained = f"3_training_{config.name}"
-        found[trained] = (config, "training", f"2_preprocessing_{config.prepared_as}")
-        found[f"4_evaluation_{config.name}"] = (config, "evaluation", trained)
-    return found
-
-
-def main() -> None:
-    """Write what each stage can see of the settings to artifacts/<run>/settings/, for Make to compare.
-
-    With --graph, print instead the notebooks of the run as `notebook:notebook it needs`, a word each.
-    """
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    for name in ("run", "profile", "corpus", "base-model", "iterations", "seeds", "studies"):
-        parser.add_argument(f"--{name}", default="")
-    parser.add_argument("--graph", action="store_true")
-    args = parser.parse_args()
-    given = args.run, args.profile, args.iterations, args.seeds, args.corpus, args.base_model, args.studies
-    try:
-        configs = load_configs(*given)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
-    if args.graph:
-        print(*(f"{name}:{need}" for name, (_, _, need) in stages(configs).items()))
-        return
-    folder = configs[0].paths.artifacts / "settings"
-    for name, (config, stage, _) in stages(configs).items():
-        settings = json.dumps(stage_settings(config, stage), indent=1, ensure_ascii=False)
-        write_if_changed(folder / f"{name.partition('_')[2]}.json", settings + "\n")
-    report = [stage_settings(config, "report") for config in configs]
-    write_if_changed(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lib import paths
 from lib.config import Prompt
-from lib.demo.base_model import train_tokenizer
+from lib.training.pretraining import train_tokenizer
 
 # Tests that are started in the background find SIGINT ignored, and what they start would ignore it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,20 +3,21 @@
 import torch
 from small_run import finish, make
 
-from lib import finished, training
-from lib import model as models
 from lib.config import Config
-from lib.finished import Finished
+from lib.model import loading
+from lib.release import finished
+from lib.release.finished import Finished
+from lib.training import trainer
 
 
 def save(config: Config, seed: int = 0, spread: float = 0.05) -> None:
     """An iteration's adapter with random weights, which changes the more the wider B is spread."""
     torch.manual_seed(seed)
-    model = models.attach_lora(models.load_base(config.model), config.lora)
+    model = loading.attach_lora(loading.load_base(config.model), config.lora)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(0, spread)
-    training.save_adapter(model, models.load_tokenizer(config.model), config, config.paths.adapter(config.name))
+    trainer.save_adapter(model, loading.load_tokenizer(config.model), config, config.paths.adapter(config.name))
 
 
 def run(base_model: str) -> Finished:

@@ -12,9 +12,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lib import metrics, provenance, report
-from lib.config import Config, load_configs
+from lib.config import Config
+from lib.evaluation import metrics
+from lib.parameters import load_configs
 from lib.paths import ADAPTER_RECORD
+from lib.report import page, provenance
 from lib.storage import write_json
 
 SUBSETS = ("dolly", "identity_prompt", "wikihow")
@@ -92,7 +94,7 @@ def make(
         parts = ["train"] * len(TRAINED) + ["validation"] * 4
         positions = [*TRAINED, *range(48, 52)]
         sample = pd.DataFrame({"position": positions, "part": parts, "subset": [SUBSETS[n % 3] for n in positions]})
-        # As lib.sampling writes it: of validation rows no cluster is known.
+        # As lib.sampling.draws writes it: of validation rows no cluster is known.
         sample["cluster"] = [float(n % 2) for n in TRAINED] + [-1.0] * 4
         sample.to_parquet(files.sample(config.sampled_as))
         write_log(config)
@@ -106,7 +108,7 @@ def make(
 def finish(configs: list[Config]) -> None:
     """The files that notebook 5 leaves, as far as what comes after training reads them; the last training is picked."""
     files = configs[0].paths
-    report.collect(configs)
+    page.collect(configs)
     write_json(files.manifest, provenance.manifest(configs, configs[-1]))
     shutil.copytree(files.adapter(configs[-1].name), files.final_adapter)
     files.report.write_text("<html>the page</html>")

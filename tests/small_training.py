@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from lib.config import Config, Lora, Model, Training
-from lib.prompts import encode_example, to_messages, to_sharegpt
+from lib.model.prompts import encode_example, to_messages, to_sharegpt
 
 PAIRS = [(f"Berapa {n} tambah satu?", f"Hasilnya {n + 1}, tentu saja.") for n in range(10)]
 

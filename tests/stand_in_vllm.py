@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from lib import generation
-from lib import model as models
 from lib.config import Model
+from lib.model import generation, loading
 
 
 @dataclass
@@ -36,7 +35,9 @@ class Server:
         if name not in self.loaded:
             adapter = self.adapters.get(name)
             settings = Model(self.base)
-            self.loaded[name] = models.load_adapter(settings, Path(adapter)) if adapter else models.load_base(settings)
+            self.loaded[name] = (
+                loading.load_adapter(settings, Path(adapter)) if adapter else loading.load_base(settings)
+            )
         return self.loaded[name]
 
     def complete(self, body: dict) -> list[dict]:

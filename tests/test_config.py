@@ -4,13 +4,15 @@ from dataclasses import asdict, fields, replace
 
 import pytest
 
-from lib import config as configs
-from lib import paths
-from lib.config import Config, ConfigError, load_config, load_configs, stage_settings
+from lib import config, parameters, paths
+from lib.config import Config, ConfigError
+from lib.parameters import load_config, load_configs
+from lib.running import graph
+from lib.running.graph import stage_settings
 
 
 @pytest.fixture
-def parameters(monkeypatch, root):
+def files(monkeypatch, root):
     """A folder of profiles and iterations with one of each, `small` and `5`."""
     folder = root / "notebooks" / "parameters"
     (folder / "iterations").mkdir(parents=True)
@@ -64,7 +66,7 @@ def test_one_beginning_of_text_token_is_the_default_and_not_the_papers_two():
     assert Config().prompt.bos_tokens == 1
 
 
-@pytest.mark.parametrize("section", configs.SECTIONS)
+@pytest.mark.parametrize("section", config.SECTIONS)
 def test_every_setting_has_a_plain_default(section):
     values = asdict(getattr(Config(), section))
     assert values
@@ -74,35 +76,35 @@ def test_every_setting_has_a_plain_default(section):
 
 
 @pytest.mark.parametrize("profile", sorted(path.stem for path in paths.PARAMETERS.glob("*.toml")))
-@pytest.mark.parametrize("iteration", ["base", *configs.iterations()])
+@pytest.mark.parametrize("iteration", ["base", *parameters.iterations()])
 def test_every_profile_loads_with_every_iteration(profile, iteration):
     config = load_config(profile=profile, iteration=iteration)
     assert (config.run, config.profile, config.iteration) == (profile, profile, iteration)
 
 
-def test_the_profile_overrides_the_defaults(parameters):
-    (parameters / "small.toml").write_text('[training]\nepochs = 2.5\nschedule = "linear"')
+def test_the_profile_overrides_the_defaults(files):
+    (files / "small.toml").write_text('[training]\nepochs = 2.5\nschedule = "linear"')
     training = load_config(profile="small").training
     assert (training.epochs, training.schedule, training.learning_rate) == (2.5, "linear", 2e-4)
 
 
-def test_the_iteration_overrides_the_profile(parameters):
-    (parameters / "small.toml").write_text("[training]\nepochs = 2.5\nbatch_size = 3")
-    (parameters / "iterations" / "5.toml").write_text("[training]\nepochs = 11.6")
+def test_the_iteration_overrides_the_profile(files):
+    (files / "small.toml").write_text("[training]\nepochs = 2.5\nbatch_size = 3")
+    (files / "iterations" / "5.toml").write_text("[training]\nepochs = 11.6")
     training = load_config(profile="small").training
     assert (training.epochs, training.batch_size) == (11.6, 3)
 
 
-def test_arguments_override_profile_and_iteration(parameters):
-    (parameters / "small.toml").write_text('[corpus]\nsource = "a"\ntest_share = 0.2\n[model]\nbase_model = "b"')
-    (parameters / "iterations" / "5.toml").write_text('[corpus]\nsource = "c"')
+def test_arguments_override_profile_and_iteration(files):
+    (files / "small.toml").write_text('[corpus]\nsource = "a"\ntest_share = 0.2\n[model]\nbase_model = "b"')
+    (files / "iterations" / "5.toml").write_text('[corpus]\nsource = "c"')
     config = load_config(run="mine", profile="small", corpus="d", base_model="e", seed=7)
     assert (config.corpus.source, config.corpus.test_share, config.model.base_model) == ("d", 0.2, "e")
     assert (config.run, config.seed, config.name) == ("mine", 7, "5_seed7")
 
 
-def test_an_empty_argument_leaves_what_the_profile_says(parameters):
-    (parameters / "small.toml").write_text('[corpus]\nsource = "a"\n[model]\nbase_model = "b"')
+def test_an_empty_argument_leaves_what_the_profile_says(files):
+    (files / "small.toml").write_text('[corpus]\nsource = "a"\n[model]\nbase_model = "b"')
     config = load_config(profile="small", corpus="", base_model="")
     assert (config.corpus.source, config.model.base_model, config.run) == ("a", "b", "small")
 
@@ -117,20 +119,20 @@ def test_an_empty_argument_leaves_what_the_profile_says(parameters):
         ('[training]\nschedule = "cosinus"', "cosinus", "cosine"),
     ],
 )
-def test_an_unknown_word_in_a_profile_names_the_nearest_known_one(parameters, written, wrong, nearest):
-    (parameters / "small.toml").write_text(written)
+def test_an_unknown_word_in_a_profile_names_the_nearest_known_one(files, written, wrong, nearest):
+    (files / "small.toml").write_text(written)
     with pytest.raises(ConfigError, match=f"'{wrong}'|\\[{wrong}\\]") as error:
         load_config(profile="small")
     assert f"did you mean '{nearest}'?" in str(error.value)
 
 
-def test_an_unknown_profile_names_the_nearest(parameters):
+def test_an_unknown_profile_names_the_nearest(files):
     with pytest.raises(ConfigError, match=r"no profile 'smal'; did you mean 'small'\?; there are: small"):
         load_config(profile="smal")
 
 
-def test_an_unknown_iteration_names_the_nearest(parameters):
-    (parameters / "iterations" / "10.toml").write_text("")
+def test_an_unknown_iteration_names_the_nearest(files):
+    (files / "iterations" / "10.toml").write_text("")
     with pytest.raises(ConfigError, match=r"no iteration '11'; did you mean '10'\?; there are: 5, 10"):
         load_config(profile="small", iteration="11")
 
@@ -149,14 +151,14 @@ def test_an_unknown_iteration_names_the_nearest(parameters):
         "lora = 32",
     ],
 )
-def test_a_value_of_the_wrong_type_is_refused(parameters, written):
-    (parameters / "small.toml").write_text(written)
+def test_a_value_of_the_wrong_type_is_refused(files, written):
+    (files / "small.toml").write_text(written)
     with pytest.raises(ConfigError, match="type"):
         load_config(profile="small")
 
 
-def test_a_whole_number_may_stand_for_a_float(parameters):
-    (parameters / "small.toml").write_text("[training]\nepochs = 3")
+def test_a_whole_number_may_stand_for_a_float(files):
+    (files / "small.toml").write_text("[training]\nepochs = 3")
     epochs = load_config(profile="small").training.epochs
     assert (epochs, type(epochs)) == (3.0, float)
 
@@ -177,25 +179,25 @@ def test_a_whole_number_may_stand_for_a_float(parameters):
         "[prompt]\nmin_answer_tokens = 0",
     ],
 )
-def test_a_value_that_makes_no_sense_is_refused(parameters, written):
-    (parameters / "small.toml").write_text(written)
+def test_a_value_that_makes_no_sense_is_refused(files, written):
+    (files / "small.toml").write_text(written)
     with pytest.raises(ConfigError):
         load_config(profile="small")
 
 
-def test_a_profile_that_is_not_toml_is_named(parameters):
-    (parameters / "small.toml").write_text("[lora")
+def test_a_profile_that_is_not_toml_is_named(files):
+    (files / "small.toml").write_text("[lora")
     with pytest.raises(ConfigError, match=r"^notebooks/parameters/small\.toml: not TOML: "):
         load_config(profile="small")
 
 
-def test_scale_multiplies_the_counts_of_rows_and_nothing_else(parameters):
+def test_scale_multiplies_the_counts_of_rows_and_nothing_else(files):
     whole = asdict(load_config(run="x", profile="small"))
-    (parameters / "small.toml").write_text("scale = 0.1")
+    (files / "small.toml").write_text("scale = 0.1")
     scaled = asdict(load_config(run="x", profile="small"))
     changed = {
         f"{section}.{key}": value
-        for section in configs.SECTIONS
+        for section in config.SECTIONS
         for key, value in scaled[section].items()
         if value != whole[section][key]
     }
@@ -208,13 +210,13 @@ def test_scale_multiplies_the_counts_of_rows_and_nothing_else(parameters):
     }
 
 
-def test_a_small_scale_leaves_at_least_one_row(parameters):
-    (parameters / "small.toml").write_text("scale = 1e-6")
+def test_a_small_scale_leaves_at_least_one_row(files):
+    (files / "small.toml").write_text("scale = 1e-6")
     assert load_config(profile="small").sampling.rows == 1
 
 
-def test_a_stratified_sample_is_a_share_of_the_papers_corpus(parameters):
-    (parameters / "small.toml").write_text('[sampling]\nmethod = "stratified"\nshare = 0.01')
+def test_a_stratified_sample_is_a_share_of_the_papers_corpus(files):
+    (files / "small.toml").write_text('[sampling]\nmethod = "stratified"\nshare = 0.01')
     assert load_config(profile="small").sampling.rows == 65_426
 
 
@@ -229,20 +231,20 @@ def test_a_run_cannot_be_named_outside_its_folder_or_as_the_projects_own(run):
         load_config(run=run)
 
 
-def test_the_base_model_needs_no_iteration_and_is_named_base(parameters):
-    (parameters / "iterations" / "5.toml").unlink()
+def test_the_base_model_needs_no_iteration_and_is_named_base(files):
+    (files / "iterations" / "5.toml").unlink()
     config = load_config(profile="small", iteration="base")
     assert config.name == "base"
 
 
-def test_the_configs_of_a_run_are_the_base_and_every_iteration_with_every_seed(parameters):
-    (parameters / "iterations" / "0.toml").write_text("[lora]\nlora_rank = 8")
+def test_the_configs_of_a_run_are_the_base_and_every_iteration_with_every_seed(files):
+    (files / "iterations" / "0.toml").write_text("[lora]\nlora_rank = 8")
     names = [config.name for config in load_configs(profile="small", iterations="0 5", seeds="0 1")]
     assert names == ["base", "0_seed0", "0_seed1", "5_seed0", "5_seed1"]
 
 
 @pytest.mark.parametrize("lists", [{"iterations": ""}, {"seeds": ""}])
-def test_a_run_without_a_training_is_refused(parameters, lists):
+def test_a_run_without_a_training_is_refused(files, lists):
     with pytest.raises(ConfigError, match="no training"):
         load_configs(profile="small", **lists)
 
@@ -273,13 +275,13 @@ def test_a_stage_sees_only_its_own_sections(stage, sections):
 # --- Several iterations ----------------------------------------------------------------------------------------------
 
 
-def test_rows_come_in_the_order_of_the_table_and_variants_after_them(parameters):
+def test_rows_come_in_the_order_of_the_table_and_variants_after_them(files):
     for name in ("10", "9"):
-        (parameters / "iterations" / f"{name}.toml").write_text("")
-    (parameters / "studies" / "bos").mkdir(parents=True)
-    (parameters / "studies" / "bos" / "two.toml").write_text("[prompt]\nbos_tokens = 2")
-    assert configs.rows() == ["5", "9", "10"]
-    assert configs.iterations() == ["5", "9", "10", "bos_two"]
+        (files / "iterations" / f"{name}.toml").write_text("")
+    (files / "studies" / "bos").mkdir(parents=True)
+    (files / "studies" / "bos" / "two.toml").write_text("[prompt]\nbos_tokens = 2")
+    assert parameters.rows() == ["5", "9", "10"]
+    assert parameters.iterations() == ["5", "9", "10", "bos_two"]
 
 
 def test_all_rows_are_the_ten_of_the_paper_and_no_variant():
@@ -299,8 +301,8 @@ def test_a_study_brings_its_variants_and_the_row_that_they_vary():
 def test_all_studies_bring_every_variant():
     brought = [c.iteration for c in load_configs(iterations="5", studies="all")]
     assert brought[:2] == ["base", "5"]
-    assert sorted(brought[2:]) == sorted(set(configs.iterations()) - set(configs.rows()))
-    assert {name.split("_")[0] for name in brought[2:]} == set(configs.STUDIES)
+    assert sorted(brought[2:]) == sorted(set(parameters.iterations()) - set(parameters.rows()))
+    assert {name.split("_")[0] for name in brought[2:]} == set(config.STUDIES)
 
 
 def test_an_unknown_study_names_the_nearest():
@@ -341,9 +343,9 @@ def test_what_is_shared_does_not_hang_on_which_iterations_a_run_has():
         ("scale = 0.5", ("5", "5", "5")),
     ],
 )
-def test_a_difference_ends_the_sharing_from_its_stage_on(parameters, written, shared):
-    (parameters / "iterations" / "4.toml").write_text("")
-    (parameters / "iterations" / "5.toml").write_text(written)
+def test_a_difference_ends_the_sharing_from_its_stage_on(files, written, shared):
+    (files / "iterations" / "4.toml").write_text("")
+    (files / "iterations" / "5.toml").write_text(written)
     config = load_config(profile="small", iteration="5", seed=3)
     assert (config.sampled_as, config.prepared_as, config.trained_as) == shared
     assert config.name == f"{shared[2]}_seed3"
@@ -353,28 +355,28 @@ def test_who_shares_a_stage_has_the_same_settings_for_it():
     # They are one file, whoever wrote it last.
     base, *trainings = load_configs(iterations="all", studies="all", seeds="0 1")
     written = {}
-    for config in trainings:
-        for name, (asked, stage, _) in configs.stages([base, config]).items():
+    for training in trainings:
+        for name, (asked, stage, _) in graph.stages([base, training]).items():
             written.setdefault(name, []).append(stage_settings(asked, stage))
     assert len(written["1_sampling_5"]) > 2
     assert all(settings == same[0] for same in written.values() for settings in same)
 
 
-def test_sharing_other_examples_is_another_training(parameters):
+def test_sharing_other_examples_is_another_training(files):
     # They may be older than the training, so their time says nothing.
-    (parameters / "iterations" / "4.toml").write_text("")
-    (parameters / "iterations" / "5.toml").write_text("[prompt]\nmin_answer_tokens = 8\n[sampling]\nclusters = 2")
+    (files / "iterations" / "4.toml").write_text("")
+    (files / "iterations" / "5.toml").write_text("[prompt]\nmin_answer_tokens = 8\n[sampling]\nclusters = 2")
     before = load_config(profile="small", iteration="5")
-    (parameters / "iterations" / "5.toml").write_text("[prompt]\nmin_answer_tokens = 8")
+    (files / "iterations" / "5.toml").write_text("[prompt]\nmin_answer_tokens = 8")
     after = load_config(profile="small", iteration="5")
     assert stage_settings(before, "preprocessing") != stage_settings(after, "preprocessing")
-    (parameters / "iterations" / "5.toml").write_text("[lora]\nlora_rank = 8")
+    (files / "iterations" / "5.toml").write_text("[lora]\nlora_rank = 8")
     assert stage_settings(after, "training")["prepared_as"] == "5"
     assert stage_settings(load_config(profile="small", iteration="5"), "training")["prepared_as"] == "4"
 
 
 def test_the_stages_of_a_run_come_after_what_they_go_on_with():
-    found = configs.stages(load_configs(iterations="all", studies="all", seeds="0 1"))
+    found = graph.stages(load_configs(iterations="all", studies="all", seeds="0 1"))
     for place, (name, (_, stage, need)) in enumerate(found.items()):
         assert need in list(found)[:place] if need else stage == "sampling" or name == "4_evaluation_base"
     assert found["3_training_2_seed1"][2] == "2_preprocessing_1"
@@ -386,7 +388,7 @@ def test_the_stages_of_a_run_come_after_what_they_go_on_with():
 
 
 @pytest.fixture
-def write_settings(monkeypatch, parameters, root):
+def write_settings(monkeypatch, files, root):
     """Run the command; return the files that it wrote anew."""
 
     def run(**arguments):
@@ -395,7 +397,7 @@ def write_settings(monkeypatch, parameters, root):
         folder = root / "artifacts" / "small" / "settings"
         for path in folder.glob("*"):
             os.utime(path, (1_000, 1_000))
-        configs.main()
+        graph.main()
         return {path.name for path in folder.glob("*") if path.stat().st_mtime != 1_000}
 
     return run
@@ -425,9 +427,9 @@ def test_the_command_leaves_unchanged_files_their_time(write_settings):
         ("[english]\nrows = 2", {"evaluation_5_seed0.json", "evaluation_base.json"}),
     ],
 )
-def test_a_changed_setting_changes_only_the_files_of_stages_that_see_it(write_settings, parameters, changed, stale):
+def test_a_changed_setting_changes_only_the_files_of_stages_that_see_it(write_settings, files, changed, stale):
     write_settings()
-    (parameters / "small.toml").write_text(changed)
+    (files / "small.toml").write_text(changed)
     assert write_settings() == stale | {"report.json"}
 
 
@@ -436,8 +438,8 @@ def test_another_seed_changes_no_sampling_file(write_settings):
     assert write_settings(seeds="0 1") == {"training_5_seed1.json", "evaluation_5_seed1.json", "report.json"}
 
 
-def test_what_iterations_share_is_one_file(write_settings, parameters):
-    (parameters / "iterations" / "6.toml").write_text("[lora]\nlora_rank = 8")
+def test_what_iterations_share_is_one_file(write_settings, files):
+    (files / "iterations" / "6.toml").write_text("[lora]\nlora_rank = 8")
     assert write_settings(iterations="all") == {
         "sampling_5.json", "preprocessing_5.json", "evaluation_base.json", "report.json",
         "training_5_seed0.json", "evaluation_5_seed0.json", "training_6_seed0.json", "evaluation_6_seed0.json",
@@ -445,10 +447,10 @@ def test_what_iterations_share_is_one_file(write_settings, parameters):
     assert write_settings(iterations="6") == {"report.json"}
 
 
-def test_the_graph_is_printed_as_pairs_and_writes_nothing(monkeypatch, parameters, root, capsys):
-    (parameters / "iterations" / "6.toml").write_text("[lora]\nlora_rank = 8")
+def test_the_graph_is_printed_as_pairs_and_writes_nothing(monkeypatch, files, root, capsys):
+    (files / "iterations" / "6.toml").write_text("[lora]\nlora_rank = 8")
     monkeypatch.setattr("sys.argv", ["config", "--graph", "--profile", "small", "--iterations", "6", "--seeds", "3"])
-    configs.main()
+    graph.main()
     assert capsys.readouterr().out.split() == [
         "1_sampling_5:",
         "2_preprocessing_5:1_sampling_5",

@@ -15,10 +15,11 @@ import pytest
 from huggingface_hub import constants
 from stand_in_hub import Hub, serving
 
-from lib import corpus, hub, paths
-from lib import model as models
+from lib import hub, paths
 from lib.config import Model
-from lib.corpus_files import COLUMNS, SUBSETS, CorpusError, bytes_to_fetch
+from lib.corpus import selection
+from lib.corpus.files import COLUMNS, SUBSETS, CorpusError, bytes_to_fetch
+from lib.model import loading
 
 NAME = "someone/cendol"
 
@@ -59,7 +60,7 @@ def there(monkeypatch, tmp_path, shards):
 
 
 def selected(tmp_path, name=NAME):
-    return corpus.select(name, tmp_path / "selected" / "rows.parquet")
+    return selection.select(name, tmp_path / "selected" / "rows.parquet")
 
 
 def test_a_data_set_of_the_hub_is_read(there, tmp_path):
@@ -96,13 +97,14 @@ def test_a_corpus_that_is_cut_twice_in_a_file_comes_whole(there, tmp_path):
 def select_apart(tmp_path, **environment):
     """Select in a process of its own, since the hub's variables are read once, at import."""
     code = (
-        "import sys, pathlib; from lib import corpus, paths; paths.ROOT = pathlib.Path(sys.argv[2])\n"
-        "try: print(corpus.select(sys.argv[1], paths.ROOT / 'selected' / 'rows.parquet').to_json())\n"
-        "except corpus.CorpusError as error: sys.exit(f'CorpusError: {error}')"
+        "import sys, pathlib; from lib import paths; from lib.corpus import selection\n"
+        "paths.ROOT = pathlib.Path(sys.argv[2])\n"
+        "try: print(selection.select(sys.argv[1], paths.ROOT / 'selected' / 'rows.parquet').to_json())\n"
+        "except selection.CorpusError as error: sys.exit(f'CorpusError: {error}')"
     )
     env = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"} | environment
     command = [sys.executable, "-c", code, NAME, str(tmp_path)]
-    root = Path(corpus.__file__).parents[1]
+    root = Path(selection.__file__).parents[2]
     return subprocess.run(command, env=env, cwd=root, capture_output=True, text=True, timeout=60)
 
 
@@ -179,14 +181,14 @@ def test_a_model_of_the_hub_is_fetched_whole_and_once(there, model_files, tmp_pa
     there.add("model", "someone/tiny", model_files | {"large.txt": bytes(25_000_000)})
     there.cut["large.txt"] = 1
     settings = Model("someone/tiny")
-    assert models.load_base(settings).config.hidden_size == 32
+    assert loading.load_base(settings).config.hidden_size == 32
     assert "pytorch_model.bin" not in there.sent
     assert there.cut["large.txt"] == 0
     assert there.sent["large.txt"] < 1.2 * 25_000_000, "what had come did not come again"
     there.requests.clear()
-    assert models.load_tokenizer(settings).chat_template
+    assert loading.load_tokenizer(settings).chat_template
     assert there.requests == []
-    assert models.base_fingerprint(settings) == models.fingerprint(tmp_path / "made")
+    assert loading.base_fingerprint(settings) == loading.fingerprint(tmp_path / "made")
 
 
 def test_what_is_still_to_come_of_a_data_set_is_known_before_and_after(there, tmp_path, shards):
@@ -222,9 +224,9 @@ def test_a_gated_model_names_the_licence_and_the_ungated_mirror(there, model_fil
     settings = Model("meta-llama/Llama-3.2-1B-Instruct")
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with pytest.raises(
-        models.ModelError,
+        loading.ModelError,
         match=r"it is gated\. Accept its licence on .*, or take the ungated mirror unsloth/Llama-3\.2-1B",
     ):
-        models.load_tokenizer(settings)
+        loading.load_tokenizer(settings)
     monkeypatch.setenv("HF_TOKEN", "hf_something")
-    assert models.load_tokenizer(settings).chat_template
+    assert loading.load_tokenizer(settings).chat_template

@@ -18,20 +18,20 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CORES = os.cpu_count()
 # Figures and tables are shown in every stage, but are no reason to run one again; only the report is made of them.
-DISPLAY = {"lib.look", "lib.plots", "lib.comparison_plots", "lib.drawing", "lib.published", "lib.statistics"}
+SHOWS = "lib.report"
 STUB = """\
 #!{python} -S
 import json, os, sys, time
 from pathlib import Path
 
-if sys.argv[1:3] != ["-m", "lib.notebooks"]:
+if sys.argv[1:3] != ["-m", "lib.running.notebooks"]:
     with open("asked.txt", "a") as log:
         log.write(" ".join(sys.argv[2:]) + "\\n")
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 output = Path(sys.argv[4])
 given = dict(text.split("=", 1) for text in sys.argv[5:])
 artifacts = Path("artifacts", given["run"])
-# As lib.notebooks: what was there goes first, and until it ends a stage has failed.
+# As lib.running.notebooks: what was there goes first, and until it ends a stage has failed.
 output.unlink(missing_ok=True)
 failure = artifacts / "failures" / (output.stem + ".json")
 failure.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ if Path("failing").is_file() and output.stem in Path("failing").read_text().spli
     busy.unlink()
     sys.exit("error: " + output.stem)
 if output.stem.startswith("1_sampling"):
-    # As lib.splits: the split depends on the corpus and its settings, and an equal one is not written again.
+    # As lib.corpus.splits: the split depends on the corpus and its settings, and an equal one is not written again.
     settings = json.loads((artifacts / "settings" / ("sampling_" + given["iteration"] + ".json")).read_text())
     made_from, split = json.dumps(settings["corpus"]), artifacts / "corpus" / "split.parquet"
     split.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ class Graph:
     def planned(self, *arguments: str) -> set[str]:
         """The stages that `make -n report` says it would run, each of them once."""
         lines = self.make("-n", *arguments).stdout
-        names = [Path(output).stem for output in re.findall(r"-m lib\.notebooks \S+ (\S+\.ipynb)", lines)]
+        names = [Path(output).stem for output in re.findall(r"-m lib\.running\.notebooks \S+ (\S+\.ipynb)", lines)]
         assert len(names) == len(set(names))
         return set(names)
 
@@ -254,13 +254,25 @@ def code(notebook: Path) -> str:
 
 def reached(notebook: str) -> set[str]:
     """The modules that a notebook imports, and those import, and so on; through what only shows just for the report."""
-    passed = set() if notebook == "5_report" else DISPLAY
-    todo, seen = imports(code(ROOT / "notebooks" / f"{notebook}.ipynb")) - passed, set()
+
+    def counts(module: str) -> bool:
+        return notebook == "5_report" or room(module) != SHOWS
+
+    todo, seen = set(filter(counts, imports(code(ROOT / "notebooks" / f"{notebook}.ipynb")))), set()
     while todo:
         module = todo.pop()
         seen.add(module)
-        todo |= imports(module_file(module).read_text()) - passed - seen
+        todo |= set(filter(counts, imports(module_file(module).read_text()))) - seen
     return seen
+
+
+def room(module: str) -> str:
+    """The folder of a module, as a package; the ground floor for what lies in none."""
+    return (
+        ".".join(module.split(".")[:2])
+        if (ROOT / module.replace(".", "/")).is_dir() or module.count(".") > 1
+        else "lib"
+    )
 
 
 MODULES = sorted(
@@ -284,19 +296,22 @@ def test_stages_run_in_the_order_of_the_data(graph):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_changed_module_reruns_the_notebooks_that_reach_it(whole, module):
-    direct = [stage for stage in AFTER if module in reached(stage)]
+def test_a_changed_module_reruns_the_notebooks_that_use_its_room(whole, module):
+    direct = [stage for stage in AFTER if room(module) in {room(used) for used in reached(stage)}]
     stale = set().union(*(AFTER[stage] for stage in direct))
-    assert whole.planned("-W", str(module_file(module).relative_to(ROOT))) == stale
+    # What pretrained the demo's base model: no stage runs it.
+    assert module != "lib.training.pretraining" or not any(module in reached(stage) for stage in AFTER)
+    expected = set() if module == "lib.training.pretraining" else stale
+    assert whole.planned("-W", str(module_file(module).relative_to(ROOT))) == expected
 
 
-@pytest.mark.parametrize("module", sorted(m.removeprefix("lib.") for m in DISPLAY | {"lib.report", "lib.provenance"}))
+@pytest.mark.parametrize("module", [module for module in MODULES if room(module) == SHOWS])
 def test_what_only_shows_reruns_the_report_alone(whole, module):
-    assert whole.planned("-W", f"lib/{module}.py") == {"5_report"}
+    assert whole.planned("-W", str(module_file(module).relative_to(ROOT))) == {"5_report"}
 
 
 def test_a_changed_template_reruns_the_report_alone(whole):
-    whole.touch("lib/templates/report.html.j2")
+    whole.touch("lib/report/templates/report.html.j2")
     assert whole.ran() == {"5_report"}
 
 
@@ -554,7 +569,7 @@ def test_without_the_base_model_s_scores_there_is_no_report(two):
 
 
 def test_without_the_first_sampling_nothing_else_is_tried(two):
-    two.touch("lib/sampling.py")
+    two.touch("lib/sampling/draws.py")
     two.fail("1_sampling_3")
     assert two.ran("ITERATIONS=all", fails=True) == {"1_sampling_3"}
 
@@ -599,8 +614,8 @@ def test_a_stopped_make_ends_its_stage_and_counts_nothing_half_done(made, stop):
 
 def test_a_dry_run_plans_what_a_run_would_do(whole):
     assert whole.planned() == set()
-    assert whole.planned("-W", "lib/plots.py") == {"5_report"}
-    assert whole.planned("-W", "lib/training.py") == AFTER["3_training"]
+    assert whole.planned("-W", "lib/report/plots.py") == {"5_report"}
+    assert whole.planned("-W", "lib/training/trainer.py") == AFTER["2_preprocessing"]
     assert whole.planned("STUDIES=bos") == {"2_preprocessing_bos_two"} | trained("bos_two")
     # A look ahead must not make what is there stale.
     whole.planned("BASE_MODEL=some/model")
@@ -615,7 +630,7 @@ def test_a_make_that_only_asks_runs_nothing(graph, flag):
 
 
 def test_what_is_marked_as_made_does_not_run(made):
-    made.touch("lib/training.py")
+    made.touch("lib/training/trainer.py")
     assert made.ran("-t") == set()
     assert made.ran() == set()
 
@@ -630,7 +645,7 @@ def test_notebooks_know_the_plan_of_what_really_runs(made):
 
 def test_a_stage_that_is_made_alone_has_no_plan(made):
     (made.folder / "planned.txt").unlink()
-    made.touch("lib/training.py")
+    made.touch("lib/training/trainer.py")
     made.make(target="reports/demo/3_training_5_seed0.ipynb")
     assert (made.folder / "ran.txt").read_text().split()[-1] == "3_training_5_seed0"
     assert not (made.folder / "planned.txt").exists()
@@ -747,14 +762,14 @@ def test_chat_is_told_the_variables(made, target, module):
 def test_advice_is_asked_with_the_variables_of_a_report(whole):
     said = whole.make("-n", "RUN=mine", "PROFILE=laptop", "SEEDS=0 1", "CORPUS=a b.jsonl", target="advice").stdout
     given = "--run 'mine' --profile 'laptop' --corpus 'a b.jsonl' --base-model '' --iterations '5' --seeds '0 1'"
-    assert f"./stub -m lib.advice {given} --studies ''" in " ".join(said.split())
+    assert f"./stub -m lib.running.advice {given} --studies ''" in " ".join(said.split())
 
 
 def test_a_report_that_is_not_the_demos_points_to_the_advice_and_asks_for_none(whole, tmp_path):
     mine = whole.copy(tmp_path)
     (mine.folder / "asked.txt").unlink()
     assert mine.make("PROFILE=laptop").stdout.splitlines()[0].startswith("make advice, with the same variables, says")
-    assert "lib.advice" not in (mine.folder / "asked.txt").read_text()
+    assert "lib.running.advice" not in (mine.folder / "asked.txt").read_text()
     assert "make advice" not in mine.make().stdout
 
 
@@ -783,13 +798,13 @@ def test_a_hosted_python_gets_torch_first_then_the_locks_and_with_a_gpu_its_lock
     ],
 )
 def test_what_comes_after_training_is_told_the_variables(made, target, module, told):
-    (made.folder / f"lib/{module}.py").write_text("import json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    (made.folder / f"lib/release/{module}.py").write_text("import json, sys\nprint(json.dumps(sys.argv[1:]))\n")
     given = ["RUN=mine", "LLAMA_CPP=a b/llama.cpp", "REPO=x/y", "PRIVATE=0", "YES=1"]
     assert json.loads(made.make(*given, target=target).stdout.splitlines()[-1]) == ["--run", "mine", *told]
 
 
 def test_a_publication_is_private_and_asked_for_unless_told_otherwise(made):
-    (made.folder / "lib/upload.py").write_text("import json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    (made.folder / "lib/release/upload.py").write_text("import json, sys\nprint(json.dumps(sys.argv[1:]))\n")
     told = json.loads(made.make(target="publish").stdout.splitlines()[-1])
     assert told == ["--run", "demo", "--repository", "", "--private", "1", "--yes", ""]
 

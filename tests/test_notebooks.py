@@ -17,8 +17,9 @@ import papermill
 import psutil
 import pytest
 
-from lib import notebooks, paths
+from lib import paths
 from lib.config import SECTIONS, STAGES, Config
+from lib.running import notebooks
 from lib.storage import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,7 +91,7 @@ def test_a_notebook_begins_with_its_title_and_ends_with_its_conclusion(path):
     assert last.cell_type == "code"
     closing = ast.parse(last.source).body[-1]
     assert isinstance(closing, ast.Expr)
-    assert ast.unparse(closing).startswith(f"look.conclude_{stage_of(path)}(")
+    assert ast.unparse(closing).startswith(f"conclusions.{stage_of(path)}(")
 
 
 @every_notebook
@@ -138,82 +139,96 @@ def bringing(path: Path) -> str:
 
 
 @every_notebook
-def test_every_notebook_brings_the_project_alike_and_says_what_to_do_when_that_is_cut_off(path):
+def test_every_notebook_brings_the_project_alike_in_five_lines_and_says_where_to_read_on(path):
     assert bringing(path) == bringing(SOURCES[0])
-    assert "KLEPON_REPOSITORY" in bringing(path)
+    assert len([line for line in bringing(path).splitlines() if line]) <= 5
     before = nbformat.read(path, as_version=4).cells[2]
     assert before.cell_type == "markdown"
-    for words in ("make -C .. advice PROFILE=laptop", "make -C .. report PROFILE=laptop", "PROFILE=t4", "it goes on"):
-        assert words in before.source
+    assert "(README.md#colab-and-kaggle)" in before.source
+
+
+def test_the_readme_of_the_notebooks_says_what_to_do_when_a_runtime_is_cut_off():
+    told = (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
+    for words in ("make -C .. advice PROFILE=t4", "make -C .. report PROFILE=t4", "PROFILE=laptop", "goes on"):
+        assert words in told
+
+
+# The project itself is installed in this environment: its finder must not help.
+HIDDEN = "import importlib.util; importlib.util.find_spec = lambda name: None\n"
+TOLD = "\nimport lib.config, os; print(lib.config.__file__); print(os.getcwd())"
 
 
 @pytest.fixture
-def elsewhere(monkeypatch, tmp_path):
-    """A folder in which the project cannot be imported; returns what is called there, which clones as git does."""
-    called = []
-
-    def run(command, check):
-        assert check
-        called.append(command)
-        if command[0] == "git":
-            (Path(command[-1]) / "notebooks").mkdir(parents=True)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("KLEPON_REPOSITORY", raising=False)
-    return called
-
-
-def test_in_a_clone_nothing_is_brought(elsewhere):
-    before, where = list(sys.path), Path.cwd()
-    exec(bringing(SOURCES[0]), {})
-    assert (elsewhere, sys.path, Path.cwd()) == ([], before, where)
-
-
-def test_elsewhere_the_project_is_cloned_and_its_environment_installed_into_the_kernels_python(
-    elsewhere, monkeypatch, tmp_path
-):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    exec(bringing(SOURCES[0]), {})
-    home = tmp_path / "klepon"
-    clone, install = elsewhere
-    assert clone == ["git", "clone", "--quiet", "https://github.com/OWNER/klepon", str(home)]
-    assert install == ["make", "-C", str(home), "hosted", f"PYTHON={sys.executable}"]
-    assert Path.cwd() == home / "notebooks"
-    assert sys.path[0] == str(home)
-
-
-def test_after_a_cut_the_folder_that_is_there_is_gone_on_with(elsewhere, monkeypatch, tmp_path):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    (tmp_path / "klepon" / "notebooks").mkdir(parents=True)
-    exec(bringing(SOURCES[0]), {})
-    assert [command[0] for command in elsewhere] == ["make"]
-
-
-def test_what_is_brought_is_this_project(monkeypatch, tmp_path):
-    """With a real clone of this repository, in a process that does not know it; only the installation is left out."""
+def bring(tmp_path):
+    """Run the cell in a folder without the project and in a process that does not know it, from a clone of this
+    repository at its public address. Only the installation is left out. Returns the output and what make was told."""
     if not (ROOT / ".git").exists() or not shutil.which("git"):
         pytest.skip("not a git checkout")
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "make").write_text('#!/bin/sh\necho "$@" > made\n')
     (programs / "make").chmod(0o755)
-    # The project itself is installed in this environment: its finder must not help.
-    hidden = "import importlib.util; importlib.util.find_spec = lambda name: None\n"
-    told = "\nimport lib.config; print(lib.config.__file__); print(os.getcwd())"
-    ran = subprocess.run(
-        [sys.executable, "-P", "-c", hidden + bringing(SOURCES[0]) + told],
-        cwd=tmp_path,
-        env=os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "KLEPON_REPOSITORY": f"file://{ROOT}"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.splitlines() == [str(tmp_path / "klepon/lib/config.py"), str(tmp_path / "klepon/notebooks")]
-    assert (tmp_path / "made").read_text() == f"-C {tmp_path}/klepon hosted PYTHON={sys.executable}\n"
+    # git takes this repository for the one at the address in the cell.
+    address = {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.file://{ROOT}.insteadOf",
+        "GIT_CONFIG_VALUE_0": "https://github.com/OWNER/klepon",
+    }
+    drive = tmp_path / "drive"
+
+    def run(before=HIDDEN):
+        # What is not committed yet is tried as well.
+        helper = (ROOT / "notebooks" / "hosted.py").read_text().replace("/content/drive/MyDrive", str(drive))
+        code = bringing(SOURCES[0]).replace('open("klepon/notebooks/hosted.py").read()', repr(helper))
+        assert "exec('" in code
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", before + code + TOLD],
+            cwd=tmp_path,
+            env=os.environ | address | {"PATH": f"{programs}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        made = tmp_path / "made"
+        return done.stdout.splitlines(), made.read_text().split() if made.exists() else None
+
+    return run
+
+
+def test_in_a_clone_nothing_is_brought(bring, tmp_path):
+    said, made = bring(before="")
+    assert (said, made) == ([str(ROOT / "lib/config.py"), str(tmp_path)], None)
+    assert not (tmp_path / "klepon").exists()
+
+
+def test_elsewhere_the_project_is_cloned_and_its_environment_installed_into_the_kernels_python(bring, tmp_path):
+    home = tmp_path / "klepon"
+    said, made = bring()
+    assert said == [str(home / "lib/config.py"), str(home / "notebooks")]
+    assert made == ["-C", str(home), "hosted", f"PYTHON={sys.executable}"]
+
+
+def test_after_a_cut_the_folder_that_is_there_is_gone_on_with(bring, tmp_path):
+    bring()
+    (tmp_path / "klepon" / "artifacts").mkdir()
+    bring()
+    assert (tmp_path / "klepon" / "artifacts").is_dir()
+
+
+def test_where_the_drive_is_mounted_the_project_lies_there_and_outlives_the_runtime(bring, tmp_path):
+    home = tmp_path / "drive" / "klepon"
+    # A copy that a dying runtime left behind.
+    (home.with_name("klepon.partial") / "lib").mkdir(parents=True)
+    said, made = bring()
+    assert said == [str(home / "lib/config.py"), str(home / "notebooks")]
+    assert made[:2] == ["-C", str(home)]
+    (home / "artifacts").mkdir()
+    shutil.rmtree(tmp_path / "klepon")
+    said, _ = bring()
+    assert said[1] == str(home / "notebooks")
+    assert (home / "artifacts").is_dir()
 
 
 # --- Running one -----------------------------------------------------------------------------------------------------
@@ -238,10 +253,10 @@ def a_notebook(folder: Path, *sources: str) -> Path:
 
 
 def start(notebook: Path, output: Path, root: Path, *parameters: str) -> subprocess.Popen:
-    """`python -m lib.notebooks`, with its artifacts under `root`, in a process group of its own."""
+    """`python -m lib.running.notebooks`, with its artifacts under `root`, in a process group of its own."""
     program = (
         "import sys; from pathlib import Path; from lib import paths; paths.ROOT = Path(sys.argv.pop(1));"
-        "from lib.notebooks import main; main()"
+        "from lib.running.notebooks import main; main()"
     )
     return subprocess.Popen(
         [sys.executable, "-c", program, str(root), str(notebook), str(output), "run=trial", *parameters],
@@ -382,7 +397,7 @@ def test_an_interrupt_ends_the_notebook_and_its_kernel(tmp_path):
 
 @pytest.fixture
 def command(monkeypatch, tmp_path, capsys):
-    """`python -m lib.notebooks` on a notebook of the run `trial`, with another function to run it; returns stderr."""
+    """`python -m lib.running.notebooks` on a notebook of the run `trial`, run by another function; returns stderr."""
     monkeypatch.chdir(tmp_path)
 
     def call(name: str, run=lambda notebook, output, parameters: output.touch(), planned: tuple = ()) -> str:

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from stand_in_hub import Hub, serving
 
-from lib.corpus_files import COLUMNS
-from lib.demo import corpus as demo_corpus
+from lib.corpus.files import COLUMNS
+from lib.demo import generator
 
 ROOT = Path(__file__).resolve().parent.parent
 CORPUS, MODEL = "indonlp/cendol_collection_v2", "someone/tiny-llama"
@@ -33,7 +33,7 @@ def shard(rows):
 
 def corpus(folder):
     """Some rows of each subset in one shard, and rows of other subsets in another."""
-    demo_corpus.write(folder / "corpus.jsonl.gz")
+    generator.write(folder / "corpus.jsonl.gz")
     with gzip.open(folder / "corpus.jsonl.gz", "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     seen, kept, others = Counter(), [], []

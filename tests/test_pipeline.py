@@ -12,7 +12,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from lib.metrics import METRICS
+from lib.evaluation.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILE = """\

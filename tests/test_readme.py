@@ -100,7 +100,7 @@ def test_a_number_reads_alike_in_both_languages():
         ("make advice PROFILE=laptop", "make advice PROFILE=demo", commands),
         ("`PIP_EXTRA_INDEX_URL`", "`PIP_INDEX_URL`", names),
         ("| `SEEDS` | `0` |", "| `SEEDS` | `0` | x |", tables),
-        ("(lib/config.py)", "(lib/model.py)", links),
+        ("(lib/config.py)", "(lib/model/loading.py)", links),
         ("28,793", "28,739", lambda section: figures(section, ",")),
     ],
 )

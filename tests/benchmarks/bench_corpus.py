@@ -1,4 +1,4 @@
-"""Select the six subsets out of a large corpus: `lib.corpus.select` against `datasets`' load_dataset and filter.
+"""Select the six subsets out of a large corpus: `lib.corpus.selection` against `datasets`' load_dataset and filter.
 
     python tests/benchmarks/bench_corpus.py --corpus FOLDER_OF_PARQUET
 
@@ -62,10 +62,10 @@ def run_side(side: str, folder: str) -> dict[str, float]:
         os.environ.update(HF_DATASETS_CACHE=scratch, HF_HUB_OFFLINE="1")
         if side == "ours":
             sys.path.insert(0, str(ROOT))
-            from lib import corpus
+            from lib.corpus import selection
 
             start, busy = time.perf_counter(), time.process_time()
-            kept = sum(corpus.select(folder, Path(scratch, "selected.parquet")).kept.values())
+            kept = sum(selection.select(folder, Path(scratch, "selected.parquet")).kept.values())
         else:
             import datasets
 

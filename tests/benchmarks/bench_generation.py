@@ -1,4 +1,4 @@
-"""Completions of 200 prompts, five each of 48 tokens: lib.generation against a plain loop over `model.generate`.
+"""Completions of 200 prompts, five each of 48 tokens: lib.model.generation against a plain loop over `model.generate`.
 
     python tests/benchmarks/bench_generation.py [--prompts 200] [--repeats 3] [--quick] [--out CSV]
 
@@ -27,14 +27,14 @@ RUNS, TOKENS, PEER_BATCH = 5, 48, 8
 
 def rows(count: int) -> list[dict[str, str]]:
     """`count` rows of the demo's corpus, of the six subsets alone, in the order of the corpus."""
-    from lib.demo import corpus
+    from lib.demo import generator
 
-    known = corpus.subsets("id")
-    return [row for row in corpus.rows() if row["subset_name"] in known][:count]
+    known = generator.subsets("id")
+    return [row for row in generator.rows() if row["subset_name"] in known][:count]
 
 
 def ours(model: Any, tokenizer: Any, prompts: list[list[int]], ends: tuple[int, ...], folder: Path) -> list[list[str]]:
-    from lib import generation
+    from lib.model import generation
 
     path = folder / "ours.jsonl"
     path.unlink(missing_ok=True)
@@ -73,12 +73,12 @@ def plain(model: Any, tokenizer: Any, prompts: list[list[int]], ends: tuple[int,
 
 def run_side(side: str, count: int, folder: Path) -> None:
     """One side, in this process: its seconds from the loaded model to the texts, and the texts in a file."""
-    from lib import model as models
     from lib.config import Model, Prompt
-    from lib.prompts import encode_prompt, end_of_turn_id, to_messages, to_sharegpt
+    from lib.model import loading
+    from lib.model.prompts import encode_prompt, end_of_turn_id, to_messages, to_sharegpt
 
     settings = Model(base_model="demo")
-    model, tokenizer = models.load_base(settings), models.load_tokenizer(settings)
+    model, tokenizer = loading.load_base(settings), loading.load_tokenizer(settings)
     if side == "peer":
         model.set_attn_implementation("sdpa")
     prompts = [
@@ -109,8 +109,8 @@ def main() -> None:
         run_side(args.side, count, args.folder)
         return
 
-    from lib import metrics
-    from lib.statistics import mean_interval
+    from lib.evaluation import metrics
+    from lib.evaluation.statistics import mean_interval
 
     with tempfile.TemporaryDirectory() as folder:
         argv = [sys.executable, __file__, "--prompts", str(count), "--folder", folder, "--side"]

@@ -1,4 +1,4 @@
-"""From texts to chosen rows: lib.embedding and lib.sampling against sentence-transformers and scikit-learn.
+"""From texts to chosen rows: lib.sampling against sentence-transformers and scikit-learn.
 
     python tests/benchmarks/bench_sampling.py [--corpus FOLDER] [--rows-per-subset 3500] [--quick] [--out CSV]
 
@@ -26,10 +26,10 @@ CLUSTERS, TAKE = 10, 10_000 / 21_000
 def corpus_texts(folder: Path, per_subset: int) -> list[str]:
     import pyarrow.dataset as ds
 
-    from lib import sampling
+    from lib.sampling import draws
 
     table = ds.dataset(folder).to_table(["subset_name", "output"], filter=ds.field("subset_name").isin(SUBSETS))
-    drawn = sampling.draw(np.array(table["subset_name"].to_pylist()), "per_subset", per_subset, seed=0)
+    drawn = draws.draw(np.array(table["subset_name"].to_pylist()), "per_subset", per_subset, seed=0)
     return table["output"].take(drawn.rows).to_pylist()
 
 
@@ -47,19 +47,19 @@ def synthetic_texts(per_subset: int) -> list[str]:
 
 
 def ours(texts: list[str], folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    from lib import embedding, sampling
+    from lib.sampling import draws, embedding
 
     with tempfile.TemporaryDirectory(dir=folder) as cache:
         vectors = embedding.embed(texts, Path(cache), device="cpu")
-    clusters = sampling.cluster(vectors, CLUSTERS, seed=0)
-    return vectors, clusters.labels, sampling.take_equally(clusters.labels, int(len(texts) * TAKE / CLUSTERS), seed=0)
+    clusters = draws.cluster(vectors, CLUSTERS, seed=0)
+    return vectors, clusters.labels, draws.take_equally(clusters.labels, int(len(texts) * TAKE / CLUSTERS), seed=0)
 
 
 def plain(texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     from sentence_transformers import SentenceTransformer
     from sklearn.cluster import KMeans
 
-    from lib import embedding
+    from lib.sampling import embedding
 
     model = SentenceTransformer(str(embedding.model_folder()), device="cpu")
     vectors = model.encode(texts, show_progress_bar=True)

@@ -22,18 +22,19 @@ MOST_MIB = 2e9 / 2**20
 
 def run_side(corpus: str, folder: Path) -> None:
     """Sample once; print what each step took."""
-    from lib import corpus as corpora
-    from lib import paths, sampling, splits
-    from lib.config import load_config
+    from lib import paths
+    from lib.corpus import selection, splits
+    from lib.parameters import load_config
+    from lib.sampling import draws
 
     paths.ROOT = folder
     config = load_config("scale", "paper", "5", corpus=corpus)
     times = [time.perf_counter()]
-    summary = corpora.prepare(config)
+    summary = selection.prepare(config)
     times.append(time.perf_counter())
     split = splits.prepare(config)
     times.append(time.perf_counter())
-    sample = sampling.sample(config, split)
+    sample = draws.sample(config, split)
     times.append(time.perf_counter())
     found = {"rows": summary.rows_read, "kept": len(split), "drawn": len(sample.table), "seconds": times[-1] - times[0]}
     found |= {name: times[n + 1] - times[n] for n, name in enumerate(("reading", "grouping", "sampling"))}

@@ -1,4 +1,4 @@
-"""Scores of 50,000 pairs, each and all: lib.metrics against a call of rouge_score and of sacreBLEU a pair.
+"""Scores of 50,000 pairs, each and all: lib.evaluation.metrics against a call of rouge_score and of sacreBLEU a pair.
 
     python tests/benchmarks/bench_scoring.py [--corpus CORPUS] [--pairs 50000] [--quick] [--out CSV]
 
@@ -28,17 +28,17 @@ RUNS, WORDS = 5, 48
 
 def corpus_outputs(source: str | None, count: int) -> list[str]:
     """Outputs of `count` rows drawn at random, from the demo's corpus or from one that lib.corpus can read."""
-    from lib import corpus
-    from lib.demo import corpus as demo_corpus
+    from lib.corpus import selection
+    from lib.demo import generator
 
     with tempfile.TemporaryDirectory() as folder:
         if not source:
             source = str(Path(folder, "demo.jsonl.gz"))
-            demo_corpus.write(Path(source))
+            generator.write(Path(source))
         selected = Path(folder, "rows.parquet")
-        summary = corpus.select(source, selected)
+        summary = selection.select(source, selected)
         rows = np.random.default_rng(0).choice(sum(summary.kept.values()), size=count)
-        return corpus.read(selected, rows, columns=["output"])["output"].tolist()
+        return selection.read(selected, rows, columns=["output"])["output"].tolist()
 
 
 def make_pairs(outputs: list[str], rows: int) -> tuple[list[str], list[str]]:
@@ -48,7 +48,7 @@ def make_pairs(outputs: list[str], rows: int) -> tuple[list[str], list[str]]:
 
 def ours(completions: list[str], references: list[str]) -> dict[str, np.ndarray]:
     """Every metric's value of each pair, and the corpus's at the end."""
-    from lib import metrics
+    from lib.evaluation import metrics
 
     found = {name: np.append(v, v.mean()) for name, v in metrics.rouge_each(completions, references).items()}
     bleu, chrf = (count(completions, references) for count in (metrics.bleu_statistics, metrics.chrf_statistics))

@@ -35,20 +35,20 @@ def examples(corpus: str, tokenizer_of: str, count: int, folder: Path) -> list[d
     """`count` encoded examples, equally from each subset and in a seeded order."""
     import pandas as pd
 
-    from lib import corpus as corpora
-    from lib import model as models
     from lib.config import Model, Prompt
-    from lib.demo import corpus as demo_corpus
-    from lib.prompts import encode_example, to_messages, to_sharegpt
+    from lib.corpus import selection
+    from lib.demo import generator
+    from lib.model import loading
+    from lib.model.prompts import encode_example, to_messages, to_sharegpt
 
     if not corpus:
         corpus = str(folder / "demo.jsonl.gz")
-        demo_corpus.write(Path(corpus))
-    corpora.select(corpus, folder / "selected" / "rows.parquet")
-    rows = corpora.read(folder / "selected" / "rows.parquet", columns=["subset_name", "input", "output"])
+        generator.write(Path(corpus))
+    selection.select(corpus, folder / "selected" / "rows.parquet")
+    rows = selection.read(folder / "selected" / "rows.parquet", columns=["subset_name", "input", "output"])
     each = -(-count // rows["subset_name"].nunique())
     drawn = pd.concat(part.sample(min(each, len(part)), random_state=0) for _, part in rows.groupby("subset_name"))
-    tokenizer = models.load_tokenizer(Model(tokenizer_of))
+    tokenizer = loading.load_tokenizer(Model(tokenizer_of))
     made = []
     for row in drawn.sample(frac=1, random_state=0).itertuples():
         example = encode_example(tokenizer, to_messages(to_sharegpt(row.input, row.output)), Prompt(), 2_048)
@@ -63,21 +63,20 @@ def load(base_model: str, side: str) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from lib import attention
-    from lib import model as models
     from lib.config import Lora, Model
+    from lib.model import attention, loading
 
     torch.manual_seed(0)
     if base_model == "llama-1b":
         attention.register()
         shape = LlamaConfig(**LLAMA_1B, attn_implementation=attention.NAME)
-        with torch.device(models.device()):
-            base = LlamaForCausalLM(shape).to(models.dtype())
+        with torch.device(loading.device()):
+            base = LlamaForCausalLM(shape).to(loading.dtype())
     else:
-        base = models.load_base(Model(base_model))
+        base = loading.load_base(Model(base_model))
     if side == "peer":
         base.set_attn_implementation("sdpa")
-    return models.attach_lora(base, Lora())
+    return loading.attach_lora(base, Lora())
 
 
 def run_side(side: str, base_model: str, steps: int, folder: Path) -> None:
@@ -87,13 +86,13 @@ def run_side(side: str, base_model: str, steps: int, folder: Path) -> None:
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from lib import model as models
-    from lib import training
-    from lib.attention import PackedCollator
     from lib.config import Lora, Training
+    from lib.model import loading
+    from lib.model.attention import PackedCollator
+    from lib.training import loraplus
 
     rows = json.loads((folder / "examples.json").read_text())
-    gpu = models.device().type == "cuda"
+    gpu = loading.device().type == "cuda"
     model = load(base_model, side)
     pad = 0
 
@@ -118,14 +117,14 @@ def run_side(side: str, base_model: str, steps: int, folder: Path) -> None:
         model=model,
         train_dataset=Dataset.from_list(rows[: steps * BATCH]),
         data_collator=PackedCollator() if side == "ours" else padded,
-        optimizers=(training.optimizer(model, Lora(), Training(backend="peft")), None),
+        optimizers=(loraplus.optimizer(model, Lora(), Training(backend="peft")), None),
         args=SFTConfig(
             output_dir=str(folder / side),
             max_steps=steps,
             per_device_train_batch_size=BATCH,
             train_sampling_strategy="sequential",
-            bf16=models.dtype() == torch.bfloat16,
-            fp16=models.dtype() == torch.float16,
+            bf16=loading.dtype() == torch.bfloat16,
+            fp16=loading.dtype() == torch.float16,
             gradient_checkpointing=gpu,
             dataset_kwargs={"skip_prepare_dataset": True},
             max_length=None,
@@ -155,10 +154,10 @@ def ceiling() -> float:
     """Floating-point operations a second of one large matrix product on the GPU."""
     import torch
 
-    from lib import model as models
+    from lib.model import loading
 
     size, turns = 8_192, 20
-    a = torch.randn(size, size, device="cuda", dtype=models.dtype())
+    a = torch.randn(size, size, device="cuda", dtype=loading.dtype())
     b = a @ a
     torch.cuda.synchronize()
     start = time.perf_counter()

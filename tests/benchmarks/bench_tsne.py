@@ -1,4 +1,4 @@
-"""lib.projection.tsne (it is scikit-learn's) against openTSNE on the same points, with each picture's KL divergence.
+"""lib.sampling.projection.tsne (scikit-learn's) against openTSNE on the same points, with each picture's KL divergence.
 
     python tests/benchmarks/bench_tsne.py [--corpus FOLDER] [--quick] [--out CSV]
 
@@ -29,7 +29,7 @@ def synthetic(count: int) -> np.ndarray:
 
 def embedded(folder: Path, count: int) -> np.ndarray:
     """At most `count` distinct outputs, embedded."""
-    from lib import embedding
+    from lib.sampling import embedding
 
     texts = list(dict.fromkeys(corpus_texts(folder, count // 3)))
     with tempfile.TemporaryDirectory() as cache:
@@ -68,7 +68,7 @@ def main() -> None:
         points = np.load(args.folder / "points.npy")
         from openTSNE import TSNE
 
-        from lib import projection
+        from lib.sampling import projection
 
         start = time.perf_counter()
         if args.side == "ours":

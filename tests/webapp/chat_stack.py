@@ -56,14 +56,13 @@ def make_model(name: str, folder: Path) -> tuple[Path, Path]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from lib import model as models
-    from lib import prompts
     from lib.config import Lora, Model, Prompt
-    from lib.generation import model_defaults
+    from lib.model import loading, prompts
+    from lib.model.generation import model_defaults
 
-    tokenizer = models.load_tokenizer(Model(base_model="demo"))
+    tokenizer = loading.load_tokenizer(Model(base_model="demo"))
     if name == "demo":
-        model = models.load_base(Model(base_model="demo"))
+        model = loading.load_base(Model(base_model="demo"))
     else:
         torch.manual_seed(0)
         config = LlamaConfig(
@@ -80,7 +79,7 @@ def make_model(name: str, folder: Path) -> tuple[Path, Path]:
     base, adapter = folder / f"{name}-base", folder / f"{name}-adapter"
     model.save_pretrained(base)
     tokenizer.save_pretrained(base)
-    models.attach_lora(model, Lora()).save_pretrained(adapter)
+    loading.attach_lora(model, Lora()).save_pretrained(adapter)
     tokenizer.save_pretrained(adapter)
     prompt = {field: getattr(Prompt(), field) for field in Prompt.__dataclass_fields__}
     told = {"base_model": str(base), "chat_template_sha256": prompts.chat_template_hash(tokenizer, Prompt())}

@@ -16,9 +16,8 @@ from playwright.sync_api import expect, sync_playwright
 from wire.messages import Request, Settings, Turn
 from worker.transformers_engine import load_engine
 
-from lib import generation, prompts
-from lib import model as models
 from lib.config import Model, Prompt
+from lib.model import generation, loading, prompts
 
 pytestmark = pytest.mark.slow
 expect.set_options(timeout=30_000)
@@ -106,7 +105,7 @@ def test_a_greedy_answer_is_what_the_evaluation_generates(stack, cookie, model):
         return shown.text
 
     settings = Model(base_model=str(model[0]))
-    tokenizer, adapter = models.load_tokenizer(settings), models.load_adapter(settings, model[1])
+    tokenizer, adapter = loading.load_tokenizer(settings), loading.load_adapter(settings, model[1])
     ids, _ = prompts.encode_prompt(tokenizer, [{"role": "user", "content": PROMPT}], Prompt(), 1_024)
     end = prompts.end_of_turn_id(tokenizer, Prompt())
     decoding = replace(generation.model_defaults(adapter, end, 48), greedy=True)

@@ -120,7 +120,7 @@ def adapter(settings: Settings) -> Finding:
         return Finding("adapter", f"{shown(folder)} has no {ADAPTER_RECORD} with the hash of its chat template", cure)
     template, prompt = folder / "chat_template.jinja", told.get("prompt")
     if template.is_file() and isinstance(prompt, dict):
-        # As lib.prompts.chat_template_hash, without loading a tokenizer.
+        # As lib.model.prompts.chat_template_hash, without loading a tokenizer.
         text = f"{template.read_text(encoding='utf-8')}\0{prompt.get('date')}\0{prompt.get('bos_tokens')}"
         if hashlib.sha256(text.encode()).hexdigest() != told["chat_template_sha256"]:
             cure = "run `make report` again, or take the template back as it was"

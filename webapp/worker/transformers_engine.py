@@ -10,9 +10,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from wire.messages import Request, Target
 
-from lib import generation, prompts
-from lib import model as models
 from lib.config import Model, Prompt
+from lib.model import generation, loading, prompts
 from lib.paths import ADAPTER_RECORD
 from worker.engine import Added, EngineError, EngineRefusalError, Step
 from worker.text import TextStream
@@ -35,7 +34,7 @@ class TransformersEngine:
 
     Args:
         loaded: the models by target.
-        make_batch: an empty batch of a model; lib.generation.Batch.
+        make_batch: an empty batch of a model; lib.model.generation.Batch.
     """
 
     kind = "transformers"
@@ -150,13 +149,13 @@ def load_engine(base_model: str | None, adapter: Path | None) -> TransformersEng
         raise EngineError("no model to load: set ADAPTER to an adapter's folder, or BASE_MODEL")
     settings = Model(base_model=base_model)
     try:
-        tokenizer = models.load_tokenizer(settings)
+        tokenizer = loading.load_tokenizer(settings)
         if record is not None and adapter is not None:
             _check_template(tokenizer, prompt, record, adapter)
-        loaded: dict[Target, PreTrainedModel] = {"base": models.load_base(settings)}
+        loaded: dict[Target, PreTrainedModel] = {"base": loading.load_base(settings)}
         if adapter is not None:
-            loaded["adapter"] = models.load_adapter(settings, adapter)
-    except models.ModelError as error:
+            loaded["adapter"] = loading.load_adapter(settings, adapter)
+    except loading.ModelError as error:
         raise EngineError(str(error)) from error
     settle_threads(loaded["base"])
     return TransformersEngine(
@@ -164,7 +163,7 @@ def load_engine(base_model: str | None, adapter: Path | None) -> TransformersEng
         tokenizer,
         prompt,
         model=base_model if not Path(base_model).is_dir() else Path(base_model).name,
-        adapter_sha=models.fingerprint(adapter) if adapter is not None else None,
+        adapter_sha=loading.fingerprint(adapter) if adapter is not None else None,
     )
 
 

@@ -126,7 +126,7 @@ def test_an_adapter_without_its_record_is_told(app, adapter, told):
 
 def test_the_hash_is_the_one_that_the_project_writes(app, adapter, tokenizer):
     from lib.config import Prompt
-    from lib.prompts import chat_template_hash
+    from lib.model.prompts import chat_template_hash
 
     told = json.loads((adapter / "klepon.json").read_text())
     told["chat_template_sha256"] = chat_template_hash(tokenizer, Prompt())

@@ -16,10 +16,10 @@ from worker.openai_engine import ServerError, load_engine, steps_of
 from worker.text import TextStream
 from worker.transformers_engine import TransformersEngine
 
-from lib import generation, prompts
 from lib.config import Config, Lora, Model, Prompt
-from lib.generation import model_defaults, uniforms
-from lib.training import ADAPTER_RECORD
+from lib.model import generation, prompts
+from lib.model.generation import model_defaults, uniforms
+from lib.training.trainer import ADAPTER_RECORD
 
 
 @pytest.fixture

@@ -1,0 +1,112 @@
+"""A model's completions of the test rows: which rows, what the model wrote, and where that lies."""
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+from transformers import PreTrainedModel
+
+from lib.config import Config
+from lib.corpus import selection
+from lib.model import generation, loading
+from lib.model.prompts import chat_template_hash, encode_prompt, end_of_turn_id, to_messages, to_sharegpt
+from lib.sampling.draws import spread
+
+#: `clean`: rows of groups that were kept apart. `paper`: single rows that sampling left over, leaks and all.
+PROTOCOLS = ("clean", "paper")
+
+
+def test_rows(config: Config, split: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The test rows of each protocol, spread evenly over the subsets.
+
+    Clean: distinct rows of test groups. Paper: rows that no sampling drew, as they come; their copies, other prompts
+    for their outputs and near-duplicates may have been trained on, as in a random split of the rows.
+
+    Returns:
+        By protocol, indexed by position in the corpus file: subset_name, input, output.
+    """
+    sides = {"clean": split[split["split"] == "test"].drop_duplicates("pair"), "paper": split[split["left_over"]]}
+    tests = {}
+    for protocol, side in sides.items():
+        places = spread(side["subset"].to_numpy(), config.evaluation.test_rows, config.corpus.split_seed)
+        chosen = side.index.to_numpy()[places]
+        rows = selection.read(config.paths.rows, chosen, columns=["subset_name", "input", "output"])
+        tests[protocol] = rows.set_index(chosen)
+    return tests
+
+
+def load_model(config: Config) -> PreTrainedModel:
+    """The model that is evaluated: the iteration's adapter on the base, or the base itself."""
+    if config.name == "base":
+        return loading.load_base(config.model)
+    return loading.load_adapter(config.model, config.paths.adapter(config.name))
+
+
+def origin(config: Config) -> dict[str, Any]:
+    """What a model's completions and losses depend on, apart from the rows: other files are not to be gone on with."""
+    return {
+        "model": asdict(config.model),
+        "base": loading.base_fingerprint(config.model),
+        "adapter": loading.fingerprint(config.paths.adapter(config.name)) if config.name != "base" else None,
+        "chat_template_sha256": chat_template_hash(loading.load_tokenizer(config.model), config.prompt),
+        "prompt": asdict(config.prompt),
+    }
+
+
+def complete(config: Config, tests: dict[str, pd.DataFrame], runs: int | None = None) -> None:
+    """Write the completions of one model on the test rows of each protocol.
+
+    What an interrupted call has written is kept. Where ENGINE_URL names a server, that decodes (`lib.model.served`).
+
+    Args:
+        tests: by protocol, rows with the column input, whose index numbers them.
+        runs: decoding runs; as many as the settings say where None.
+    """
+    tokenizer, settings = loading.load_tokenizer(config.model), config.evaluation
+    made_by = origin(config)
+    if url := os.environ.get("ENGINE_URL"):
+        # Whoever decodes in this process need not wait for what talks to a server.
+        from lib.model import served
+
+        model: Any = served.connect(url, config)
+        by: dict[str, Any] = {"complete": served.complete}
+        made_by |= {"server": model.name}
+    else:
+        model, by = load_model(config), {}
+    room = config.prompt.max_evaluation_tokens - settings.max_new_tokens
+    for protocol, rows in tests.items():
+        prompts = {
+            int(row): encode_prompt(tokenizer, to_messages(to_sharegpt(text, ""))[:1], config.prompt, room)[0]
+            for row, text in rows["input"].items()
+        }
+        generation.write_completions(
+            model,
+            tokenizer,
+            prompts,
+            config.paths.completions(config.name, protocol),
+            decoding=generation.model_defaults(
+                model, end_of_turn_id(tokenizer, config.prompt), settings.max_new_tokens
+            ),
+            runs=runs or settings.decoding_runs,
+            seed=settings.decoding_seed,
+            # As many sequences together, however few runs there are of each prompt.
+            batch_rows=settings.batch_rows * settings.decoding_runs // (runs or settings.decoding_runs),
+            settings=made_by,
+            label=f"completing {config.name}, {protocol}",
+            **by,
+        )
+
+
+def read(config: Config, tests: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The written completions beside what they are scored against.
+
+    Returns:
+        Columns protocol, row, run, text, ids, subset, prompt, reference.
+    """
+    parts = []
+    for protocol, rows in tests.items():
+        table = pd.DataFrame(generation.read_completions(config.paths.completions(config.name, protocol)))
+        known = rows.rename(columns={"subset_name": "subset", "input": "prompt", "output": "reference"})
+        parts.append(table.assign(protocol=protocol).join(known, on="row"))
+    return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,215 @@
+"""The frozen base model and the adapter on it."""
+
+import hashlib
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from lib import paths
+from lib.config import Lora, Model
+from lib.model import attention
+
+#: The projections that carry an adapter, in every layer (the authors' adapter_config.json).
+TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class ModelError(ValueError):
+    """A base model or an adapter that cannot be loaded; the message says why, and what to do."""
+
+
+def device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def dtype() -> torch.dtype:
+    """What a base model is loaded in: 32 bits on a CPU; 16 on a GPU, as bfloat16 where its cores know that."""
+    if device().type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def peak_memory_gb() -> float:
+    """The most memory this process has held so far, in GB: on the GPU if it uses one, else in main memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def base_model_folder(settings: Model) -> Path:
+    """The folder of the base model: the demo's in this repository, one that is named, or the hub's, fetched first.
+
+    Raises:
+        ModelError: if it is not there or cannot be fetched.
+    """
+    name, folder = settings.base_model, _own_folder(settings)
+    if folder:
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"BASE_MODEL={name}: no config.json in that folder; name a model's folder")
+        return folder
+    # Whoever has a folder need not wait for what talks to the hub.
+    from lib import hub
+
+    if not hub.is_name(name):
+        raise ModelError(f"BASE_MODEL={name}: there is no such folder, and it is no name of the hub, owner/name")
+    try:
+        return hub.model(name)
+    except hub.HubError as error:
+        raise ModelError(f"{error}; or name a folder with BASE_MODEL") from error
+
+
+def pinned(settings: Model) -> str:
+    """The base model's name; one of the hub with the commit at which it is read."""
+    if _own_folder(settings):
+        return settings.base_model
+    from lib import hub
+
+    return hub.pinned("model", settings.base_model)
+
+
+def is_local(settings: Model) -> bool:
+    """Whether the base model is a folder on this machine, and not a name of the hub."""
+    return _own_folder(settings) is not None
+
+
+def _own_folder(settings: Model) -> Path | None:
+    """The base model's folder, unless it is to come from the hub."""
+    if settings.base_model == "demo":
+        return paths.DEMO_BASE_MODEL
+    # A notebook's working directory is not the one that `make` was called in.
+    places = Path(settings.base_model).expanduser(), paths.ROOT / settings.base_model
+    return next((path for path in places if path.is_dir()), None)
+
+
+def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
+    """The base model's tokenizer, with a pad token of its own.
+
+    Raises:
+        ModelError: if it cannot be had, or if no token can serve as padding without being the end of a turn.
+    """
+    tokenizer = _load(AutoTokenizer, settings)
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        # A model that is trained with pad = end never learns to stop.
+        # Of a model that ends its turns with <|im_end|>, <|endoftext|> parts nothing but documents.
+        spare = ["<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<pad>", "<unk>", "<|endoftext|>"]
+        known = set(tokenizer.get_vocab()) - {tokenizer.eos_token}
+        pad = next((token for token in spare if token in known), None)
+        if pad is None:
+            raise ModelError(
+                f"{settings.base_model}: its tokenizer pads with {tokenizer.pad_token!r}, which also ends a turn, and "
+                f"knows none of {', '.join(spare)}; give it a pad token of its own"
+            )
+        tokenizer.pad_token = pad
+    return tokenizer
+
+
+def load_generation_config(settings: Model) -> GenerationConfig:
+    """How the base model is usually sampled, as `load_base` would find it, without its weights."""
+    folder = base_model_folder(settings)
+    if (folder / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(folder)
+    return GenerationConfig.from_model_config(_load(AutoConfig, settings))
+
+
+def load_base(settings: Model) -> PreTrainedModel:
+    """The base model in inference mode, in `dtype`, or in 4 bits where its checkpoint is."""
+    model = _load(
+        AutoModelForCausalLM,
+        settings,
+        dtype=dtype(),
+        device_map={"": device()},
+        attn_implementation=attention.register(),
+    )
+    model.eval()
+    return model
+
+
+def _load(kind: Any, settings: Model, **options: Any) -> Any:
+    folder = base_model_folder(settings)
+    try:
+        return kind.from_pretrained(folder, **options)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"the base model {settings.base_model!r} cannot be loaded from {folder}: {str(error).splitlines()[0]} "
+            "Get it again, or name another folder with BASE_MODEL"
+        ) from error
+
+
+def attach_lora(model: PreTrainedModel, settings: Lora) -> PeftModel:
+    """The model with a fresh adapter: its matrices A random and B zero, so that it changes nothing yet."""
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=settings.lora_rank,
+            lora_alpha=settings.lora_alpha,
+            use_rslora=settings.use_rslora,
+            target_modules=list(TARGET_MODULES),
+            lora_dropout=0.0,
+            bias="none",
+            task_type="CAUSAL_LM",
+        ),
+    )
+
+
+def load_adapter(settings: Model, adapter: Path) -> PreTrainedModel:
+    """Base model and saved adapter, in inference mode.
+
+    In 32 bits the adapter is added into the weights, W + s BA, so that a token takes no longer than the base's. In
+    fewer bits that sum would be rounded, and the adapter stays beside the weights.
+
+    Raises:
+        ModelError: if there is no adapter in that folder.
+    """
+    if not (adapter / "adapter_config.json").is_file():
+        raise ModelError(f"no adapter in {adapter}: run `make report` first, or name its folder")
+    model = PeftModel.from_pretrained(load_base(settings), adapter)
+    if model.dtype == torch.float32:
+        model = model.merge_and_unload()
+    model.eval()
+    return model
+
+
+def trainable_parameters(model: PeftModel) -> pd.DataFrame:
+    """Trained parameters by projection: a row each with its count of layers, parameters of A and B, and a total."""
+    rows: dict[str, dict[str, int]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            projection = next(part for part in name.split(".") if part in TARGET_MODULES)
+            row = rows.setdefault(projection, {"layers": 0, "A": 0, "B": 0})
+            matrix = "A" if "lora_A" in name else "B"
+            row[matrix] += parameter.numel()
+            row["layers"] += matrix == "A"
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table["trained"] = table["A"] + table["B"]
+    table.loc["all"] = table.sum()
+    return table
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the names and bytes of a model's or an adapter's weights and configuration."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*config.json")):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while part := file.read(1 << 24):
+                digest.update(part)
+    return digest.hexdigest()
+
+
+def base_fingerprint(settings: Model) -> str:
+    """The fingerprint of the base model."""
+    return fingerprint(base_model_folder(settings))

@@ -1,0 +1,75 @@
+"""A run whose report is there, as its own files tell of it: what comes after training works on nothing else."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from lib.config import SECTIONS, Config
+from lib.model import loading
+from lib.paths import RunPaths
+
+
+class FinishedError(ValueError):
+    """The run is not finished, or its files do not belong together; the message says what to run."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run."""
+
+    config: Config
+    """The settings that the final adapter was trained and scored with."""
+    manifest: dict[str, Any]
+    results: pd.DataFrame
+    """results.csv, tidy."""
+    adapter: str
+    """The final adapter's fingerprint."""
+
+    @property
+    def merged(self) -> dict[str, Any] | None:
+        """What was measured of the merged model, or None where there is none of this adapter, or not as it was made."""
+        files = self.config.paths
+        if not (files.merge_record.is_file() and files.merged.is_dir()):
+            return None
+        made: dict[str, Any] = json.loads(files.merge_record.read_text(encoding="utf-8"))
+        same = made["adapter"] == self.adapter and made["merged"] == loading.fingerprint(files.merged)
+        return made if same else None
+
+
+def read(run: str) -> Finished:
+    """Read a finished run from its manifest, its scores and its final adapter.
+
+    Raises:
+        FinishedError: if one of them is missing, or if the adapter is not the one that the manifest tells of.
+    """
+    files = RunPaths(run)
+    cure = f"run `make report RUN={run}` first"
+    missing = [path for path in (files.manifest, files.results, files.final_adapter) if not path.exists()]
+    if missing:
+        raise FinishedError(f"the run {run!r} has no {missing[0].name} yet: {cure}")
+    manifest = json.loads(files.manifest.read_text(encoding="utf-8"))
+    if "final_adapter" not in manifest:
+        raise FinishedError(f"the manifest of run {run!r} is an older version's and names no final adapter: {cure}")
+    config = _config(run, manifest)
+    adapter = loading.fingerprint(files.final_adapter)
+    if manifest["adapters"].get(config.name) != adapter:
+        raise FinishedError(
+            f"the final adapter of run {run!r} is not the one that its scores are of ({config.name}): {cure}"
+        )
+    return Finished(config, manifest, pd.read_csv(files.results, dtype={"iteration": str}), adapter)
+
+
+def _config(run: str, manifest: dict[str, Any]) -> Config:
+    """The settings as the run had them, whatever the parameter files say by now."""
+    told = manifest["final_adapter"]
+    names = ("iteration", "seed", "sampled_as", "prepared_as", "trained_as")
+    settings = {name: type(getattr(Config(), name))(**told["settings"][name]) for name in SECTIONS}
+    return Config(
+        run=run,
+        profile=manifest["profile"],
+        scale=manifest["scale"],
+        **{name: told[name] for name in names},
+        **settings,
+    )

@@ -1,0 +1,77 @@
+"""llama.cpp's own converter, called with what it cannot know of this project's models. A process of its own runs it:
+
+    python -m lib.release.gguf_converter CHECKOUT MODEL OUTFILE
+
+The converter tells by a hash of some token ids how a tokenizer cuts text into words, and knows Llama 3.2's. A tokenizer
+of another vocabulary, such as the demo's, it refuses, though it may cut text exactly as Llama 3 does. Where that is so,
+it is told so; nothing else is.
+"""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+#: How Llama 3 cuts text into words, as its tokenizer.json says it; llama.cpp calls it llama-bpe.
+LLAMA3_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def cuts_as_llama3(tokenizer: dict[str, Any]) -> bool:
+    """Whether a tokenizer.json makes tokens of a text in Llama 3's way, from a vocabulary of its own.
+
+    llama.cpp takes a word that is a token for that token at once. So every token must be what its merges make of it.
+    """
+    from tokenizers import Tokenizer
+
+    model, words = tokenizer["model"], tokenizer["pre_tokenizer"] or {}
+    steps = words.get("pretokenizers", [])
+    if model["type"] != "BPE" or tokenizer["normalizer"] or [step["type"] for step in steps] != ["Split", "ByteLevel"]:
+        return False
+    split, to_bytes = steps
+    if split["pattern"] != {"Regex": LLAMA3_WORDS} or split["behavior"] != "Isolated" or split["invert"]:
+        return False
+    if to_bytes["add_prefix_space"] or to_bytes["use_regex"]:
+        return False
+    merging = Tokenizer.from_str(json.dumps(tokenizer)).model
+    return model.get("ignore_merges", False) or all(
+        [token.id for token in merging.tokenize(text)] == [number] for text, number in model["vocab"].items()
+    )
+
+
+def main() -> None:
+    """Convert a model's folder to a GGUF file of bfloat16."""
+    checkout, model, outfile = sys.argv[1:]
+    # The folder's own gguf package comes with it, and fits it.
+    sys.path[:0] = [checkout, str(Path(checkout) / "gguf-py")]
+    converter = importlib.import_module("convert_hf_to_gguf")
+    # Newer ones have their models in a package beside them.
+    places: list[Any] = [converter, sys.modules.get("conversion.base")]
+    text_model = next(place.TextModel for place in places if hasattr(place, "TextModel"))
+    by_hash, from_sentencepiece = text_model.get_vocab_base_pre, text_model._create_vocab_sentencepiece
+
+    def by_hash_or_by_rule(self: Any, tokenizer: Any) -> str:
+        try:
+            return str(by_hash(self, tokenizer))
+        except NotImplementedError:
+            if cuts_as_llama3(json.loads((Path(model) / "tokenizer.json").read_text(encoding="utf-8"))):
+                return "llama-bpe"
+            raise
+
+    def where_there_is_one(self: Any) -> Any:
+        # It would import sentencepiece, which may not be here, before it looks whether there is such a model to read.
+        if not (Path(model) / "tokenizer.model").is_file():
+            raise FileNotFoundError("tokenizer.model")
+        return from_sentencepiece(self)
+
+    text_model.get_vocab_base_pre = by_hash_or_by_rule
+    text_model._create_vocab_sentencepiece = where_there_is_one
+    sys.argv = ["convert_hf_to_gguf.py", model, "--outfile", outfile, "--outtype", "bf16"]
+    converter.main()
+
+
+if __name__ == "__main__":
+    main()

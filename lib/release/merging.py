@@ -1,0 +1,155 @@
+"""The final adapter merged into its base model: one folder that needs neither PEFT nor bitsandbytes.
+
+Weights of 16 bits cannot hold the sum of base and adapter exactly. So what was written is read again and compared with
+the adapter on test prompts; a model that differs by more than rounding does (`lib.release.agreement`) does not stay.
+"""
+
+import argparse
+import gc
+import importlib.util
+import json
+import shutil
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from lib import paths
+from lib.config import Model, Prompt
+from lib.model import loading
+from lib.release import agreement, cards, finished
+from lib.release.agreement import Agreement
+from lib.release.finished import Finished
+from lib.storage import whole, write_json
+
+
+class MergeError(ValueError):
+    """The adapter cannot be merged; the message says why, and what to do."""
+
+
+def merge(run: Finished) -> Agreement:
+    """Write the merged model of a run (safetensors in bfloat16, tokenizer and chat template) and compare it.
+
+    Raises:
+        MergeError: if this machine cannot read the base model's weights.
+        agreement.AgreementError: if the written model is not the adapter's; its folder is removed.
+    """
+    config, files = run.config, run.config.paths
+    _require_readable(config.model)
+    # What is there may be another adapter's, and must not outlive a merge that fails.
+    shutil.rmtree(files.merged, ignore_errors=True)
+    files.merge_record.unlink(missing_ok=True)
+    tokenizer = loading.load_tokenizer(config.model)
+    examples = agreement.drawn(config, tokenizer)
+    expected = agreement.of_adapter(config, examples)
+    # Two copies of a large model in 32 bits may be more than there is room for.
+    gc.collect()
+    with whole(files.merged) as temporary:
+        model = PeftModel.from_pretrained(_dense(config.model), files.final_adapter).merge_and_unload(safe_merge=True)
+        # The format of a base model's file in 4 bits is not one for 16.
+        model.to(torch.bfloat16).save_pretrained(temporary, save_original_format=not _quantised(config.model))
+        save_tokenizer(tokenizer, config.prompt, temporary)
+    del model
+    gc.collect()
+    try:
+        written = agreement.ratings(loading.load_base(Model(str(files.merged))), examples)
+        found = agreement.between(expected, written, len(examples))
+        agreement.require(found, "the merged model")
+    except BaseException:
+        shutil.rmtree(files.merged, ignore_errors=True)
+        raise
+    write_json(
+        files.merge_record,
+        {
+            "adapter": run.adapter,
+            "merged": loading.fingerprint(files.merged),
+            "dtype": "bfloat16",
+            **asdict(found),
+            "seed": agreement.SEED,
+            "most_difference": agreement.MOST_DIFFERENCE,
+            "least_equal": agreement.LEAST_EQUAL,
+        },
+    )
+    cards.write(run)
+    return found
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, settings: Prompt, folder: Any) -> None:
+    """Write the tokenizer with a chat template that gives the prompts of the training to whoever knows nothing of them.
+
+    The date that the template writes is the one it was trained with, and so is the number of beginnings of text.
+    """
+    template = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = pinned_template(tokenizer, settings)
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.chat_template = template
+
+
+def pinned_template(tokenizer: PreTrainedTokenizerBase, settings: Prompt) -> str:
+    """The chat template with the settings of the prompts written into it."""
+    more = (
+        f"{{{{- {json.dumps(tokenizer.bos_token * (settings.bos_tokens - 1))} -}}}}" if settings.bos_tokens > 1 else ""
+    )
+    date = (
+        f"{{%- set date_string = {json.dumps(settings.date)} -%}}" if "date_string" in tokenizer.chat_template else ""
+    )
+    return date + more + tokenizer.chat_template
+
+
+def _quantised(settings: Model) -> dict[str, Any] | None:
+    config = json.loads((loading.base_model_folder(settings) / "config.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] | None = config.get("quantization_config")
+    return found
+
+
+def _require_readable(settings: Model) -> None:
+    quantised = _quantised(settings)
+    if quantised and quantised.get("quant_method") != "bitsandbytes":
+        raise MergeError(
+            f"the base model {settings.base_model!r} is quantised by {quantised.get('quant_method')!r}, which is not "
+            "undone here: merge an adapter that was trained on a base model in 16 bits, or in 4 by bitsandbytes"
+        )
+    if quantised and importlib.util.find_spec("bitsandbytes") is None:
+        raise MergeError(
+            f"the base model {settings.base_model!r} has its weights in 4 bits, and bitsandbytes, which reads them, is "
+            "not installed here: merge on the machine that trained (requirements-gpu.txt has it)"
+        )
+
+
+def _dense(settings: Model) -> PreTrainedModel:
+    """The base model in 32 bits. Of a 4-bit one these are the weights that the adapter was trained on, not the original
+    ones from before: to those, it would be a stranger.
+    """
+    quantised = _quantised(settings)
+    model = AutoModelForCausalLM.from_pretrained(
+        loading.base_model_folder(settings),
+        dtype=torch.float32,
+        # What 4 bits are unpacked on is what computes with them; a sum needs no GPU.
+        device_map={"": loading.device() if quantised else "cpu"},
+    )
+    return model.dequantize(dtype=torch.float32) if quantised else model
+
+
+def main() -> None:
+    """Merge the final adapter of a run. `make merge` calls this."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--run", required=True)
+    try:
+        run = finished.read(parser.parse_args().run)
+        found = merge(run)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    print(
+        f"The merged model: {run.config.paths.merged.relative_to(paths.ROOT)}\n"
+        f"On {found.tokens} tokens of {found.prompts} reference answers it differs from the adapter by "
+        f"{found.log_prob_difference:.4f} nats (at most {agreement.MOST_DIFFERENCE}) and finds the same likeliest "
+        f"token at {found.equal_greedy:.1%} (at least {agreement.LEAST_EQUAL:.0%})."
+    )
+
+
+if __name__ == "__main__":
+    main()

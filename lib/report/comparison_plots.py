@@ -1,0 +1,242 @@
+"""Figures that lay models, trainings and protocols against each other. Tidy tables in, a matplotlib figure out.
+
+Models stand one below the other, so that long names stay level. What others printed has a marker and an entry in the
+legend of its own, which names its protocol: it shares an axis with this project's scores, never a series.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from lib.evaluation.metrics import METRIC_NAMES
+from lib.report import drawing
+from lib.report.drawing import OTHER_COLOUR, PAPER
+
+_CLAIMED = PAPER | {"marker": "v"}
+_CENDOL: dict[str, Any] = {"color": OTHER_COLOUR, "linestyle": "none", "markerfacecolor": "white"}
+_LANGUAGES: dict[str, dict[str, Any]] = {"Indonesian": {"marker": "^"}, "English": {"marker": "x"}}
+_MARKERS = ("s", "^", "D", "v", "P", "X", "p", "<", ">", "h")
+
+
+def against_published(
+    results: pd.DataFrame,
+    table3: pd.DataFrame,
+    claims: pd.DataFrame,
+    baselines: pd.DataFrame,
+    ours: str = "this run",
+    metrics: tuple[str, ...] = ("bleu", "rougeL"),
+    picked: str = "5",
+) -> Figure:
+    """Every model of this run beside what the paper and Cendol published (paper, figure 8).
+
+    The other models are those that `claims` names; of each, Cendol's value for every task and prompt language is a
+    point.
+
+    Args:
+        results: tidy, as in results.csv, of one protocol.
+        table3, claims, baselines: as of `lib.report.published`.
+        ours: how the legend names the results, with their protocol.
+    """
+    own = drawing.order(results)
+    others = [name for name in dict.fromkeys(claims["against"]) if name != "base"]
+    names = [*own, *others]
+    figure, axes = drawing.axes(1, len(metrics), 8.6, 1.8 + 0.3 * len(names), sharey=True)
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        # Among others, an adapter that is alone is still not picked from several.
+        _ours(axis, results[results["metric"] == metric], names, picked if len(own) > 2 else "")
+        printed = table3[(table3["metric"] == metric) & table3["iteration"].isin(own)]
+        places = [names.index(name) for name in printed["iteration"]]
+        axis.errorbar(printed["mean"], places, xerr=printed["sd"].fillna(0), capsize=2, markersize=5.5, **PAPER)
+        said = claims[(claims["metric"] == metric) & claims["against"].isin(others)]
+        axis.plot(said["implied"], [names.index(name) for name in said["against"]], markersize=8, **_CLAIMED)
+        for (name, language), part in baselines[baselines["metric"] == metric].groupby(["model", "prompt_language"]):
+            if name in others:
+                level = names.index(name) + (0.16 if language == "English" else -0.16)
+                axis.plot(
+                    part["mean"], [level] * len(part), markersize=5, clip_on=False, **_CENDOL, **_LANGUAGES[language]
+                )
+        axis.axhline(len(own) - 0.5, color="#9aa0a8", linewidth=0.8)
+        axis.set(xlabel=METRIC_NAMES[metric], xlim=(0, None))
+    handles = [
+        Line2D([], [], label=f"{ours}: base model", **drawing.marker("base")),
+        Line2D([], [], label=f"{ours}: adapters", **drawing.marker("adapter")),
+        Line2D([], [], label="the paper's Table 3 (mean ± sd), its own protocol", **PAPER),
+        Line2D([], [], label="what the paper's claims imply", **_CLAIMED),
+        *(
+            Line2D([], [], label=f"Cendol's files, other tasks, zero-shot, {name} prompts", **_CENDOL, **style)
+            for name, style in _LANGUAGES.items()
+        ),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    drawing.seed_legend(figure, drawing.seeds_of(results))
+    return figure
+
+
+def loss_curves(logs: pd.DataFrame, results: pd.DataFrame, metric: str = "bleu", study: str = "") -> Figure:
+    """The losses of several trainings over their steps, and their scores beside.
+
+    Args:
+        study: what the names of its trainings begin with, which need not be said again.
+        logs: logs of `training.train`, one below the other, with a column `iteration`: step, train_loss and
+            validation_loss; of several seeds, the means by step are drawn.
+        results: tidy, as in results.csv, of one protocol and the same iterations; the base model may be among them.
+    """
+    names = drawing.order(logs)
+    palette = sns.color_palette("colorblind", len(names))
+    figure, axes = drawing.axes(1, 2, 8.6, max(3.4, 1.6 + 0.36 * len(names)), width_ratios=(1.5, 1))
+    losses, scores = axes[0]
+    for place, name in enumerate(names):
+        mean = logs[logs["iteration"] == name].groupby("step")[["train_loss", "validation_loss"]].mean()
+        trained, validated = mean["train_loss"].dropna(), mean["validation_loss"].dropna()
+        style = {"color": palette[place], "marker": _MARKERS[place % len(_MARKERS)]}
+        losses.plot(trained.index, trained, color=palette[place], linewidth=0.8, alpha=0.45)
+        losses.plot(validated.index, validated, markersize=5, markeredgecolor="white", markeredgewidth=0.5, **style)
+    losses.set(xlabel="step", ylabel="loss on completions (nats a token)")
+    losses.set_title("bold with marks: validation; thin: training", fontsize=9)
+    shown = [name for name in drawing.order(results) if name in (*names, "base")]
+    seeds = drawing.seeds_of(results)
+    beside = drawing.strips(seeds, 0.5)
+    for place, name in enumerate(shown):
+        part = results[(results["iteration"] == name) & (results["metric"] == metric)]
+        for seed, runs in part.groupby("seed"):
+            n, aside = (0, 0.0) if name == "base" else (seeds.index(seed), beside[seed])
+            style = drawing.marker(name, n)
+            if name != "base":
+                style |= {"color": palette[names.index(name)], "marker": _MARKERS[names.index(name) % len(_MARKERS)]}
+            scores.plot(runs["value"], [place + aside] * len(runs), markersize=6, clip_on=False, **style)
+    drawing.seed_legend(figure, seeds)
+    _lines(scores, shown, "")
+    scores.set(xlabel=METRIC_NAMES[metric], xlim=(0, None))
+    scores.set_yticklabels([drawing.label(name.removeprefix(f"{study}_")) for name in shown])
+    return figure
+
+
+def leak_worth(table: pd.DataFrame) -> Figure:
+    """What leaked test rows are worth: each subset's score under both protocols, and the points between them.
+
+    Args:
+        table: columns subset, metric, clean and paper (the scores of one model under each protocol).
+    """
+    metrics = list(dict.fromkeys(table["metric"]))
+    subsets = list(dict.fromkeys(table["subset"]))
+    figure, axes = drawing.axes(
+        1, len(metrics), max(5.6, 1.8 + 2.7 * len(metrics)), 1.7 + 0.4 * len(subsets), sharey=True
+    )
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        part = table[table["metric"] == metric].set_index("subset").reindex(subsets)
+        y = np.arange(len(subsets))
+        axis.hlines(y, part["clean"], part["paper"], color="#9aa0a8", linewidth=2, zorder=1)
+        axis.plot(part["clean"], y, "o", color=OTHER_COLOUR, markersize=7)
+        axis.plot(part["paper"], y, "o", color=OTHER_COLOUR, markersize=7, markerfacecolor="white")
+        for level, (clean, paper) in enumerate(zip(part["clean"], part["paper"], strict=True)):
+            lost = f"{paper - clean:+.2f}" if metric == "weighted_f1" else f"{paper - clean:+.1f}"
+            axis.annotate(
+                lost, (max(clean, paper), level), xytext=(7, 0), textcoords="offset points", va="center", fontsize=9
+            )
+        axis.set_yticks(y, [name.replace("_", " ") for name in subsets])
+        axis.set(title=METRIC_NAMES[metric], ylim=(len(subsets) - 0.5, -0.5))
+        axis.set_xlim(0, 1.35 * part[["clean", "paper"]].max(axis=None))
+    handles = [
+        Line2D(
+            [],
+            [],
+            marker="o",
+            linestyle="none",
+            color=OTHER_COLOUR,
+            label="clean protocol: no group in common with training",
+        ),
+        Line2D(
+            [],
+            [],
+            marker="o",
+            linestyle="none",
+            color=OTHER_COLOUR,
+            markerfacecolor="white",
+            label="the paper's protocol: random rows",
+        ),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def nested_bleu(table: pd.DataFrame, table3: pd.DataFrame, picked: str = "5") -> Figure:
+    """BLEU called rightly, BLEU with its references nested the wrong way round, and the paper's BLEU, on one scale.
+
+    Args:
+        table: columns iteration, seed, decoding_run, right and nested (both 0 to 100).
+        table3: as of `published.table3`.
+    """
+    names = drawing.order(table)
+    figure, axes = drawing.axes(1, 3, 8.6, 1.5 + 0.3 * len(names), sharex=True, sharey=True)
+    for axis, column in zip(axes[0], ("right", "nested"), strict=False):
+        _ours(axis, table.rename(columns={column: "value"}), names, picked)
+    printed = table3[(table3["metric"] == "bleu") & table3["iteration"].isin(names)]
+    places = [names.index(name) for name in printed["iteration"]]
+    axes[0, 2].errorbar(printed["mean"], places, xerr=printed["sd"].fillna(0), capsize=2, markersize=5.5, **PAPER)
+    _lines(axes[0, 2], names, picked)
+    titles = (
+        "this run: corpus BLEU",
+        "this run: references nested\nthe wrong way round",
+        "as printed in the paper\n(mean ± sd)",
+    )
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=10)
+        axis.set(xlabel="BLEU", xlim=(0, None))
+    drawing.seed_legend(figure, drawing.seeds_of(table))
+    return figure
+
+
+def english_cost(table: pd.DataFrame, picked: str = "5") -> Figure:
+    """What moving to Indonesian costs in English: each adapter beside the base model, which is the dashed line.
+
+    Args:
+        table: a line a model, base among them: iteration, seed, loss (nats a token on English completions), rougeL
+            (of English completions, 0 to 100) and english_share (of English prompts, how many are answered in English,
+            0 to 1).
+    """
+    names = drawing.order(table)
+    panels = {
+        "loss": "English loss (nats a token)",
+        "rougeL": "English ROUGE-L",
+        "english_share": "answered in English",
+    }
+    figure, axes = drawing.axes(1, 3, 8.6, 1.5 + 0.3 * len(names), sharey=True)
+    for axis, (column, title) in zip(axes[0], panels.items(), strict=True):
+        _ours(axis, table.rename(columns={column: "value"}), names, picked)
+        before = table.loc[table["iteration"] == "base", column].mean()
+        axis.axvline(before, color=drawing.BASE_COLOUR, linestyle="--", linewidth=1, zorder=0)
+        axis.set(xlabel=title)
+    axes[0, 1].set_xlim(0, None)
+    axes[0, 2].set_xlim(-0.04, 1.04)
+    axes[0, 2].xaxis.set_major_formatter(PercentFormatter(1))
+    drawing.seed_legend(figure, drawing.seeds_of(table))
+    return figure
+
+
+def _ours(axis: Axes, table: pd.DataFrame, names: list[str], picked: str) -> None:
+    """The values of each model as points on its line, the seeds a little apart."""
+    seeds = drawing.seeds_of(table)
+    beside = drawing.strips(seeds, 0.6)
+    for place, name in enumerate(names):
+        for seed, part in table[table["iteration"] == name].groupby("seed"):
+            n, aside = (0, 0.0) if name == "base" else (seeds.index(seed), beside[seed])
+            axis.plot(
+                part["value"],
+                [place + aside] * len(part),
+                markersize=4.5,
+                clip_on=False,
+                **drawing.marker(name, n),
+            )
+    _lines(axis, names, picked)
+
+
+def _lines(axis: Axes, names: list[str], picked: str) -> None:
+    drawing.name_ticks(axis, "y", names, picked)
+    axis.grid(axis="x", visible=True)
+    axis.grid(axis="y", color="#f2f3f5")

@@ -1,0 +1,94 @@
+"""What a notebook says in words: each sentence is made from the numbers beside it."""
+
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import Markdown
+
+from lib.config import Config
+from lib.evaluation.metrics import METRIC_NAMES
+from lib.report import look
+from lib.sampling.draws import Sample
+from lib.training.examples import Examples
+
+
+def shortages(found: dict[str, tuple[int, int]]) -> Markdown:
+    """A sentence for each subset that had too few rows."""
+    lines = [
+        f"- `{name}` has {there:,} rows on the training side where {asked:,} were asked for; all {there:,} are drawn."
+        for name, (asked, there) in found.items()
+    ]
+    return Markdown("\n".join(lines) or "Every subset has the rows that were asked of it.")
+
+
+def failures(failed: dict[str, str]) -> Markdown:
+    """The trainings that failed, and why."""
+    lines = [f"- {name[0].upper()}{name[1:]} failed: {why}" for name, why in failed.items()]
+    return Markdown("\n".join(lines) or "Every training that was asked for is here.")
+
+
+def picked(rule: str, config: Config, trainings: pd.DataFrame) -> Markdown:
+    """The rule for the best row, and which it picks."""
+    rows = trainings.groupby("iteration", sort=False)["validation_loss"].mean()
+    # Studies are not chosen from.
+    choice = sum(name.isdigit() for name in rows.index)
+    among = f" among {choice} rows" if choice > 1 else ", the only one trained" if len(rows) == 1 else ""
+    row, loss = look.row_name(config.iteration), rows[config.iteration]
+    return Markdown(f"{rule}\n\n**It picks {row}**{among} (validation loss {loss:.3f}).")
+
+
+def sampling(sample: Sample, leaked: pd.DataFrame) -> Markdown:
+    """One sentence from the numbers."""
+    trained = int((sample.table["part"] == "train").sum())
+    share = leaked.loc["all", "random split: outputs leaked"]
+    clusters = "" if sample.clusters is None else f" from {len(sample.clusters.centres)} clusters"
+    return Markdown(
+        f"**{trained:,} rows{clusters} will be trained on; a random split of this corpus would have shown the model "
+        f"{share:.0%} of its test answers beforehand, and this one shows it none.**"
+    )
+
+
+def preprocessing(table: pd.DataFrame, made: Examples) -> Markdown:
+    """One sentence from the numbers."""
+    passed = int((table["verdict"] == "pass").sum())
+    train = made.counts.loc["train"]
+    return Markdown(
+        f"**All {passed} checks hold for all {train['examples']:,} examples; {train['trained tokens']:,} of their "
+        f"{train['tokens']:,} tokens are trained, {train['cut to fit']:,} were cut to fit "
+        f"and {train['dropped']:,} dropped.**"
+    )
+
+
+def training(log: pd.DataFrame) -> Markdown:
+    """One sentence from the numbers."""
+    losses = log["validation_loss"].dropna()
+    lowest = log.loc[losses.idxmin()]
+    verb = "falls" if losses.iloc[-1] < losses.iloc[0] else "does not fall"
+    sentence = f"**The validation loss {verb}: {losses.iloc[0]:.3f} before training, {losses.iloc[-1]:.3f} after it"
+    if losses.idxmin() != losses.index[-1]:
+        sentence += f" (lowest at step {lowest['step']:,.0f}: {losses.min():.3f})"
+    return Markdown(sentence + ".**")
+
+
+def evaluation(config: Config, table: pd.DataFrame, found: pd.DataFrame) -> Markdown:
+    """One sentence from the numbers."""
+    means = found[found["protocol"] == "clean"].groupby("metric")["value"].mean()
+    cut = (table["ids"].map(len) >= config.evaluation.max_new_tokens).mean()
+    return Markdown(
+        f"**{look.model_name(config.iteration, config.seed).capitalize()}: BLEU {means['bleu']:.1f}, ROUGE-L "
+        f"{means['rougeL']:.1f}, Weighted F1 {means['weighted_f1']:.3f}; {cut:.0%} of its completions were still going "
+        f"when their {config.evaluation.max_new_tokens} tokens were used up.**"
+    )
+
+
+def report(picked: Config, against_base: pd.DataFrame, page: Path) -> Markdown:
+    """One sentence: in which metrics the final adapter differs from the base, by the adjusted paired bootstrap."""
+    own = against_base[(against_base["iteration"] == picked.iteration) & against_base["differs"]]
+    up = [METRIC_NAMES[m] for m in own.loc[own["difference"] > 0, "metric"]]
+    down = [METRIC_NAMES[m] for m in own.loc[own["difference"] < 0, "metric"]]
+    adapter = look.model_name(picked.iteration, picked.seed)
+    return Markdown(
+        f"**The final adapter is {adapter}. Against the base it is significantly "
+        f"better in {', '.join(up) or 'nothing'} and worse in {', '.join(down) or 'nothing'}.** "
+        f"The report is `{page.name}`."
+    )

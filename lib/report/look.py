@@ -1,0 +1,307 @@
+"""What the notebooks show: tables, coloured tokens, and one sentence of conclusion each, made from the numbers."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from IPython.display import HTML
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+
+from lib.config import Config
+from lib.corpus import selection
+from lib.corpus.selection import CorpusSummary
+from lib.evaluation.metrics import METRIC_NAMES
+from lib.model.prompts import Example
+from lib.sampling.draws import Sample, nearest_to_centres
+from lib.training.examples import Examples
+
+if TYPE_CHECKING:  # seconds to import, and the sampling needs none of it
+    from transformers import PreTrainedTokenizerBase
+
+_CLIP = 220
+
+
+def settings(config: Config, *sections: str) -> pd.DataFrame:
+    """The settings that a stage can see, by section."""
+    rows = [("", name, getattr(config, name)) for name in ("run", "profile", "iteration", "seed", "scale")]
+    for section in sections:
+        rows += [(section, name, value) for name, value in asdict(getattr(config, section)).items()]
+    return pd.DataFrame(rows, columns=["section", "setting", "value"]).set_index(["section", "setting"])
+
+
+def corpus_summary(summary: CorpusSummary) -> pd.DataFrame:
+    """What was read: rows kept by subset, left out by subset, and set aside by reason."""
+    rows = [("kept", name, count) for name, count in summary.kept.items()]
+    rows += [("left out (another subset)", name, count) for name, count in sorted(summary.left_out.items())]
+    rows += [("set aside (bad row)", reason, count) for reason, count in summary.bad.items()]
+    rows += [("not fetched (none of the subsets)", name, count) for name, count in summary.not_fetched.items()]
+    rows.append(("all", f"{len(summary.files)} file(s)", summary.rows_read))
+    return pd.DataFrame(rows, columns=["", "what", "rows"]).set_index(["", "what"])
+
+
+def shares(table: pd.DataFrame) -> Styler:
+    """A leakage table with its shares in per cent."""
+    percent = [name for name in table.columns if ":" in name]
+    return table.style.format("{:,.0f}").format("{:.1%}", subset=percent, na_rep="-")
+
+
+def nearest(config: Config, sample: Sample, count: int) -> Styler | str:
+    """For each cluster: its size, and the starts of the outputs nearest to its centre."""
+    if sample.clusters is None:
+        return "This iteration draws without K-means."
+    places = nearest_to_centres(sample.embeddings, sample.clusters, count)
+    rows = []
+    for label, found in enumerate(places):
+        positions = sample.drawn["position"].to_numpy()[found[found >= 0]]
+        outputs = selection.read(config.paths.rows, positions, columns=["output"])["output"]
+        size = int((sample.clusters.labels == label).sum())
+        rows.append((label, size, "\n".join(f"• {_clip(text, 110)}" for text in outputs)))
+    table = pd.DataFrame(rows, columns=["cluster", "rows", "nearest to the centre"]).set_index("cluster")
+    return _texts(table)
+
+
+def loss_mask(tokenizer: PreTrainedTokenizerBase, example: Example) -> HTML:
+    """An example's tokens, one box each: grey where they are only read, coloured where they are trained."""
+    boxes = []
+    for token, trained in zip(example.input_ids, example.loss_mask, strict=True):
+        text = escape(tokenizer.decode([token])).replace("\n", "⏎")
+        colour = "background:#fbd9c0;color:#5c2500" if trained else "background:#eceef0;color:#6b7178"
+        boxes.append(
+            f'<span style="{colour};padding:1px 3px;margin:1px;border-radius:3px;white-space:pre">{text}</span>'
+        )
+        boxes.append("<wbr>")
+    return HTML(f'<div style="font-family:monospace;line-height:1.9">{"".join(boxes)}</div>')
+
+
+def counts(made: Examples) -> Styler:
+    """Examples and tokens by part."""
+    return made.counts.style.format("{:,.0f}")
+
+
+def trainable(parameters: pd.DataFrame) -> Styler:
+    """Trained parameters by projection (table of `model.trainable_parameters`)."""
+    return parameters.style.format("{:,.0f}")
+
+
+def completions(table: pd.DataFrame, count: int) -> Styler:
+    """The first completions of a few prompts, beside their references."""
+    first = table[(table["run"] == 0) & (table["protocol"] == "clean")].drop_duplicates("subset").head(count)
+    shown = first[["subset", "prompt", "text", "reference"]].map(lambda text: _clip(str(text), _CLIP))
+    return _texts(shown).hide(axis="index")
+
+
+def scores(summary: pd.DataFrame) -> Styler:
+    """Mean and 95 % interval of every metric, a column a model."""
+    text = summary.assign(
+        shown=[
+            f"{row.mean_:.{_digits(row.metric)}f}"
+            + ("" if pd.isna(row.low) else f" [{row.low:.{_digits(row.metric)}f}, {row.high:.{_digits(row.metric)}f}]")
+            for row in summary.rename(columns={"mean": "mean_"}).itertuples()
+        ],
+        model=[model_name(i, s) for i, s in zip(summary["iteration"], summary["seed"], strict=True)],
+        metric=summary["metric"].map(METRIC_NAMES),
+    )
+    order = text["metric"].unique(), text["model"].unique()
+    table = text.pivot(index="metric", columns="model", values="shown").loc[list(order[0]), list(order[1])]
+    table.columns.name = table.index.name = None
+    return table.style
+
+
+def table2(ours: pd.DataFrame, printed: pd.DataFrame) -> Styler:
+    """The paper's Table 2 with our counts and losses beside it, a line a row (and a line more for each further seed).
+
+    Args:
+        ours: columns iteration, seed, rows (trained on), steps, train_loss and validation_loss; rows that were not
+            trained may be left out.
+        printed: table of `published.table2`.
+    """
+    settings = {
+        "lora_rank": "rank",
+        "lora_alpha": "alpha",
+        "use_rslora": "rank-stabilised",
+        "sampling": "sampling",
+        "schedule": "schedule",
+        "learning_rate": "learning rate",
+        "epochs": "epochs",
+    }
+    losses = {"train_loss": "train loss", "validation_loss": "validation loss"}
+    known = printed.assign(
+        sampling=[_sampling(row) for row in printed.to_dict("records")],
+        use_rslora=printed["use_rslora"].map({True: "yes", False: "no"}),
+        schedule=printed["schedule"].str.replace("_", " "),
+    )
+    table = known.merge(ours, on="iteration", how="left", suffixes=("", "_ours"))
+    names = {("", "row"): "iteration", ("this run", "seed"): "seed", ("this run", "rows"): "rows_ours"}
+    names |= {("this run", "steps"): "steps"}
+    names |= {("this run", shown): f"{name}_ours" for name, shown in losses.items()}
+    names |= {("the paper", shown): name for name, shown in losses.items()}
+    names |= {("the paper's settings", shown): name for name, shown in settings.items()}
+    shown = pd.DataFrame({key: table[name] for key, name in names.items()})
+    loss = [key for key in names if "loss" in key[1]]
+    counts = [key for key in names if key[1] in ("seed", "steps", "rows")]
+    return (
+        shown.style.hide(axis="index")
+        .format("{:.3f}", subset=loss, na_rep="-")
+        .format("{:,.0f}", subset=counts, na_rep="-")
+        .format("{:g}", subset=[("the paper's settings", "learning rate"), ("the paper's settings", "epochs")])
+        .set_properties(subset=[("the paper's settings", "sampling")], **{"white-space": "normal", "min-width": "14em"})
+    )
+
+
+def table3(summary: pd.DataFrame, printed: pd.DataFrame) -> Styler:
+    """Mean ± deviation over decoding runs, ours and the paper's: a line a model, and a pair of columns a metric.
+
+    Args:
+        summary: table of `statistics.summarise`, of one protocol.
+        printed: table of `published.table3`; a metric or a model that it lacks is left empty.
+    """
+    order = [name for name in METRIC_NAMES if name in set(summary["metric"])]
+    digits = {name: "{:.3f}" if name == "weighted_f1" else "{:.2f}" for name in METRIC_NAMES}
+    ours = summary.assign(ours=_with_deviation(summary, digits))
+    # The paper's numbers keep the digits that it gives them.
+    paper = printed.assign(paper=_with_deviation(printed, dict.fromkeys(METRIC_NAMES, "{:g}")))
+    paper = paper[["iteration", "metric", "paper"]]
+    table = ours.merge(paper, on=["iteration", "metric"], how="left")
+    table["model"] = [model_name(i, s) for i, s in zip(table["iteration"], table["seed"], strict=True)]
+    wide = table.pivot(index="model", columns="metric", values=["ours", "paper"]).swaplevel(axis=1)
+    columns = [(metric, whose) for metric in order for whose in ("ours", "paper") if wide[metric, whose].notna().any()]
+    shown = wide.loc[list(dict.fromkeys(table["model"])), columns].rename(columns=METRIC_NAMES, level=0).fillna("-")
+    shown.index.name, shown.columns.names = None, [None, None]
+    return shown.style
+
+
+def test_rows(tests: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Test rows by subset, a column a protocol."""
+    counts = pd.DataFrame({protocol: rows["subset_name"].value_counts() for protocol, rows in tests.items()})
+    return counts.fillna(0).astype(int).sort_index()
+
+
+def spread(over_seeds: pd.DataFrame) -> Styler:
+    """Spread over training seeds and over decoding runs, apart (table of `statistics.over_seeds`)."""
+    shown = over_seeds.assign(
+        model=["base" if name == "base" else row_name(name) for name in over_seeds["iteration"]],
+        metric=over_seeds["metric"].map(METRIC_NAMES),
+        shown=[
+            " / ".join("-" if pd.isna(sd) else f"{sd:.{_digits(row.metric) + 1}f}" for sd in (row.sd, row.run_sd))
+            for row in over_seeds.itertuples()
+        ],
+    )
+    order = list(dict.fromkeys(shown["model"])), list(dict.fromkeys(shown["metric"]))
+    wide = shown.pivot(index="model", columns="metric", values="shown").loc[order[0], order[1]]
+    wide.columns.name = wide.index.name = None
+    return wide.style
+
+
+def nested(table: pd.DataFrame) -> Styler:
+    """Right and wrongly nested BLEU (table of `ablation.nested_bleu`): mean and standard deviation a model."""
+    found = table.groupby(["iteration", "seed"], sort=False)[["right", "nested"]].agg(["mean", "std"])
+    found.index = pd.Index([model_name(i, s) for i, s in found.index])
+    names = {"right": "corpus BLEU", "nested": "wrongly nested", "mean": "mean", "std": "sd over runs"}
+    return found.rename(columns=names).style.format("{:.2f}", na_rep="-")
+
+
+def figures(found: dict[str, Figure]) -> HTML:
+    """Some figures, one below the other."""
+    return HTML("".join(f"<h3>{escape(name)}</h3>{_svg(figure)}" for name, figure in found.items()) or "No study.")
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def comparisons(table: pd.DataFrame) -> Styler:
+    """Paired differences (table of `ablation.comparisons`), a line a model, with a star where they are significant.
+
+    The interval is in a line of its own, where a page keeps lines.
+    """
+    if table.empty:
+        return pd.DataFrame({"": ["nothing to compare with"]}).style.hide(axis="index")
+    shown = table.assign(
+        shown=[
+            f"{row.difference:+.{_digits(row.metric)}f}{'*' if row.differs else ''}\n"
+            f"[{row.low:+.{_digits(row.metric)}f}, {row.high:+.{_digits(row.metric)}f}]"
+            for row in table.itertuples()
+        ],
+        metric=table["metric"].map(METRIC_NAMES),
+        model=[row_name(name) for name in table["iteration"]],
+    )
+    order = list(dict.fromkeys(shown["model"])), list(dict.fromkeys(shown["metric"]))
+    wide = shown.pivot(index="model", columns="metric", values="shown").loc[order[0], order[1]]
+    effects = table[table["metric"] == "rougeL"]["d_z"]
+    wide["effect d<sub>z</sub> (ROUGE-L)"] = ["-" if pd.isna(effect) else f"{effect:+.2f}" for effect in effects]
+    wide.columns.name = wide.index.name = None
+    return wide.style
+
+
+def leaked(found: pd.DataFrame) -> Styler:
+    """How much of each protocol's test set stands in the training sample (table of `ablation.leaked_share`)."""
+    return found.style.format("{:.1%}")
+
+
+def english(table: pd.DataFrame) -> Styler:
+    """English before and after (table of `ablation.english_cost`), a line a model."""
+    names = {
+        "loss": "English loss (nats a token)",
+        "rougeL": "English ROUGE-L",
+        "english_share": "English answered in English",
+        "reference_english_share": "of the references",
+        "indonesian_share": "Indonesian answered in Indonesian",
+        "reference_indonesian_share": "of the references ",
+    }
+    shown = table.set_axis([model_name(i, s) for i, s in zip(table["iteration"], table["seed"], strict=True)])
+    shown = shown[[name for name in names if name in table]].rename(columns=names)
+    formats = {names[name]: "{:.1%}" if "share" in name else "{:.2f}" for name in names if name in table}
+    return shown.style.format(formats, na_rep="-")
+
+
+def side_by_side(samples: pd.DataFrame) -> Styler:
+    """Prompts with the reference, and what each model wrote."""
+    return _texts(samples).hide(axis="index").set_properties(**{"vertical-align": "top"})
+
+
+def model_name(iteration: str, seed: int) -> str:
+    """How tables name a model."""
+    return "base" if iteration == "base" else f"{row_name(iteration)}, seed {seed}"
+
+
+def row_name(iteration: str) -> str:
+    return f"row {iteration}" if iteration.isdigit() else iteration.replace("_", " ")
+
+
+def _texts(table: pd.DataFrame) -> Styler:
+    """Texts as they were written: a tag among them stays text."""
+    return table.style.format(escape="html").set_properties(**{"text-align": "left", "white-space": "pre-wrap"})
+
+
+def _with_deviation(table: pd.DataFrame, formats: dict[str, str]) -> list[str]:
+    return [
+        formats[metric].format(mean) + ("" if pd.isna(sd) else " ± " + formats[metric].format(sd))
+        for metric, mean, sd in zip(table["metric"], table["mean"], table["sd"], strict=True)
+    ]
+
+
+def _sampling(row: dict[str, Any]) -> str:
+    """A row's sampling (table of `published.table2`) in a few words."""
+    words = {
+        "random": "random, {rows:,}",
+        "per_subset": "{rows:,} from each subset",
+        "stratified": "stratified {share:.1%}",
+    }
+    drawn = words[row["sampling_method"]].format(**row)
+    clusters = ", K = {clusters}, {rows_per_cluster:,} from each" if row["clusters"] else ""
+    return drawn + clusters.format(**row)
+
+
+def _digits(metric: str) -> int:
+    return 3 if metric == "weighted_f1" else 1
+
+
+def _clip(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"

@@ -1,0 +1,202 @@
+"""The report: results.csv, manifest.json, and one page that opens without a network."""
+
+import base64
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from lib.config import Config
+from lib.corpus import splits
+from lib.evaluation import completions, metrics
+from lib.evaluation.metrics import METRIC_NAMES
+from lib.model import generation
+from lib.release import cards, finished
+from lib.report import ablation, look, provenance, published
+from lib.storage import whole, write_json
+
+
+class ReportError(ValueError):
+    """Something that the report needs is not there; the message says what to run."""
+
+
+def collect(configs: list[Config]) -> pd.DataFrame:
+    """All scores of a run in one tidy table, written to results.csv: base first, then the trainings in order.
+
+    Iterations that share a training have the same scores, under their own names.
+    """
+    tables = []
+    for config in configs:
+        path = config.paths.scores(config.name)
+        if not path.is_file():
+            raise ReportError(
+                f"no scores of {config.name} in run {config.run!r} yet: run `make report RUN={config.run}`"
+            )
+        tables.append(pd.read_csv(path, dtype={"iteration": str}).assign(iteration=config.iteration))
+    results = pd.concat(tables, ignore_index=True)
+    with whole(configs[0].paths.results) as temporary:
+        results.to_csv(temporary, index=False)
+    return results
+
+
+def side_by_side(configs: list[Config], count: int, seed: int = 0) -> pd.DataFrame:
+    """Test prompts drawn at random with the reference and every model's completion in the first decoding run.
+
+    The subsets are drawn as evenly as they allow; which rows they are depends on the seed alone, not on how good the
+    completions turned out.
+    """
+    tests = {"clean": completions.test_rows(configs[0], splits.read(configs[0]))["clean"]}
+    rows = tests["clean"]
+    order = np.random.default_rng(seed).permutation(len(rows))
+    shuffled = rows.iloc[order]
+    turn = shuffled.groupby("subset_name").cumcount()
+    chosen = shuffled.iloc[np.argsort(turn.to_numpy(), kind="stable")[:count]]
+    table = chosen.rename(columns={"subset_name": "subset", "input": "prompt", "output": "reference"})
+    for config in configs:
+        decoded = completions.read(config, tests)
+        first = decoded[decoded["run"] == 0].set_index("row")["text"]
+        table = table.assign(**{look.model_name(config.iteration, config.seed): first.reindex(table.index)})
+    return table
+
+
+def write(
+    configs: list[Config],
+    picked: Config,
+    summary: pd.DataFrame,
+    against_base: pd.DataFrame,
+    samples: pd.DataFrame,
+    tables: dict[str, Styler],
+    failed: dict[str, str],
+) -> Path:
+    """Write manifest.json and report.html, put the picked adapter where the chat finds it, and return the page's path.
+
+    Args:
+        configs: every model of the run, base first.
+        picked: of which the page speaks where it speaks of one adapter.
+        summary: of the clean protocol (`statistics.summarise`).
+        against_base: every training against the base (`ablation.comparisons`).
+        samples: of base and picked (`side_by_side`).
+        tables: shown as they are, by the names that the template knows.
+        failed: for each training that is missing, why.
+    """
+    files, trained = picked.paths, configs[1:]
+    made = provenance.manifest(configs, picked)
+    write_json(files.manifest, made)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        undefined=jinja2.StrictUndefined,
+    )
+    two = [configs[0], picked]
+    shown = summary[[(i, s) in {(c.iteration, c.seed) for c in two} for i, s in summary[["iteration", "seed"]].values]]
+    page = environment.get_template("report.html.j2").render(
+        config=picked,
+        manifest=made,
+        scores=_score_rows(shown),
+        test_rows=len(completions.test_rows(picked, splits.read(picked))["clean"]),
+        trained_rows=int((pd.read_parquet(files.sample(picked.sampled_as))["part"] == "train").sum()),
+        corpus=json.loads(files.corpus_summary.read_text()),
+        verdicts=verdicts(shown, against_base[against_base["iteration"] == picked.iteration]),
+        resamples=int(against_base["resamples"].iloc[0]),
+        signatures=_signatures(),
+        samples=samples.to_dict("records"),
+        models=[look.model_name(c.iteration, c.seed) for c in two],
+        # Rows that are alike share one.
+        trainings=len({c.name for c in trained}),
+        against_5=len({c.iteration for c in trained}) > 1 and "5" in {c.iteration for c in trained},
+        training=_training(picked),
+        cut=_cut(two),
+        nested=_nested(tables["nested"].data.loc[look.model_name(picked.iteration, picked.seed)]),
+        figure=lambda name: _figure(files.figures / f"{name}.png"),
+        tables={name: table.set_uuid(name).to_html() for name, table in tables.items()},
+        failed=failed,
+        rule=ablation.RULE,
+        picked=look.model_name(picked.iteration, picked.seed),
+        studies=list(ablation.studies(configs)),
+        runs=int(summary["runs"].max()),
+        seeds=sorted({c.seed for c in trained}),
+    )
+    with whole(files.final_adapter) as temporary:
+        shutil.copytree(files.adapter(picked.name), temporary)
+    cards.write(finished.read(picked.run))
+    with whole(files.report) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return files.report
+
+
+def verdicts(summary: pd.DataFrame, comparison: pd.DataFrame) -> list[dict[str, Any]]:
+    """For each metric of a summary of two models: base, adapter, the change, and whether it is more than chance."""
+    differs = comparison.set_index("metric")["differs"]
+    base = summary[summary["iteration"] == "base"].set_index("metric")
+    own = summary[summary["iteration"] != "base"].set_index("metric")
+    rows = []
+    for metric in metrics.METRICS:
+        before, after = base.loc[metric, "mean"], own.loc[metric, "mean"]
+        rows.append(
+            {
+                "metric": metric,
+                "name": METRIC_NAMES[metric],
+                "before": before,
+                "after": after,
+                "better": bool(after > before),
+                "differs": bool(differs[metric]),
+            }
+        )
+    return rows
+
+
+def _score_rows(summary: pd.DataFrame) -> list[dict[str, str]]:
+    table = look.scores(summary).data
+    return [{"metric": metric, **row} for metric, row in table.to_dict("index").items()]
+
+
+def _signatures() -> dict[str, str]:
+    return {"BLEU": metrics.bleu(["a"], ["a"])[1], "chrF++": metrics.chrf(["a"], ["a"])[1]}
+
+
+def _training(config: Config) -> dict[str, Any]:
+    log = pd.read_csv(config.paths.training_log(config.name))
+    losses = log["validation_loss"].dropna()
+    return {
+        "file": f"training_{config.name}",
+        "steps": int(log["step"].max()),
+        "first": losses.iloc[0],
+        "last": losses.iloc[-1],
+        "lowest": losses.min(),
+        "speed": log["tokens_per_second"].median(),
+    }
+
+
+def _cut(configs: list[Config]) -> dict[str, float]:
+    """For each model, the share of completions that were still going when their tokens were used up."""
+
+    def lengths(config: Config) -> Iterator[int]:
+        return (len(record["ids"]) for record in generation.read_completions(config.paths.completions(config.name)))
+
+    return {
+        look.model_name(c.iteration, c.seed): float(
+            np.mean([length >= c.evaluation.max_new_tokens for length in lengths(c)])
+        )
+        for c in configs
+    }
+
+
+def _nested(row: pd.Series) -> dict[str, float]:
+    """One model's line of `look.nested`, beside the least and the largest standard deviation that the paper gives."""
+    printed = published.table3()
+    deviations = printed.loc[printed["metric"] == "bleu", "sd"]
+    names = ("right", "right_sd", "nested", "nested_sd")
+    return dict(zip(names, row, strict=True)) | {"paper_low": deviations.min(), "paper_high": deviations.max()}
+
+
+def _figure(path: Path) -> str | None:
+    """A figure as a data URL, or None where the run has none of that name."""
+    if not path.is_file():
+        return None
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -1,0 +1,100 @@
+"""What made a run: enough to make it again, or to see why it cannot be."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from lib import paths
+from lib.config import SECTIONS, Config
+from lib.model import generation, loading
+
+#: The libraries that numbers hang on.
+PACKAGES = (
+    "torch", "transformers", "trl", "peft", "datasets", "sentence-transformers", "scikit-learn", "rensa",
+    "sacrebleu", "rouge-score", "py3langid", "papermill", "numpy", "pandas", "pyarrow",
+)  # fmt: skip
+
+
+def manifest(configs: list[Config], picked: Config) -> dict[str, Any]:
+    """The run's commit, versions, device, seeds, fingerprints, and the seconds and peak memory of each stage.
+
+    Of the picked training, whose adapter is the final one, also every setting: what comes later needs no others.
+    """
+    config = configs[-1]
+    files = config.paths
+    corpus = json.loads(files.corpus_summary.read_text())
+    return {
+        "run": config.run,
+        "profile": config.profile,
+        "scale": config.scale,
+        "iterations": sorted({c.iteration for c in configs if c.iteration != "base"}),
+        "seeds": sorted({c.seed for c in configs if c.iteration != "base"}),
+        "decoding_runs": config.evaluation.decoding_runs,
+        "decoding_seed": config.evaluation.decoding_seed,
+        "git_commit": git_commit(),
+        "corpus": {
+            "source": config.corpus.source,
+            "commit": corpus["commit"],
+            "rows_read": corpus["rows_read"],
+            "sha256": corpus["fingerprint"],
+        },
+        "base_model": {"source": loading.pinned(config.model), "sha256": loading.base_fingerprint(config.model)},
+        "completed_by": sorted({completed_by(c) for c in configs}),
+        "trained_by": json.loads((files.adapter(config.name) / paths.ADAPTER_RECORD).read_text())["trained_by"],
+        "adapters": {c.name: loading.fingerprint(files.adapter(c.name)) for c in configs if c.iteration != "base"},
+        "final_adapter": {
+            "iteration": picked.iteration,
+            "seed": picked.seed,
+            "sampled_as": picked.sampled_as,
+            "prepared_as": picked.prepared_as,
+            "trained_as": picked.trained_as,
+            "settings": {name: asdict(getattr(picked, name)) for name in SECTIONS},
+        },
+        "device": device(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "stages": {
+            path.stem: json.loads(path.read_text()) for path in sorted(files.stage_record("x").parent.glob("*.json"))
+        },
+    }
+
+
+def git_commit() -> str:
+    """The commit of the working tree, with `+changes` if tracked files differ from it; `unknown` without git."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=paths.ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def completed_by(config: Config) -> str:
+    """What decoded the completions of one model."""
+    settings = generation.read_settings(config.paths.completions(config.name))
+    return "a server (ENGINE_URL)" if "server" in settings else "transformers in the report's own process"
+
+
+def device() -> str:
+    """The GPU, or the processor and its cores, in words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, {os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
+
+
+def version(package: str) -> str:
+    """The installed version of a package, or `absent`."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"

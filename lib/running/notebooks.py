@@ -1,0 +1,176 @@
+"""Running one notebook of the report, headlessly: the step behind every target of the Makefile.
+
+    python -m lib.running.notebooks notebooks/3_training.ipynb reports/demo/3_….ipynb run=demo iteration=5
+
+The output appears under its name only if every cell succeeded. A failure leaves `<name>.partial.ipynb` to read, one
+sentence that says which cell failed and why, and that sentence in artifacts/<run>/failures/ for the report.
+"""
+
+# ruff: noqa: E402  (one line below must come before the imports)
+
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from statistics import fmean
+
+# jsonschema builds a grammar of internationalised addresses where this is installed, for more than a second at each
+# start; no notebook's schema asks for that format.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
+import nbformat
+import papermill
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+
+from lib import paths
+from lib.config import nearest
+from lib.storage import write_json
+
+
+class NotebookError(Exception):
+    """A notebook that could not be run to its end; the message says which cell, and why."""
+
+
+def run(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
+    """Execute a notebook with these parameters (all as text), and record its seconds and peak memory.
+
+    Raises:
+        NotebookError: for an unknown parameter, a cell that failed, a kernel that died, or a full disk.
+    """
+    partial = output.with_suffix(".partial.ipynb")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    known = list(papermill.inspect_notebook(str(notebook)))
+    for name in parameters:
+        if name not in known:
+            # Papermill only warns, and runs on with the default.
+            raise NotebookError(f"{notebook} has no parameter {name!r}{nearest(name, known)}")
+    # Libraries ask for notebook widgets; our progress goes to the terminal.
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
+    begun = time.monotonic()
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(partial),
+            parameters=parameters,
+            kernel_name="python3",
+            cwd=str(notebook.parent),
+            progress_bar=False,
+            # What a cell writes to stderr (its progress bar) goes to the terminal as it comes.
+            stderr_file=sys.stderr,
+            coalesce_streams=True,
+            # What goes wrong in a cell is told below; what goes wrong while a stopped kernel ends is of no use.
+            extra_arguments=["--log-level=50"],
+        )
+    except PapermillExecutionError as error:
+        why = f"{error.ename}: {error.evalue}".strip()
+        raise NotebookError(
+            f"{notebook.name}, cell {error.exec_count}: {why}\n"
+            f"Read {_shown(partial)}, mend the cause, and run make again"
+        ) from None
+    except DeadKernelError:
+        raise NotebookError(
+            f"{notebook.name}: its kernel died, most likely because the machine ran out of memory. "
+            f"{_shown(partial)} shows how far it came; give it more memory or fewer rows (scale, in the profile), "
+            "and run make again: it goes on from there"
+        ) from None
+    except OSError as error:
+        raise NotebookError(f"{notebook.name}: {error.strerror or error}. Mend that, and run make again") from None
+    _tidy(partial)
+    record = {
+        "seconds": round(time.monotonic() - begun, 1),
+        # The kernel is the only child that this process had. Linux counts in KiB, macOS in bytes.
+        "peak_memory_gb": round(
+            resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9, 2
+        ),
+    }
+    write_json(paths.RunPaths(parameters["run"]).stage_record(output.stem), record)
+    partial.replace(output)
+
+
+def _tidy(path: Path) -> None:
+    """Drop what papermill adds for itself and what differs from run to run without meaning: paths and durations."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+    nbformat.write(notebook, path)
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def time_left(todo: Sequence[Path], seconds: dict[str, float]) -> float | None:
+    """Seconds that the stages of a run still need, by what stages of the same kind took; None where none ever ran.
+
+    Args:
+        todo: outputs that are still to be made.
+        seconds: what each executed notebook took, by its name.
+    """
+    if not seconds:
+        return None
+    kinds: dict[str, list[float]] = {}
+    for name, taken in seconds.items():
+        kinds.setdefault(name[0], []).append(taken)
+    usual = {kind: fmean(taken) for kind, taken in kinds.items()}
+    return sum(usual.get(path.stem[0], fmean(usual.values())) for path in todo)
+
+
+def _place_in_run(output: Path, run: str) -> str:
+    """Where in its run this notebook stands, such as `12 of 34, about 6 min left`; nothing where Make planned none.
+
+    The plan is a file that KLEPON_TODO names: the outputs of all that is out of date, in the order in which they run.
+    """
+    plan = os.environ.get("KLEPON_TODO")
+    planned = [Path(name).resolve() for name in Path(plan).read_text(encoding="utf-8").split()] if plan else []
+    if output not in planned:
+        return ""
+    done = planned.index(output)
+    records = paths.RunPaths(run).stage_record("x").parent.glob("*.json")
+    left = time_left(planned[done:], {path.stem: json.loads(path.read_text())["seconds"] for path in records})
+    place = f" · {done + 1} of {len(planned)}"
+    if left is None:
+        return place
+    at_a_time = int(os.environ.get("KLEPON_JOBS", "1"))
+    return f"{place}, about {max(1, round(left / 60 / at_a_time))} min left"
+
+
+def _record_failure(file: Path, why: str) -> None:
+    # A full disk is a failure too, and is told on the terminal all the same.
+    with suppress(OSError):
+        write_json(file, why)
+
+
+def main() -> None:
+    """Execute one notebook into its output."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("parameters", nargs="*", help="name=value")
+    args = parser.parse_args()
+    parameters = dict(text.split("=", 1) for text in args.parameters)
+    output = args.output.resolve()
+    failure = paths.RunPaths(parameters["run"]).failure(output.stem)
+    # What is there is out of date, or this stage would not run; and until it ends it has failed, whatever ends it.
+    output.unlink(missing_ok=True)
+    _record_failure(failure, f"{output.stem} was stopped before its end")
+    print(f"{output.stem}{_place_in_run(output, parameters['run'])}", file=sys.stderr, flush=True)
+    try:
+        run(args.notebook.resolve(), output, parameters)
+    except NotebookError as error:
+        _record_failure(failure, str(error))
+        raise SystemExit(f"\nerror: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("\nstopped: make goes on from here") from None
+    failure.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""What a run has to do, counted from its settings before anything is done: rows, steps, tokens, completions.
+
+What earlier runs left (the corpus's summary, its rows, examples) is counted; what is not there yet follows from the
+settings, and from the lengths of some rows where the corpus lies on this machine.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from statistics import fmean
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from lib.config import Config
+from lib.corpus import selection
+from lib.corpus.files import SUBSETS, check_file, find_files, is_of_the_hub, suffix
+from lib.corpus.rows import jsonl_parts, parquet_parts
+from lib.demo import generator
+from lib.evaluation.completions import PROTOCOLS
+from lib.running.graph import stages
+
+#: Rows of the Cendol Collection v2 by subset, as its authors make it; they add up to the paper's count.
+CENDOL = {
+    "indo_puisi": 144_460,
+    "wikihow": 97_848,
+    "wikipedia_id": 6_069_267,
+    "safety_prompt": 93_500,
+    "identity_prompt": 62_500,
+    "dolly": 75_055,
+}
+TEXTS = ["subset_name", "input", "output"]
+#: How many rows stand for all where lengths and speeds are measured.
+SOME_ROWS = 300
+#: An example of the Cendol Collection where none can be looked at, and its prompt, in tokens.
+ASSUMED_TOKENS, ASSUMED_PROMPT_TOKENS = 400, 120
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Some rows of a corpus (subset_name, input, output; None where they would have to be fetched) and its subsets."""
+
+    rows: pd.DataFrame | None
+    sizes: dict[str, int]
+    """Rows of each subset."""
+    how: str
+    """How the sizes are known: counted, measured (on the first rows of every file), or assumed."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of an example and of its prompt: on average, and of the longest."""
+
+    example: float
+    prompt: float
+    longest_example: int
+    longest_prompt: int
+    measured: bool
+    """On rows of the corpus; else assumed."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """All that the notebooks of a run do together, however much of it is done already."""
+
+    notebooks: int
+    corpus_rows: int
+    samplings: int
+    drawn: int
+    """Rows drawn by samplings with clusters, whose outputs are embedded."""
+    shown: int
+    """Rows that t-SNE figures show."""
+    prepared: int
+    """Examples that are encoded."""
+    trainings: int
+    examples: int
+    """Of the largest training."""
+    steps: int
+    trained_tokens: float
+    validated_tokens: float
+    models: int
+    prompts: int
+    """Prompts that models read, however many completions each of them gets."""
+    completions: int
+    new_tokens: int
+    """At most: a completion may end before."""
+
+
+def survey(config: Config) -> Survey:
+    """Look at the run's corpus as far as it lies on this machine."""
+    if config.paths.corpus_summary.is_file() and config.paths.rows.is_file():
+        sizes = json.loads(config.paths.corpus_summary.read_text(encoding="utf-8"))["kept"]
+        count = pq.read_metadata(config.paths.rows).num_rows
+        places = np.linspace(0, count - 1, min(SOME_ROWS, count)).astype(int)
+        return Survey(selection.read(config.paths.rows, places, columns=TEXTS), sizes, "counted")
+    if config.corpus.source == "demo":
+        rows = pd.DataFrame(generator.rows())
+        sizes = rows["subset_name"].value_counts()
+        rows = rows[rows["subset_name"].isin(SUBSETS)]
+        return Survey(rows[TEXTS].head(SOME_ROWS), {name: int(sizes[name]) for name in SUBSETS}, "counted")
+    source = selection.located(config.corpus.source)
+    if is_of_the_hub(source):
+        return Survey(None, CENDOL, "assumed")
+    parts, found = [], Counter[str]()
+    for name, path in find_files(source).files.items():
+        check_file(name, path)
+        read = parquet_parts if suffix(path) == ".parquet" else jsonl_parts
+        for part in islice(read(name, path, frozenset(SUBSETS)), 1):
+            table = part.kept.select(TEXTS).to_pandas()
+            parts.append(table)
+            # What stands behind the first stretch of a file is taken to be like it.
+            more = path.stat().st_size / max(1, part.position)
+            found.update({subset: int(more * rows) for subset, rows in table["subset_name"].value_counts().items()})
+    rows = pd.concat(parts, ignore_index=True)
+    rows = rows.sample(min(SOME_ROWS, len(rows)), random_state=0) if len(rows) else None
+    return Survey(rows, {name: found[name] for name in SUBSETS}, "measured")
+
+
+def lengths(config: Config, examples: Sequence[int], prompts: Sequence[int]) -> Lengths:
+    """What some rows of this run come to, by the tokens of each example and prompt; what is assumed where none are."""
+    most, room = config.prompt.max_train_tokens, config.prompt.max_evaluation_tokens - config.evaluation.max_new_tokens
+    if not examples:
+        return Lengths(min(ASSUMED_TOKENS, most), min(ASSUMED_PROMPT_TOKENS, room), most, room, measured=False)
+    return Lengths(fmean(examples), fmean(prompts), max(examples), max(prompts), measured=True)
+
+
+def count(configs: list[Config], sizes: dict[str, int], known: Lengths) -> Workload:
+    """The work of a run, from the settings of base model and trainings (`lib.parameters.load_configs`)."""
+    samplings = {config.sampled_as: config for config in configs[1:]}.values()
+    preparations = {config.prepared_as: config for config in configs[1:]}.values()
+    trainings = {config.name: config for config in configs[1:]}.values()
+    models = {config.name: config for config in configs}.values()
+    drawn = [(_drawn(config, sizes), config.sampling.tsne_rows) for config in samplings if config.sampling.clusters]
+    steps = [_steps(config, _chosen(config, sizes)) for config in trainings]
+    validations = [_validation(config, sizes) * (config.training.checkpoints + 1) for config in trainings]
+    prompts = [len(PROTOCOLS) * _tested(config, sizes) for config in models]
+    english = [config.english.rows if config.english.source else 0 for config in models]
+    completions = [n * config.evaluation.decoding_runs for n, config in zip(prompts, models, strict=True)]
+    return Workload(
+        notebooks=len(stages(configs)) + 1,
+        corpus_rows=sum(sizes.values()),
+        samplings=len(samplings),
+        drawn=sum(rows for rows, _ in drawn),
+        shown=sum(map(min, drawn)),
+        prepared=sum(_chosen(config, sizes) + _validation(config, sizes) for config in preparations),
+        trainings=len(trainings),
+        examples=max(_chosen(config, sizes) for config in trainings),
+        steps=sum(steps),
+        trained_tokens=known.example * sum(_chosen(c, sizes) * c.training.epochs for c in trainings),
+        validated_tokens=known.example * sum(validations),
+        models=len(models),
+        # English rows are read once more for their loss.
+        prompts=sum(prompts) + 2 * sum(english),
+        completions=sum(completions) + sum(english),
+        new_tokens=sum(
+            (n + more) * config.evaluation.max_new_tokens
+            for n, more, config in zip(completions, english, models, strict=True)
+        ),
+    )
+
+
+def _trainable(config: Config, sizes: dict[str, int]) -> dict[str, int]:
+    share = 1 - config.corpus.test_share - config.corpus.validation_share
+    return {name: int(rows * share) for name, rows in sizes.items()}
+
+
+def _drawn(config: Config, sizes: dict[str, int]) -> int:
+    there, rows = _trainable(config, sizes), config.sampling.rows
+    if config.sampling.method == "per_subset":
+        return sum(min(rows, size) for size in there.values())
+    return min(rows, sum(there.values()))
+
+
+def _chosen(config: Config, sizes: dict[str, int]) -> int:
+    """Training examples: those that a run before has made, if there are any, else those that the sampling asks for."""
+    made = config.paths.examples(config.prepared_as, "train")
+    if made.is_file():
+        return pq.read_metadata(made).num_rows
+    drawn, sampling = _drawn(config, sizes), config.sampling
+    return min(drawn, sampling.clusters * sampling.rows_per_cluster) if sampling.clusters else drawn
+
+
+def _validation(config: Config, sizes: dict[str, int]) -> int:
+    return min(config.sampling.validation_rows, int(sum(sizes.values()) * config.corpus.validation_share))
+
+
+def _tested(config: Config, sizes: dict[str, int]) -> int:
+    return min(config.evaluation.test_rows, int(sum(sizes.values()) * config.corpus.test_share))
+
+
+def _steps(config: Config, examples: int) -> int:
+    # As in lib.training.trainer.
+    return math.ceil(math.ceil(examples / config.training.batch_size) * config.training.epochs)

@@ -1,0 +1,60 @@
+"""What puts the adapter on the base model and takes its steps: unsloth on a GPU that has it, PEFT everywhere else.
+
+unsloth makes a step on one GPU faster and smaller. It changes transformers and TRL while it is imported, so it is
+imported here alone, by a training that uses it. What is trained is the same: the same matrices and, since both go
+through PEFT's LoRA+ builder (`lib.training.loraplus`), the same groups at the same rates.
+"""
+
+import importlib.util
+import json
+
+import torch
+from peft import PeftModel
+
+from lib.config import Config, Training
+from lib.model import loading
+
+
+def chosen(training: Training) -> str:
+    """`unsloth` on a GPU where it is installed, else `peft`; `training.backend` may name one of them."""
+    if training.backend != "auto":
+        return training.backend
+    return "unsloth" if torch.cuda.is_available() and importlib.util.find_spec("unsloth") else "peft"
+
+
+def fresh_adapter(config: Config) -> PeftModel:
+    """The base model with an adapter that changes nothing yet: A random, by the global seed, and B zero.
+
+    Raises:
+        ModelError: if there is no such base model, or no such backend.
+    """
+    if chosen(config.training) == "peft":
+        return loading.attach_lora(loading.load_base(config.model), config.lora)
+    try:
+        from unsloth import FastLanguageModel
+    except ImportError as error:
+        raise loading.ModelError(
+            f"training.backend = 'unsloth', which cannot be imported ({error}): install requirements-gpu.txt, or take "
+            "'auto' or 'peft'"
+        ) from error
+    folder = loading.base_model_folder(config.model)
+    shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    # A batch is one long row; what is longer than max_seq_length would be cut.
+    row = config.training.batch_size * config.prompt.max_train_tokens
+    model, _ = FastLanguageModel.from_pretrained(
+        str(folder),
+        max_seq_length=min(row, shape["max_position_embeddings"]),
+        dtype=loading.dtype(),
+        load_in_4bit="quantization_config" in shape,
+    )
+    return FastLanguageModel.get_peft_model(
+        model,
+        r=config.lora.lora_rank,
+        lora_alpha=config.lora.lora_alpha,
+        use_rslora=config.lora.use_rslora,
+        target_modules=list(loading.TARGET_MODULES),
+        lora_dropout=0.0,
+        bias="none",
+        use_gradient_checkpointing="unsloth" if torch.cuda.is_available() else False,
+        random_state=config.seed,
+    )

@@ -1,0 +1,271 @@
+"""One training of the adapter, from its examples to its folder, through TRL's SFTTrainer.
+
+Where A and B get their two learning rates, `lib.training.loraplus` is.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from peft import PeftModel
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, set_seed
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils.notebook import NotebookProgressCallback
+
+from lib.config import Config
+from lib.model import loading
+from lib.model.attention import PackedCollator
+from lib.model.prompts import chat_template_hash
+from lib.parameters import load_config
+from lib.paths import ADAPTER_RECORD
+from lib.storage import whole, write_json
+from lib.training import backend, loraplus
+
+
+class TrainingError(ValueError):
+    """A training that cannot be done as it is asked for; the message says why, and what to do."""
+
+
+def train(config: Config) -> pd.DataFrame:
+    """Train the adapter of one iteration and seed, from its examples to its folder; return the log by step.
+
+    A training that was interrupted goes on from its last whole checkpoint, provided that its settings and examples are
+    still the same; otherwise it begins anew. Started by `accelerate launch`, the processes share each step's examples.
+
+    Raises:
+        TrainingError: if the processes cannot share them.
+    """
+    process = PartialState(cpu=loading.device().type == "cpu")
+    if config.training.batch_size % process.num_processes:
+        raise TrainingError(
+            f"{process.num_processes} processes cannot share the {config.training.batch_size} examples of a step "
+            "(training.batch_size) evenly: take a number of processes that divides it"
+        )
+    files = config.paths
+    folder = files.training(config.name)
+    train_file, validation_file = (files.examples(config.prepared_as, part) for part in ("train", "validation"))
+    settings = {
+        "model": asdict(config.model),
+        "base": loading.base_fingerprint(config.model),
+        "lora": asdict(config.lora),
+        "training": asdict(config.training),
+        "seed": config.seed,
+        "train": _sha256(train_file),
+        "validation": _sha256(validation_file),
+    }
+    with process.local_main_process_first():
+        _keep_if_same(folder, settings)
+        checkpoint = last_whole_checkpoint(folder)
+    tokenizer = loading.load_tokenizer(config.model)
+    set_seed(config.seed)
+    model = backend.fresh_adapter(config)
+    # unsloth, where it is used, has to be imported before.
+    from trl import SFTConfig, SFTTrainer
+
+    by_peft = backend.chosen(config.training) == "peft"
+    train_set, validation_set = load_examples(train_file), load_examples(validation_file)
+    # An epoch's last batch may be a small one; a fraction of an epoch is that fraction of its steps.
+    steps = math.ceil(math.ceil(len(train_set) / config.training.batch_size) * config.training.epochs)
+    every = max(1, steps // config.training.checkpoints)
+    trainer = SFTTrainer(
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=train_set,
+        eval_dataset=validation_set,
+        # A batch is one long row without padding, in which no example sees another (lib.model.attention).
+        # unsloth tells the examples of a row apart by positions that begin at 0.
+        data_collator=PackedCollator(share_beginning=by_peft),
+        optimizers=(loraplus.optimizer(model, config.lora, config.training), None),
+        args=SFTConfig(
+            output_dir=str(folder),
+            max_steps=steps,
+            per_device_train_batch_size=config.training.batch_size // process.num_processes,
+            per_device_eval_batch_size=config.training.batch_size,
+            learning_rate=config.training.learning_rate,
+            lr_scheduler_type=config.training.schedule,
+            warmup_steps=config.training.warmup_share,
+            # Several processes without a GPU find each other only so.
+            use_cpu=loading.device().type == "cpu",
+            seed=config.seed,
+            data_seed=config.seed,
+            bf16=loading.dtype() == torch.bfloat16,
+            fp16=loading.dtype() == torch.float16,
+            # It trades time for the GPU's memory; on a CPU it would nearly double the time of a step for nothing, and
+            # unsloth has its own.
+            gradient_checkpointing=loading.device().type == "cuda" and by_peft,
+            # The examples come with their labels: nothing is left to prepare, and nothing to cut.
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
+            eval_strategy="steps",
+            eval_steps=every,
+            eval_on_start=True,
+            save_strategy="steps",
+            save_steps=every,
+            save_total_limit=2,
+            logging_steps=max(1, steps // 100),
+            include_num_input_tokens_seen="non_padding",
+            disable_tqdm=True,
+            report_to="none",
+            dataloader_pin_memory=loading.device().type == "cuda",
+        ),
+    )
+    for noisy in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
+        trainer.remove_callback(noisy)
+    if process.is_main_process:
+        trainer.add_callback(_Watch(steps, f"training {config.name}"))
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    log = training_log(trainer.state.log_history)
+    if not process.is_main_process:
+        return log
+    with whole(files.training_log(config.name)) as temporary:
+        log.to_csv(temporary, index=False)
+    save_adapter(trainer.model, tokenizer, config, files.adapter(config.name))
+    return log
+
+
+def load_examples(path: Path) -> Dataset:
+    """A part of the examples as TRL takes them: input_ids, and labels with -100 where nothing is trained."""
+    table = pd.read_parquet(path)
+    labels = [
+        [token if keep else -100 for token, keep in zip(ids, mask, strict=True)]
+        for ids, mask in zip(table["input_ids"], table["loss_mask"], strict=True)
+    ]
+    return Dataset.from_dict({"input_ids": table["input_ids"].tolist(), "labels": labels})
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end. Torn ones are removed: a kill can leave one behind."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    while found:
+        try:
+            # The trainer writes its state last.
+            json.loads((found[-1] / "trainer_state.json").read_text())
+            return found[-1]
+        except (OSError, ValueError):
+            shutil.rmtree(found.pop())
+    return None
+
+
+def save_adapter(model: PeftModel, tokenizer: Any, config: Config, folder: Path) -> None:
+    """Write a PEFT folder with the tokenizer, its chat template, and a record of what it was trained as."""
+    with whole(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        # PEFT writes a set, in another order every time; the same adapter must have the same fingerprint.
+        peft_file = temporary / "adapter_config.json"
+        settings = json.loads(peft_file.read_text())
+        write_json(peft_file, settings | {"target_modules": sorted(settings["target_modules"])})
+        write_json(
+            temporary / ADAPTER_RECORD,
+            {
+                "base_model": loading.pinned(config.model),
+                "trained_by": backend.chosen(config.training),
+                "iteration": config.iteration,
+                "seed": config.seed,
+                "chat_template_sha256": chat_template_hash(tokenizer, config.prompt),
+                "prompt": asdict(config.prompt),
+                "lora": asdict(config.lora),
+                "training": asdict(config.training),
+            },
+        )
+
+
+def training_log(history: list[dict[str, Any]]) -> pd.DataFrame:
+    """A trainer's history as a table: step, epoch, loss, validation loss, rates of A and B, tokens/s, peak memory."""
+    names = {
+        "step": "step",
+        "epoch": "epoch",
+        "loss": "train_loss",
+        "eval_loss": "validation_loss",
+        "learning_rate": "learning_rate_A",
+        "learning_rate_B": "learning_rate_B",
+        "tokens_per_second": "tokens_per_second",
+        "peak_memory_gb": "peak_memory_gb",
+    }
+    # The last record sums up the whole training; it is no step's.
+    steps = [record for record in history if "train_loss" not in record]
+    log = pd.DataFrame(steps).reindex(columns=list(names)).rename(columns=names)
+    # Losses of the same step come as two records; one row a step reads better.
+    return log.groupby("step", as_index=False).first()
+
+
+class _Watch(TrainerCallback):
+    """A progress bar, and in every log record the rate of B, the speed since the last one, and the peak memory."""
+
+    def __init__(self, steps: int, label: str) -> None:
+        self._bar = tqdm(total=steps, desc=label, unit="step")
+        self._since, self._tokens = time.monotonic(), 0.0
+        self._rate_of_b = 0.0
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._bar.update(state.global_step)
+        self._since, self._tokens = time.monotonic(), float(state.num_input_tokens_seen)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._bar.update()
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # Evaluation is no training: its time must not count in the speed.
+        self._since, self._tokens = time.monotonic(), float(state.num_input_tokens_seen)
+
+    def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        # By the time of the log, the schedule has already set the rates of the next step.
+        self._rate_of_b = max(group["lr"] for group in given["optimizer"].param_groups)
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        record = state.log_history[-1]
+        if "loss" not in record:
+            return
+        now, tokens = time.monotonic(), float(state.num_input_tokens_seen)
+        record["learning_rate_B"] = self._rate_of_b
+        record["tokens_per_second"] = (tokens - self._tokens) / (now - self._since)
+        record["peak_memory_gb"] = loading.peak_memory_gb()
+        self._since, self._tokens = now, tokens
+        self._bar.set_postfix(loss=f"{record['loss']:.3f}")
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._bar.close()
+
+
+def _keep_if_same(folder: Path, settings: dict[str, Any]) -> None:
+    """Empty the folder unless what lies in it was made with these settings."""
+    record = folder / "settings.json"
+    if not record.is_file() or json.loads(record.read_text()) != settings:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(record, settings)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def main() -> None:
+    """Train one iteration on several GPUs: accelerate launch -m lib.training.trainer --run NAME --iteration 5 --seed 0.
+
+    Its examples must be there, as `make report` leaves them; `make report` then finds the training done.
+    """
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    for name, default in {"run": "", "profile": "demo", "iteration": "5", "corpus": "", "base-model": ""}.items():
+        parser.add_argument(f"--{name}", default=default)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    try:
+        train(load_config(given.run, given.profile, given.iteration, given.seed, given.corpus, given.base_model))
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,352 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import small_adapter
+import torch
+
+from lib.config import Config, Evaluation, Model
+from lib.corpus import selection, splits
+from lib.evaluation import completions, metrics, scoring
+from lib.model import loading
+from lib.model.prompts import encode_prompt
+
+
+@pytest.fixture
+def config(base_model, root):
+    """A run of the base model on a corpus of three subsets with copies."""
+    config = Config(
+        run="kecil",
+        iteration="base",
+        model=Model(str(base_model)),
+        evaluation=Evaluation(test_rows=6, decoding_runs=2, max_new_tokens=6, f1_tokens=3, batch_rows=4),
+    )
+    rows = [
+        row
+        for n in range(60)
+        for row in [
+            ("dolly", f"Apa itu benda {n}?", f"Benda {n} adalah nomor {n} itu."),
+            ("wikihow", f"Bagaimana cara {n}?", f"Cara {n} begini caranya nomor {n}."),
+            *[("identity_prompt", f"Siapa kamu {n}?", f"Saya asisten bernama nomor {n}.")] * 5,
+        ]
+    ]
+    table = pd.DataFrame(rows, columns=["subset_name", "input", "output"])
+    for name in set(selection.COLUMNS) - set(table.columns):
+        table[name] = "x"
+    config.paths.rows.parent.mkdir(parents=True)
+    table.to_parquet(config.paths.rows)
+    config.paths.corpus_summary.write_text(json.dumps({"fingerprint": "a"}))
+    return replace(config, corpus=replace(config.corpus, test_share=0.3))
+
+
+@pytest.fixture
+def split(config):
+    return splits.prepare(config)
+
+
+@pytest.fixture
+def tests(config, split):
+    return completions.test_rows(config, split)
+
+
+@pytest.fixture
+def rows(tests):
+    """Of the clean protocol."""
+    return tests["clean"]
+
+
+@pytest.fixture
+def clean(rows):
+    return {"clean": rows}
+
+
+@pytest.fixture
+def embedded(monkeypatch):
+    """Stand in for the embedding model: texts with the same first word are alike, others not at all."""
+    asked, words = [], {}
+
+    def embed(texts, cache):
+        asked.append(list(texts))
+        return np.array([np.eye(100)[words.setdefault(text.split()[0], len(words))] for text in texts])
+
+    monkeypatch.setattr(scoring, "embed", embed)
+    return asked
+
+
+def everything(config):
+    return replace(config, evaluation=replace(config.evaluation, test_rows=10_000))
+
+
+def test_clean_test_rows_are_of_test_groups_only(split, rows):
+    assert (split.loc[rows.index, "split"] == "test").all()
+    trained = split[split["split"] == "train"]
+    assert not set(split.loc[rows.index, "pair"]) & set(trained["pair"])
+    assert not set(split.loc[rows.index, "group"]) & set(trained["group"])
+
+
+def test_clean_test_rows_are_distinct_though_the_corpus_repeats_them(config, split):
+    rows = completions.test_rows(everything(config), split)["clean"]
+    assert not split.loc[rows.index, "pair"].duplicated().any()
+    assert len(rows) == split.loc[split["split"] == "test", "pair"].nunique()
+    assert not rows.duplicated().any()
+
+
+def test_the_paper_s_test_rows_are_what_sampling_left_over_with_all_copies(config, split):
+    rows = completions.test_rows(everything(config), split)["paper"]
+    assert rows.index.tolist() == split.index[split["left_over"]].tolist()
+    assert rows.duplicated().any()
+    # As in a random split, copies of them are drawn from: they leak, and the clean ones do not.
+    drawn = split[(split["split"] == "train") & ~split["left_over"]]
+    assert split.loc[rows.index, "pair"].isin(drawn["pair"]).any()
+
+
+def test_the_protocols_share_no_row_and_no_group(config, split):
+    tests = completions.test_rows(everything(config), split)
+    assert list(tests) == list(completions.PROTOCOLS)
+    clean, paper = (set(split.loc[rows.index, "group"]) for rows in tests.values())
+    assert not clean & paper
+
+
+@pytest.mark.parametrize("protocol", completions.PROTOCOLS)
+def test_test_rows_are_as_many_as_asked_for_and_even_over_the_subsets(tests, protocol):
+    counts = tests[protocol]["subset_name"].value_counts().to_dict()
+    assert counts == {"dolly": 2, "wikihow": 2, "identity_prompt": 2}
+
+
+@pytest.mark.parametrize("protocol", completions.PROTOCOLS)
+def test_test_rows_stand_under_their_place_in_the_corpus(config, tests, protocol):
+    table, rows = pd.read_parquet(config.paths.rows), tests[protocol]
+    pd.testing.assert_frame_equal(rows, table.loc[rows.index, ["subset_name", "input", "output"]], check_names=False)
+
+
+def test_the_same_rows_are_tested_for_every_model(config, split, tests):
+    again = completions.test_rows(replace(config, iteration="5", seed=3), split)
+    for protocol, rows in tests.items():
+        pd.testing.assert_frame_equal(rows, again[protocol])
+
+
+def test_every_row_of_both_protocols_is_completed_in_every_run_from_the_prompt_alone(
+    config, tests, tokenizer, monkeypatch
+):
+    given = {}
+    write = completions.generation.write_completions
+
+    def watched(model, tokenizer, prompts, path, **options):
+        given[path] = prompts
+        return write(model, tokenizer, prompts, path, **options)
+
+    monkeypatch.setattr(completions.generation, "write_completions", watched)
+    completions.complete(config, tests)
+    table = completions.read(config, tests)
+    assert len(table) == 2 * 6 * 2
+    assert (table["ids"].map(len) <= 6).all()
+    for protocol, rows in tests.items():
+        prompts = given[config.paths.completions("base", protocol)]
+        for row, text in rows["input"].items():
+            message = [{"role": "user", "content": text}]
+            assert prompts[row] == encode_prompt(tokenizer, message, config.prompt, 1018)[0]
+        part = table[table["protocol"] == protocol]
+        assert sorted(zip(part["row"], part["run"], strict=True)) == sorted(
+            (row, run) for row in rows.index for run in (0, 1)
+        )
+        for record in part.itertuples():
+            assert (record.subset, record.prompt, record.reference) == tuple(rows.loc[record.row])
+
+
+def test_rows_may_be_completed_fewer_times_than_the_settings_say(config, rows):
+    completions.complete(config, {"english": rows}, runs=1)
+    table = completions.read(config, {"english": rows})
+    assert table["run"].tolist() == [0] * 6
+    assert set(table["protocol"]) == {"english"}
+
+
+def test_a_long_prompt_leaves_room_for_its_completion(config, rows, monkeypatch):
+    given = {}
+    monkeypatch.setattr(
+        completions.generation, "write_completions", lambda model, tokenizer, prompts, *rest, **o: given.update(prompts)
+    )
+    tight = replace(config, prompt=replace(config.prompt, max_evaluation_tokens=80))
+    completions.complete(tight, {"clean": rows.assign(input="satu dua tiga empat " * 100)})
+    assert {len(ids) for ids in given.values()} == {74}
+
+
+def test_a_killed_evaluation_goes_on_and_ends_the_same(config, tests, monkeypatch):
+    completions.complete(config, tests)
+    paths = [config.paths.completions("base", protocol) for protocol in tests]
+    whole = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.unlink()
+    decode, asked = completions.generation.decode, []
+
+    def killed_at(count):
+        def watched(model, prompts, *rest):
+            if len(asked) == count:
+                raise KeyboardInterrupt
+            asked.append(len(prompts))
+            return decode(model, prompts, *rest)
+
+        monkeypatch.setattr(completions.generation, "decode", watched)
+
+    # Six rows a protocol are a batch of four and one of two; the second protocol's first batch is not reached.
+    killed_at(2)
+    with pytest.raises(KeyboardInterrupt):
+        completions.complete(config, tests)
+    assert paths[0].read_bytes() == whole[0]
+    killed_at(3)
+    with pytest.raises(KeyboardInterrupt):
+        completions.complete(config, tests)
+    killed_at(99)
+    completions.complete(config, tests)
+    assert [path.read_bytes() for path in paths] == whole
+    assert asked == [4, 2, 4, 2]
+
+
+def test_the_adapter_of_the_iteration_is_what_completes(config, clean):
+    completions.complete(config, clean)
+    base = completions.read(config, clean)
+    tuned = replace(config, iteration="5")
+    small_adapter.save(tuned, spread=1.0)
+    completions.complete(tuned, clean)
+    assert completions.read(tuned, clean)["ids"].tolist() != base["ids"].tolist()
+
+
+def test_completions_of_an_adapter_since_trained_anew_are_made_anew(config, clean):
+    tuned = replace(config, iteration="5")
+    small_adapter.save(tuned, spread=1.0)
+    completions.complete(tuned, clean)
+    before = completions.read(tuned, clean)["ids"].tolist()
+    small_adapter.save(tuned, spread=3.0)
+    completions.complete(tuned, clean)
+    assert completions.read(tuned, clean)["ids"].tolist() != before
+
+
+def test_completions_of_a_base_model_since_changed_are_made_anew(config, clean):
+    completions.complete(config, clean)
+    before = completions.read(config, clean)["ids"].tolist()
+    model = loading.load_base(config.model)
+    with torch.no_grad():
+        model.model.norm.weight.mul_(-1)
+    model.save_pretrained(config.model.base_model)
+    completions.complete(config, clean)
+    assert completions.read(config, clean)["ids"].tolist() != before
+
+
+def test_finished_completions_are_not_made_again(config, clean, monkeypatch):
+    completions.complete(config, clean)
+
+    def refuse(*args):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(completions.generation, "decode", refuse)
+    completions.complete(config, clean)
+
+
+@pytest.fixture
+def decoded(config, tests, tokenizer):
+    """Hand-made completions: run 0 repeats the references, run 1 has the right first three tokens and then others.
+
+    In the paper's protocol run 1 repeats them too.
+    """
+    other = tokenizer(" xyz xyz xyz", add_special_tokens=False)["input_ids"]
+    for protocol, rows in tests.items():
+        records = []
+        for row, reference in rows["output"].items():
+            ids = tokenizer(reference, add_special_tokens=False)["input_ids"]
+            for run, made in ((0, ids), (1, ids[:3] + other if protocol == "clean" else ids)):
+                records.append({"row": row, "run": run, "text": tokenizer.decode(made), "ids": made})
+        path = config.paths.completions("base", protocol)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(record) for record in [{"settings": {}}, *records]]
+        path.write_text("\n".join(lines) + "\n")
+    return completions.read(config, tests)
+
+
+def test_scores_are_tidy_and_written_to_a_file(config, decoded, embedded):
+    table = scoring.score(config, decoded)
+    assert list(table.columns) == ["iteration", "seed", "protocol", "decoding_run", "metric", "value"]
+    assert [tuple(key) for key in table[["protocol", "decoding_run", "metric"]].to_numpy()] == [
+        (protocol, run, metric) for protocol in completions.PROTOCOLS for run in (0, 1) for metric in metrics.METRICS
+    ]
+    assert set(zip(table["iteration"], table["seed"], strict=True)) == {("base", 0)}
+    pd.testing.assert_frame_equal(pd.read_csv(config.paths.scores("base")), table, check_dtype=False)
+
+
+def by_run(table, protocol="clean"):
+    return table[table["protocol"] == protocol].pivot(index="decoding_run", columns="metric", values="value")
+
+
+def test_every_run_is_scored_against_the_references_of_its_own_rows(config, decoded, embedded):
+    table = scoring.score(config, decoded)
+    clean, paper = by_run(table), by_run(table, "paper")
+    assert clean.loc[0, ["bleu", "chrf", "rouge1", "rougeL"]].tolist() == pytest.approx([100] * 4)
+    assert clean.loc[1, "bleu"] < 50
+    assert paper[["bleu", "chrf", "rouge1", "rougeL"]].to_numpy() == pytest.approx(100)
+
+
+def test_scores_from_summed_columns_are_those_of_the_texts(config, decoded, embedded):
+    table = scoring.score(config, decoded)
+    # The stand-in for the embedding model finds alike what has the same first word.
+    tokenizer = loading.load_tokenizer(config.model)
+    for protocol in completions.PROTOCOLS:
+        for run in (0, 1):
+            part = decoded[(decoded["run"] == run) & (decoded["protocol"] == protocol)]
+            texts, references = part["text"].tolist(), part["reference"].tolist()
+            right = [
+                tokenizer.decode(ids[:3]).split()[0] == reference.split()[0]
+                for ids, reference in zip(part["ids"], references, strict=True)
+            ]
+            rouge = metrics.rouge(texts, references)
+            expected = {
+                "bleu": metrics.bleu(texts, references)[0],
+                "chrf": metrics.chrf(texts, references)[0],
+                **{name: pytest.approx(value, rel=1e-12) for name, value in rouge.items()},
+                "weighted_f1": pytest.approx(2 * np.mean(right) / (1 + np.mean(right))),
+            }
+            assert by_run(table, protocol).loc[run].to_dict() == expected
+
+
+def test_what_scores_are_made_of_is_kept_a_line_a_completion(config, decoded, embedded):
+    table = scoring.score(config, decoded)
+    for protocol in completions.PROTOCOLS:
+        pairs = scoring.read_pairs(config, protocol)
+        part = decoded[decoded["protocol"] == protocol]
+        for name in ("row", "run", "subset"):
+            assert pairs[name].tolist() == part[name].tolist()
+        each = metrics.each(part["text"].tolist(), part["reference"].tolist())
+        pd.testing.assert_frame_equal(pairs[list(each)], each)
+        assert pairs["correct"].dtype == bool
+        for run, some in pairs.groupby("run"):
+            for metric in metrics.METRICS:
+                assert scoring.score_pairs(some, metric) == by_run(table, protocol).loc[run, metric]
+
+
+def test_weighted_f1_looks_at_the_first_tokens_only(config, decoded, embedded, tokenizer):
+    scoring.score(config, decoded)
+    short = [tokenizer.decode(ids[:3]) for ids in decoded["ids"]]
+    assert embedded == [short, decoded["reference"].tolist()]
+    assert set(short) != set(decoded["text"])
+
+
+def test_weighted_f1_is_of_each_runs_own_completions(config, decoded, embedded):
+    # Run 1 begins every clean completion with another word than its reference.
+    wrong = (decoded["run"] == 1) & (decoded["protocol"] == "clean")
+    changed = decoded.assign(ids=[[300, 301] if bad else ids for ids, bad in zip(decoded["ids"], wrong, strict=True)])
+    # In whatever order the lines come.
+    table = scoring.score(
+        replace(config, evaluation=replace(config.evaluation, f1_tokens=30)),
+        changed.sample(frac=1, random_state=0, ignore_index=True),
+    )
+    assert by_run(table)["weighted_f1"].to_dict() == {0: 1.0, 1: 0.0}
+    assert by_run(table, "paper")["weighted_f1"].to_dict() == {0: 1.0, 1: 1.0}
+
+
+def test_scoring_loads_no_model_and_reads_only_files(config, decoded, embedded, monkeypatch):
+    def refuse(*args, **options):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(loading, "load_base", refuse)
+    monkeypatch.setattr(loading, "load_adapter", refuse)
+    monkeypatch.setattr(selection, "read", refuse)
+    assert len(scoring.score(config, decoded)) == 24

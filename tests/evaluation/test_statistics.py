@@ -1,0 +1,301 @@
+import itertools
+import math
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.significance import PairedTest
+from scipy import stats
+
+from lib.evaluation import metrics
+from lib.evaluation.statistics import (
+    MEANS_OVER_ROWS,
+    StatisticsError,
+    holm,
+    mean_interval,
+    over_seeds,
+    paired_bootstrap,
+    summarise,
+)
+
+COLUMNS = ["iteration", "seed", "protocol", "decoding_run", "metric", "value"]
+
+
+def test_the_t_interval_worked_by_hand():
+    # 1, 2, 3: mean 2, deviation 1, standard error 1/sqrt(3). With two degrees of freedom the quantile has a closed
+    # form: t = (2p - 1) / sqrt(2p(1 - p)), at p = 0.975 0.95 / sqrt(0.04875) = 4.30265.
+    mean, deviation, low, high = mean_interval(np.array([1, 2, 3]))
+    assert (mean, deviation) == (2, 1)
+    half = 0.95 / math.sqrt(0.04875) / math.sqrt(3)
+    assert (low, high) == (pytest.approx(2 - half), pytest.approx(2 + half))
+    assert half == pytest.approx(2.48414, abs=1e-5)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.99])
+def test_the_t_interval_is_scipys(confidence):
+    values = np.array([52.1, 49.8, 57.3, 48.0, 54.6])
+    _, _, low, high = mean_interval(values, confidence)
+    expected = stats.t.interval(confidence, 4, loc=values.mean(), scale=stats.sem(values))
+    assert (low, high) == pytest.approx(expected)
+
+
+def test_the_t_interval_is_that_of_scipys_t_test():
+    values = np.array([52.1, 49.8, 57.3, 48.0, 54.6, 51.0])
+    _, _, low, high = mean_interval(values)
+    assert (low, high) == pytest.approx(tuple(stats.ttest_1samp(values, 0).confidence_interval(0.95)))
+
+
+def test_equal_values_have_no_spread():
+    assert mean_interval(np.array([3.0, 3.0, 3.0])) == (3, 0, 3, 3)
+
+
+def test_a_single_value_has_a_mean_and_no_known_spread():
+    mean, *spread = mean_interval(np.array([7.0]))
+    assert mean == 7
+    assert all(math.isnan(value) for value in spread)
+
+
+def test_a_summary_is_over_decoding_runs_only():
+    keys = [(iteration, seed, metric) for iteration in ("base", "5") for seed in (0, 1) for metric in ("bleu", "chrf")]
+    rows = [
+        (iteration, seed, "clean", run, metric, 10 * n + run)
+        for n, (iteration, seed, metric) in enumerate(keys)
+        for run in range(3)
+    ]
+    found = summarise(pd.DataFrame(rows, columns=COLUMNS))
+    assert list(found.columns) == ["iteration", "seed", "protocol", "metric", "mean", "sd", "low", "high", "runs"]
+    assert [tuple(row) for row in found[["iteration", "seed", "metric"]].to_numpy()] == keys
+    assert found["mean"].tolist() == [10 * n + 1 for n in range(8)]
+    assert (found["sd"] == 1).all()
+    assert (found["runs"] == 3).all()
+    assert found["high"][0] == pytest.approx(1 + 2.48414, abs=1e-5)
+
+
+def scored(*by_seed, iteration="5"):
+    """results.csv of one metric, from the values of each seed's decoding runs."""
+    rows = [
+        (iteration, seed, "clean", run, "bleu", value)
+        for seed, values in enumerate(by_seed)
+        for run, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def test_the_spread_over_seeds_and_that_over_decoding_runs_are_told_apart():
+    # Seeds at 10, 12 and 14, whose runs lie 1, 2 and 3 apart from their middle.
+    found = over_seeds(scored([9, 10, 11], [10, 12, 14], [11, 14, 17])).iloc[0]
+    assert (found["mean"], found["sd"], found["seeds"], found["run_sd"]) == (12, 2, 3, 2)
+    low, high = stats.ttest_1samp([10, 12, 14], 0).confidence_interval(0.95)
+    assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_a_seed_with_more_decoding_runs_weighs_no_more_than_another():
+    assert over_seeds(scored([10], [20, 20, 20]))["mean"].tolist() == [15]
+
+
+def test_one_seed_has_no_known_spread_over_seeds_and_one_run_none_over_runs():
+    one_seed = over_seeds(scored([9, 10, 11])).iloc[0]
+    assert math.isnan(one_seed["sd"]) and math.isnan(one_seed["low"]) and one_seed["run_sd"] == 1
+    one_run = over_seeds(scored([10], [12])).iloc[0]
+    assert math.isnan(one_run["run_sd"]) and one_run["sd"] == pytest.approx(math.sqrt(2))
+
+
+def test_iterations_are_kept_in_order_and_apart():
+    both = pd.concat([scored([30], iteration="base"), scored([1], [3], iteration="5")])
+    found = over_seeds(both)
+    assert list(found.columns) == [
+        "iteration", "protocol", "metric", "mean", "sd", "low", "high", "seeds", "run_sd",
+    ]  # fmt: skip
+    assert found[["iteration", "mean", "seeds"]].to_numpy().tolist() == [["base", 30, 1], ["5", 2, 2]]
+
+
+WORDS = ["ibu", "kota", "jepang", "adalah", "tokyo", "lima", "hujan", "turun", "di", "atas", "atap", "seng", "malam"]
+
+
+def texts(rows, seed, words=12):
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(WORDS, k=rng.randint(3, words))) for _ in range(rows)]
+
+
+def noisy(originals, seed, share):
+    """The texts with about that share of their words replaced."""
+    rng = random.Random(seed)
+    return [" ".join(rng.choice(WORDS) if rng.random() < share else w for w in t.split()) for t in originals]
+
+
+def table(completions, references, seed=0, run=0):
+    found = metrics.each(completions, references).assign(row=range(len(completions)), run=run)
+    return found.assign(correct=np.random.default_rng([seed, run]).random(len(completions)) < 0.6)
+
+
+def two_models(rows, runs, worse=0.5, better=0.4):
+    """The tables of a worse and a better model."""
+    references = texts(rows, seed=0)
+    tables = []
+    for seed, share in enumerate((worse, better)):
+        completions = [noisy(references, 100 * seed + run, share) for run in range(runs)]
+        tables.append(pd.concat([table(c, references, seed, run) for run, c in enumerate(completions)]))
+    return tables
+
+
+def means(*values):
+    """A table of rouge1 alone, with a run for each list of values."""
+    runs = [pd.DataFrame({"row": range(len(v)), "run": run, "rouge1": v}) for run, v in enumerate(values)]
+    return pd.concat(runs, ignore_index=True)
+
+
+@pytest.mark.parametrize("better", [0.47, 0.4])
+def test_with_one_decoding_run_the_bootstrap_is_that_of_sacrebleus_paired_test(better, monkeypatch):
+    monkeypatch.delenv("SACREBLEU_SEED", raising=False)
+    references = texts(150, seed=0)
+    first, second = noisy(references, 1, 0.5), noisy(references, 2, better)
+    found = paired_bootstrap(table(first, references), table(second, references)).set_index("metric")
+    library = {"bleu": BLEU(), "chrf": CHRF(word_order=2)}
+    systems = [("first", first), ("second", second)]
+    _, scores = PairedTest(systems, library, [references], test_type="bs", n_samples=1000)()
+    for ours, theirs in [("bleu", scores["BLEU"]), ("chrf", scores["chrF2++"])]:
+        assert found.loc[ours, "before"] == theirs[0].score
+        assert found.loc[ours, "after"] == theirs[1].score
+        assert found.loc[ours, "sacrebleu_p_value"] == theirs[1].p_value
+
+
+def test_the_difference_is_that_of_the_means_which_the_summary_shows():
+    before, after = two_models(rows=40, runs=3)
+    found = paired_bootstrap(before, after, resamples=20).set_index("metric")
+    for side, model in [("before", before), ("after", after)]:
+        runs = [run for _, run in model.groupby("run")]
+        for name, columns in metrics.COLUMNS.items():
+            scores = [metrics.score_of(name, run[list(columns)].to_numpy().sum(axis=0), len(run)) for run in runs]
+            assert found.loc[name, side] == pytest.approx(np.mean(scores), abs=1e-12)
+    assert found["difference"].to_numpy() == pytest.approx((found["after"] - found["before"]).to_numpy(), abs=1e-9)
+
+
+def test_the_bootstrap_of_a_mean_agrees_with_its_normal_theory():
+    rng = np.random.default_rng(0)
+    before, after = rng.normal(40, 10, 400), rng.normal(41, 10, 400)
+    found = paired_bootstrap(means(before), means(after), ["rouge1"], resamples=20_000).iloc[0]
+    error = stats.sem(after - before)
+    z = (after - before).mean() / error
+    assert 1 < z < 2, "where both p-values are far from 0 and from 1"
+    assert found["difference"] == pytest.approx(z * error)
+    assert (found["low"], found["high"]) == pytest.approx(((z - 1.96) * error, (z + 1.96) * error), abs=0.05)
+    assert found["standard_errors"] == pytest.approx(z, rel=0.02)
+    assert found["p_value"] == pytest.approx(2 * stats.norm.sf(z), rel=0.05)
+    # One side alone: this is why it is not the one to go by.
+    assert found["sacrebleu_p_value"] == pytest.approx(stats.norm.sf(z), rel=0.1)
+
+
+def test_the_p_value_is_below_5_percent_as_often_as_it_should_be_where_there_is_no_difference():
+    rng = np.random.default_rng(0)
+    found = pd.concat(
+        [
+            paired_bootstrap(means(rng.normal(size=60)), means(rng.normal(size=60)), ["rouge1"], 100, seed)
+            for seed in range(400)
+        ]
+    )
+    # Of 400 tests, 20 are expected, and 20 + 2.6 * sqrt(19) = 31 are not exceeded in 99.5 % of cases.
+    assert 10 <= (found["p_value"] <= 0.05).sum() <= 31
+    assert (found["sacrebleu_p_value"] <= 0.05).sum() > 31
+
+
+def test_a_row_brings_all_its_decoding_runs():
+    # Five runs that say the same five times are no more rows than one of them.
+    rng = np.random.default_rng(0)
+    before, after = rng.normal(40, 10, 60), rng.normal(42, 10, 60)
+    once = paired_bootstrap(means(before), means(after), ["rouge1"])
+    five = paired_bootstrap(means(*[before] * 5), means(*[after] * 5), ["rouge1"])
+    pd.testing.assert_frame_equal(once, five)
+    # And models that differ in runs can be compared.
+    pd.testing.assert_frame_equal(once, paired_bootstrap(means(*[before] * 2), means(after), ["rouge1"]))
+
+
+def test_cohens_d_z_worked_by_hand():
+    # Over their runs, the rows differ by 1, 2 and 3: mean 2, deviation 1.
+    found = paired_bootstrap(means([10, 20, 30], [12, 22, 32]), means([12, 23, 34], [12, 23, 34]), ["rouge1"]).iloc[0]
+    assert (found["difference"], found["d_z"], found["rows"]) == (2, 2, 3)
+
+
+def test_d_z_is_for_means_over_rows_and_more_rows_raise_the_standard_errors_alone():
+    before, after = two_models(rows=60, runs=1)
+    once = paired_bootstrap(before, after).set_index("metric")
+    assert once.index[once["d_z"].notna()].tolist() == list(MEANS_OVER_ROWS)
+    four = [pd.concat([side.assign(row=side["row"] + 60 * n) for n in range(4)]) for side in (before, after)]
+    found = paired_bootstrap(*four).set_index("metric")
+    assert found.loc["rouge1", "d_z"] == pytest.approx(once.loc["rouge1", "d_z"], rel=0.02)
+    assert found.loc["bleu", "standard_errors"] == pytest.approx(2 * once.loc["bleu", "standard_errors"], rel=0.15)
+
+
+def test_equal_models_do_not_differ():
+    before, _ = two_models(rows=30, runs=2)
+    found = paired_bootstrap(before, before.sample(frac=1, random_state=0))
+    assert found["metric"].tolist() == list(metrics.COLUMNS)
+    assert (found[["difference", "low", "high"]] == 0).to_numpy().all()
+    assert (found["p_value"] == 1).all()
+    assert found[["d_z", "standard_errors"]].isna().to_numpy().all()
+
+
+def test_a_difference_that_is_the_same_in_every_row_has_no_spread():
+    values = np.random.default_rng(0).normal(40, 30, 50)
+    found = paired_bootstrap(means(values), means(values + 1.1), ["rouge1"], 200).iloc[0]
+    assert (found["difference"], found["low"], found["high"]) == (1.1, 1.1, 1.1)
+    assert found["p_value"] == 1 / 201
+    assert math.isnan(found["d_z"]) and math.isnan(found["standard_errors"])
+
+
+def test_the_same_seed_gives_the_same_figures_and_another_others():
+    tables = two_models(rows=30, runs=1)
+    pd.testing.assert_frame_equal(paired_bootstrap(*tables, seed=3), paired_bootstrap(*tables, seed=3))
+    assert not paired_bootstrap(*tables, seed=3)["low"].equals(paired_bootstrap(*tables, seed=4)["low"])
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        (means([1, 2]), "1 rows are in one table alone, such as row 2"),
+        (
+            means([1, 2, 3]).assign(row=[0, 1, 1]),
+            "every test row once in every decoding run, but has 3 lines of 2 rows",
+        ),
+        (pd.concat([means([1, 2, 3]), means([1, 2]).assign(run=1)]), "5 lines of 3 rows and 2 runs"),
+        (means([]), "0 lines of 0 rows and 0 runs"),
+        (means([1, 2, 3]).drop(columns="run"), "the table 'after' has no column 'run'"),
+        (means([1, 2, 3]).drop(columns="rouge1"), "the table 'after' has no column 'rouge1'"),
+        (means([1, None, 3]), "1 empty values, the first in 'rouge1' of row 1"),
+    ],
+)
+def test_tables_that_cannot_be_compared_are_refused(after, said):
+    with pytest.raises(StatisticsError, match=said):
+        paired_bootstrap(means([1, 2, 3]), after, ["rouge1"])
+
+
+def test_an_unknown_metric_is_refused_by_name():
+    with pytest.raises(StatisticsError, match="'rouge3' is no metric; did you mean 'rouge"):
+        paired_bootstrap(means([1]), means([1]), ["rouge3"])
+
+
+def test_holms_adjustment_worked_by_hand():
+    # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06 and 0.04, which is raised to 0.06.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]).tolist() == [1, 1]
+    assert holm([0.03]).tolist() == [0.03]
+    assert holm([]).tolist() == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
+def test_holms_method_is_the_closed_test_by_bonferroni(p_values):
+    # By the closure principle (Marcus, Peritz and Gabriel 1976) a hypothesis is rejected if every set of hypotheses
+    # that holds it is, here by Bonferroni: its smallest p-value times its size.
+    sets = [s for size in range(1, len(p_values) + 1) for s in itertools.combinations(range(len(p_values)), size)]
+    for place, adjusted in enumerate(holm(p_values)):
+        closed = max(len(s) * min(p_values[i] for i in s) for s in sets if place in s)
+        assert adjusted == pytest.approx(min(closed, 1))
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.1, float("nan")])
+def test_what_is_no_probability_is_not_adjusted(wrong):
+    with pytest.raises(StatisticsError, match=f"{wrong} does not"):
+        holm([0.5, wrong])

@@ -1,0 +1,344 @@
+"""Rows laid against each other, from the files of a run that was made by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import small_run
+
+from lib.evaluation import metrics, statistics
+from lib.evaluation.metrics import METRICS
+from lib.report import ablation
+
+
+def named(configs):
+    return [(config.iteration, config.seed) for config in configs]
+
+
+# --- What there is to compare ----------------------------------------------------------------------------------------
+
+
+def test_a_failed_training_is_named_with_its_sentence_and_the_others_stay():
+    configs = small_run.make(iterations="0 5", seeds="0 1")
+    why = 'training.ipynb, cell 4: OutOfMemoryError: "no room" left\nRead x.ipynb, mend the cause, and run make again'
+    small_run.fail(configs[2], "3_training_0_seed1", why)
+    left, failed = ablation.finished(configs)
+    assert named(left) == [("base", 0), ("0", 0), ("5", 0), ("5", 1)]
+    assert failed == {"row 0, seed 1": 'training.ipynb, cell 4: OutOfMemoryError: "no room" left'}
+
+
+@pytest.mark.parametrize("stage", ["1_sampling_4", "2_preprocessing_4", "3_training_4_seed0", "4_evaluation_4_seed0"])
+def test_what_several_rows_share_fails_all_of_them_and_no_other(stage):
+    configs = small_run.make(iterations="4 5 6")
+    small_run.write_json(configs[0].paths.failure(stage), "broken")
+    left, failed = ablation.finished(configs)
+    assert named(left) == [("base", 0), ("5", 0)]
+    assert failed == {"row 4, seed 0": "broken", "row 6, seed 0": "broken"}
+
+
+def test_the_first_stage_that_failed_gives_the_reason():
+    configs = small_run.make(iterations="0 5")
+    small_run.write_json(configs[1].paths.failure("4_evaluation_0_seed0"), "later")
+    small_run.write_json(configs[1].paths.failure("2_preprocessing_0"), "first")
+    assert ablation.finished(configs)[1] == {"row 0, seed 0": "first"}
+
+
+def test_without_a_failure_every_model_stays():
+    configs = small_run.make(iterations="4 6", studies="bos")
+    assert ablation.finished(configs) == (configs, {})
+
+
+def test_a_run_of_which_every_training_failed_is_an_error_that_says_why():
+    configs = small_run.make(seeds="0 1")
+    for config in configs[1:]:
+        small_run.fail(config, f"3_training_{config.name}", "no memory")
+    with pytest.raises(
+        ablation.AblationError, match="no training of run 'trial' came to its end; row 5, seed 0: no mem"
+    ):
+        ablation.finished(configs)
+
+
+def test_trainings_tell_what_was_trained_on_and_the_losses_at_the_start_the_end_and_the_lowest():
+    configs = small_run.make(iterations="4 6", seeds="0 1")
+    small_run.write_log(configs[2], last=2.75)
+    table = ablation.trainings(configs)
+    assert table[["iteration", "seed"]].values.tolist() == [["4", 0], ["4", 1], ["6", 0], ["6", 1]]
+    assert table.loc[1, ["rows", "steps", "train_loss", "validation_loss", "first", "lowest"]].tolist() == [
+        12, 10, 2.0, 2.75, 3.5, 2.5,
+    ]  # fmt: skip
+    # Row 6 is row 4's training.
+    assert table["validation_loss"].tolist() == [2.25, 2.75, 2.25, 2.75]
+
+
+# --- The best row ----------------------------------------------------------------------------------------------------
+
+
+def test_the_lowest_mean_validation_loss_over_seeds_is_picked_and_its_first_seed():
+    configs = small_run.make(iterations="0 5 7", seeds="0 1")
+    # Row 7 has the lowest loss of all, but not the lowest mean.
+    for config, loss in zip(configs[1:], [2.0, 2.0, 1.7, 1.9, 1.2, 2.6], strict=True):
+        small_run.write_log(config, loss)
+    assert named([ablation.pick(configs)]) == [("5", 0)]
+    small_run.write_log(configs[6], 2.2)
+    assert named([ablation.pick(configs)]) == [("7", 0)]
+
+
+def test_test_scores_play_no_part_in_the_choice():
+    configs = small_run.make(iterations="0 5")
+    small_run.write_log(configs[2], 2.0)
+    for scores in ((10, 90), (90, 10)):
+        for config, level in zip(configs[1:], scores, strict=True):
+            small_run.write_scores(config, level)
+        assert ablation.pick(configs).iteration == "5"
+
+
+def test_a_study_is_never_picked_over_a_row_of_table_2():
+    configs = small_run.make(iterations="0", studies="loraplus")
+    for config in configs[1:]:
+        small_run.write_log(config, {"0": 3.0, "5": 2.0}.get(config.iteration, 1.0))
+    assert ablation.pick(configs).iteration == "5"
+
+
+def test_without_a_row_of_table_2_the_first_training_is_picked():
+    configs = small_run.make(iterations="bos_two loraplus_ratio1")
+    small_run.write_log(configs[2], 1.0)
+    assert ablation.pick(configs).iteration == "bos_two"
+
+
+# --- Differences -----------------------------------------------------------------------------------------------------
+
+
+def test_a_model_does_not_differ_from_itself():
+    configs = small_run.make(iterations="4 6")
+    table = ablation.comparisons(configs, "4")
+    assert set(table["iteration"]) == {"6"}
+    assert (table["difference"] == 0).all()
+    assert (table["p_value"] == 1).all()
+    assert not table["differs"].any()
+
+
+def test_a_clearly_better_model_is_found_in_every_metric_and_what_is_alike_is_not():
+    configs = small_run.make(iterations="0 5")
+    small_run.write_completions(configs[1], lambda config, row, run: small_run.completion(configs[0], row, run))
+    table = ablation.comparisons(configs, "base")
+    assert [tuple(key) for key in table[["iteration", "metric"]].to_numpy()] == [
+        (iteration, metric) for iteration in ("0", "5") for metric in METRICS
+    ]
+    assert not table.loc[table["iteration"] == "0", "differs"].any()
+    better = table[table["iteration"] == "5"]
+    assert better["differs"].all()
+    assert (better["low"] > 0).all()
+
+
+def test_comparisons_are_of_the_clean_protocol():
+    configs = small_run.make()
+    table = ablation.comparisons(configs, "base").set_index("metric")
+    assert table.loc["rougeL", "rows"] == 24
+    runs = pd.read_parquet(configs[1].paths.pairs("5_seed0", "clean")).groupby("run")["rougeL"].mean()
+    assert table.loc["rougeL", "after"] == pytest.approx(runs.mean())
+
+
+def test_holm_s_correction_is_over_every_row_and_metric_of_the_table():
+    configs = small_run.make(iterations="0 5 7")
+    # So that p-values of all sizes are corrected: row 0 is better in a few rows alone.
+    small_run.write_completions(
+        configs[1], lambda config, row, run: small_run.completion(config if row < 3 else configs[0], row, run)
+    )
+    table = ablation.comparisons(configs, "base")
+    assert len(table) == 18
+    assert table["p_value"].nunique() > 3
+    np.testing.assert_array_equal(table["p_adjusted"], statistics.holm(table["p_value"]))
+    assert (table["differs"] == (table["p_adjusted"] < 0.05)).all()
+
+
+def test_so_many_comparisons_can_still_find_a_difference(monkeypatch):
+    asked = []
+
+    def bootstrap(before, after, names, resamples):
+        asked.append(resamples)
+        # The least p-value that there is.
+        return pd.DataFrame({"metric": names, "p_value": 1 / (1 + resamples)})
+
+    monkeypatch.setattr(statistics, "paired_bootstrap", bootstrap)
+    configs = small_run.make(iterations="all", studies="all")
+    table = ablation.comparisons(configs, "base")
+    assert len(table) == (len(configs) - 1) * len(METRICS) > 100
+    assert table["differs"].all()
+    assert set(table["resamples"]) == set(asked)
+
+
+def test_the_seeds_of_a_row_are_taken_together_as_more_runs(monkeypatch):
+    given = {}
+
+    def bootstrap(before, after, names, resamples):
+        given.update(before=before, after=after)
+        return pd.DataFrame({"metric": names, "p_value": 1.0})
+
+    monkeypatch.setattr(statistics, "paired_bootstrap", bootstrap)
+    configs = small_run.make(seeds="0 1")
+    ablation.comparisons(configs, "base")
+    assert sorted(given["before"]["run"].unique()) == [0, 1, 2]
+    assert sorted(given["after"]["run"].unique()) == [0, 1, 2, 3, 4, 5]
+    second = given["after"].query("run == 4")["rougeL"].to_numpy()
+    np.testing.assert_array_equal(
+        second, pd.read_parquet(configs[2].paths.pairs("5_seed1")).query("run == 1")["rougeL"]
+    )
+
+
+def test_against_a_model_that_is_not_there_nothing_is_compared():
+    configs = small_run.make(iterations="0")
+    assert ablation.comparisons(configs, "5").empty
+    # The base is no training.
+    assert ablation.comparisons(configs, "0").empty
+
+
+# --- Leaks -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_knows_trained_rows_by_heart_gains_from_leaked_test_rows():
+    configs = small_run.make()
+    known = set(small_run.SAME_OUTPUT)
+    small_run.write_completions(
+        configs[1], lambda config, row, run: small_run.reference(row) if row in known else "entah apa ini ya"
+    )
+    worth = ablation.leak_worth(configs[1]).set_index(["metric", "subset"])
+    assert worth.index.tolist() == [
+        (metric, subset) for metric in ("bleu", "rougeL") for subset in (*small_run.SUBSETS, "all")
+    ]
+    assert (worth["clean"] < 1).all()
+    assert worth.loc[("rougeL", "all"), "paper"] == pytest.approx(75)
+    assert worth.loc[("bleu", "all"), "paper"] > 60
+    assert (worth["paper"] - worth["clean"] > 40).all()
+
+
+def test_a_model_that_has_learnt_nothing_by_heart_gains_nothing():
+    configs = small_run.make()
+    small_run.write_completions(configs[1], lambda config, row, run: "Jawaban soal nomor seribu.")
+    worth = ablation.leak_worth(configs[1]).set_index(["metric", "subset"]).loc["rougeL"]
+    # Row 0 apart, every reference has three of the four words.
+    assert (worth["paper"] - worth["clean"]).drop(["dolly", "all"]).abs().max() < 1e-9
+    assert worth.loc["identity_prompt", "clean"] == pytest.approx(75)
+
+
+def test_a_subset_that_one_protocol_lacks_is_left_out_of_its_comparison():
+    configs = small_run.make()
+    path = configs[1].paths.pairs("5_seed0", "paper")
+    pairs = pd.read_parquet(path)
+    pairs[pairs["subset"] != "dolly"].to_parquet(path)
+    assert ablation.leak_worth(configs[1])["subset"].unique().tolist() == ["identity_prompt", "wikihow", "all"]
+
+
+def test_the_share_of_leaked_test_rows_is_counted_by_row_output_and_group():
+    configs = small_run.make()
+    found = ablation.leaked_share(configs[1])
+    assert found.loc["clean"].tolist() == [0, 0, 0]
+    assert found.loc["paper", ["row", "output", "group"]].tolist() == [6 / 12, 9 / 12, 10 / 12]
+
+
+def test_rows_that_this_training_did_not_draw_leak_nothing():
+    configs = small_run.make()
+    path = configs[1].paths.sample("5")
+    sample = pd.read_parquet(path)
+    # The copied rows 24 to 29 are validated on instead.
+    sample.loc[sample["position"] < 30, "part"] = "validation"
+    sample.to_parquet(path)
+    assert ablation.leaked_share(configs[1]).loc["paper", "row"] == 0
+
+
+# --- BLEU, nested the wrong way round --------------------------------------------------------------------------------
+
+
+def nested(configs):
+    return ablation.nested_bleu(configs).set_index(["iteration", "seed", "decoding_run"])["nested"]
+
+
+def test_the_nested_call_depends_on_the_completion_of_the_first_test_row_alone():
+    configs = small_run.make()
+    before = ablation.nested_bleu(configs)
+    small_run.write_completions(
+        configs[1], lambda config, row, run: small_run.completion(config, row, run) if row == 0 else f"lain {row}"
+    )
+    after = ablation.nested_bleu(configs)
+    pd.testing.assert_series_equal(after["nested"], before["nested"])
+    assert (after["right"] < before["right"])[after["iteration"] == "5"].all()
+    small_run.write_completions(
+        configs[1], lambda config, row, run: "Jawaban soal nomor 7." if row == 0 else f"lain {row}"
+    )
+    changed = nested(configs)
+    assert (changed["5"] > 99.9).all()
+    assert (changed["base"] < 99).all()
+
+
+def test_the_first_test_row_is_the_corpus_s_first_in_whatever_order_they_were_completed():
+    configs = small_run.make()
+    before = ablation.nested_bleu(configs)
+    path = configs[1].paths.completions("5_seed0")
+    head, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([head, *reversed(lines)]) + "\n")
+    pd.testing.assert_frame_equal(ablation.nested_bleu(configs), before)
+
+
+def test_the_right_call_is_the_corpus_bleu_of_each_decoding_run():
+    configs = small_run.make(seeds="0 1")
+    table = ablation.nested_bleu(configs)
+    assert [tuple(key) for key in table[["iteration", "seed", "decoding_run"]].to_numpy()] == [
+        (iteration, seed, run) for iteration, seed in (("base", 0), ("5", 0), ("5", 1)) for run in range(3)
+    ]
+    tested = small_run.TESTED["clean"]
+    texts = [small_run.completion(configs[2], row, 1) for row in tested]
+    expected = metrics.bleu(texts, [small_run.reference(row) for row in tested])[0]
+    assert table.iloc[7]["right"] == expected
+
+
+# --- English, studies ------------------------------------------------------------------------------------------------
+
+
+def test_the_cost_in_english_is_a_line_a_model_under_its_own_name():
+    configs = small_run.make(iterations="4 6")
+    table = ablation.english_cost(configs)
+    assert table[["iteration", "seed"]].values.tolist() == [["base", 0], ["4", 0], ["6", 0]]
+    assert table["loss"].tolist() == [1.5, 2.5, 2.5]
+    assert table["rougeL"].tolist() == [30, 50, 50]
+    assert table["english_share"].tolist() == [1 / 1.5, 0.4, 0.4]
+    # The mean over decoding runs.
+    assert table["indonesian_share"].tolist() == pytest.approx([0.6] * 3)
+    assert table["reference_indonesian_share"].tolist() == [0.95] * 3
+
+
+def test_where_english_was_not_measured_the_language_of_the_answers_still_is():
+    configs = small_run.make()
+    for config in configs:
+        path = config.paths.language(config.name)
+        pd.read_csv(path).query("protocol == 'clean'").to_csv(path, index=False)
+    table = ablation.english_cost(configs)
+    assert set(table.columns) == {"iteration", "seed", "indonesian_share", "reference_indonesian_share"}
+
+
+def test_a_study_is_row_5_and_its_variants_and_only_what_was_asked_for_is_there():
+    configs = small_run.make(iterations="0 5", seeds="0 1", studies="sampling bos")
+    found = ablation.studies(configs)
+    assert list(found) == ["sampling", "bos"]
+    assert named(found["bos"]) == [("5", 0), ("5", 1), ("bos_two", 0), ("bos_two", 1)]
+    assert {iteration for iteration, _ in named(found["sampling"])} == {"5", "sampling_per_subset", "sampling_random"}
+    assert ablation.studies(configs[:5]) == {}
+
+
+def test_a_study_s_scores_are_those_of_its_trainings_and_of_the_base():
+    configs = small_run.make(iterations="0 5", studies="bos")
+    results = pd.concat([small_run.score_table(config, 1) for config in configs])
+    found = ablation.scores_of(ablation.studies(configs)["bos"], results)
+    assert set(found["iteration"]) == {"base", "5", "bos_two"}
+
+
+def test_no_study_is_among_the_rows_of_table_2():
+    configs = small_run.make(iterations="0 5", studies="bos")
+    results = pd.concat([small_run.score_table(config, 1) for config in configs])
+    assert set(ablation.of_table2(results)["iteration"]) == {"base", "0", "5"}
+
+
+def test_logs_stand_below_each_other_with_the_name_of_their_training():
+    configs = small_run.make(iterations="4 6", seeds="0 1")
+    small_run.write_log(configs[2], 1.0)
+    table = ablation.logs(configs)
+    assert len(table) == 12
+    ends = table.groupby(["iteration", "seed"], sort=False)["validation_loss"].last()
+    assert ends.to_dict() == {("4", 0): 2.25, ("4", 1): 1.0, ("6", 0): 2.25, ("6", 1): 1.0}

@@ -1,0 +1,209 @@
+"""Our numbers beside the paper's, and beside each other."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from lib.parameters import load_config
+from lib.report import conclusions, look, published
+
+OURS = pd.DataFrame(
+    {
+        "iteration": ["0", "5", "5", "loraplus_ratio4"],
+        "seed": [0, 0, 1, 0],
+        "rows": [500, 100, 100, 100],
+        "steps": [63, 65, 65, 65],
+        "train_loss": [1.2, 1.1, 1.15, 1.0],
+        "validation_loss": [1.3, 1.25, 1.2, 1.1],
+    }
+)
+
+
+def summary() -> pd.DataFrame:
+    rows = [
+        ("base", 0, "bleu", 1.234, 0.051),
+        ("base", 0, "weighted_f1", 0.1, float("nan")),
+        ("base", 0, "chrf", 8.0, 0.5),
+        ("5", 0, "bleu", 10.0, 0.1),
+        ("loraplus_ratio4", 0, "bleu", 11.0, 0.1),
+    ]
+    return pd.DataFrame(rows, columns=["iteration", "seed", "metric", "mean", "sd"])
+
+
+def test_table_2_has_every_row_of_the_paper_and_a_line_for_each_of_our_seeds():
+    table = look.table2(OURS, published.table2()).data
+    assert table["", "row"].tolist() == ["0", "1", "2", "3", "4", "5", "5", "6", "7", "8", "9"]
+    five = table[table["", "row"] == "5"]
+    assert five["the paper", "validation loss"].tolist() == [1.495, 1.495]
+    assert five["this run", "validation loss"].tolist() == [1.25, 1.2]
+    assert five["this run", "rows"].tolist() == [100, 100]
+    assert table[table["", "row"] == "7"]["this run", "steps"].isna().all()
+
+
+def test_table_2_tells_the_sampling_in_words():
+    table = look.table2(OURS, published.table2()).data.set_index(("", "row"))
+    sampling = table["the paper's settings", "sampling"]
+    assert sampling["0"] == "random, 50,000"
+    assert sampling["2"] == "1,000 from each subset"
+    assert sampling["9"] == "stratified 16.7%, K = 100, 1,000 from each"
+
+
+def test_table_2_shows_what_was_not_printed_as_a_dash():
+    shown = look.table2(OURS, published.table2()).to_html()
+    assert "nan" not in shown.lower()
+    assert ">1.551<" in shown and ">0.0001<" in shown
+
+
+def test_table_3_lays_the_paper_s_numbers_as_printed_beside_ours():
+    table = look.table3(summary(), published.table3()).data
+    assert table.index.tolist() == ["base", "row 5, seed 0", "loraplus ratio4, seed 0"]
+    assert table.loc["base", ("BLEU", "ours")] == "1.23 ± 0.05"
+    assert table.loc["row 5, seed 0", ("BLEU", "paper")] == "52.35 ± 3.72"
+    assert table.loc["base", ("Weighted F1", "ours")] == "0.100"
+    assert table.loc["base", ("Weighted F1", "paper")] == "0.503 ± 0.003"
+
+
+def test_table_3_has_a_dash_where_one_side_is_missing_and_no_empty_column():
+    table = look.table3(summary(), published.table3()).data
+    assert table.loc["loraplus ratio4, seed 0", ("BLEU", "paper")] == "-"
+    assert table.loc["row 5, seed 0", ("chrF++", "ours")] == "-"
+    assert ("chrF++", "paper") not in table.columns
+
+
+def trainings(**losses: list[float]) -> pd.DataFrame:
+    rows = [(name.removeprefix("row"), seed, loss) for name, some in losses.items() for seed, loss in enumerate(some)]
+    return pd.DataFrame(rows, columns=["iteration", "seed", "validation_loss"])
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ({"row5": [1.5]}, "**It picks row 5**, the only one trained (validation loss 1.500)."),
+        ({"row0": [2.0, 3.0], "row5": [1.0, 2.0]}, "**It picks row 5** among 2 rows (validation loss 1.500)."),
+        ({"row5": [1.5], "loraplus_ratio1": [1.0]}, "**It picks row 5** (validation loss 1.500)."),
+    ],
+)
+def test_the_rule_stands_before_the_row_that_it_picks_among_the_rows(losses, said):
+    shown = conclusions.picked("Lowest loss.", load_config(iteration="5"), trainings(**losses)).data
+    assert shown == f"Lowest loss.\n\n{said}"
+
+
+def test_failures_are_told_one_a_line_and_their_absence_too():
+    shown = conclusions.failures({"row 7, seed 0": "no memory", "loraplus ratio4, seed 1": "a disk was full"}).data
+    assert shown == "- Row 7, seed 0 failed: no memory\n- Loraplus ratio4, seed 1 failed: a disk was full"
+    assert conclusions.failures({}).data == "Every training that was asked for is here."
+
+
+def test_test_rows_are_counted_by_subset_in_each_protocol():
+    tests = {"clean": ["wikihow", "dolly", "dolly"], "paper": ["dolly", "indo_puisi"]}
+    table = look.test_rows({name: pd.DataFrame({"subset_name": subsets}) for name, subsets in tests.items()})
+    assert table.to_dict("index") == {
+        "dolly": {"clean": 2, "paper": 1},
+        "indo_puisi": {"clean": 0, "paper": 1},
+        "wikihow": {"clean": 1, "paper": 0},
+    }
+
+
+def test_the_spread_over_trainings_stands_before_that_over_decoding_runs():
+    rows = [
+        ("base", "bleu", np.nan, 0.123),
+        ("base", "weighted_f1", np.nan, 0.00512),
+        ("5", "bleu", 1.256, 0.4),
+        ("5", "weighted_f1", 0.0102, np.nan),
+    ]
+    table = look.spread(pd.DataFrame(rows, columns=["iteration", "metric", "sd", "run_sd"])).data
+    assert table.to_dict("index") == {
+        "base": {"BLEU": "- / 0.12", "Weighted F1": "- / 0.0051"},
+        "row 5": {"BLEU": "1.26 / 0.40", "Weighted F1": "0.0102 / -"},
+    }
+
+
+def test_right_and_nested_bleu_have_mean_and_deviation_a_model():
+    rows = [("base", 0, 0, 1.0, 30.0), ("base", 0, 1, 2.0, 90.0), ("5", 1, 0, 10.0, 50.0)]
+    styler = look.nested(pd.DataFrame(rows, columns=["iteration", "seed", "decoding_run", "right", "nested"]))
+    table = styler.data
+    assert table.index.tolist() == ["base", "row 5, seed 1"]
+    assert table.loc["base"].tolist() == [1.5, pytest.approx(0.5**0.5), 60.0, pytest.approx(1800**0.5)]
+    assert table.columns.tolist() == [
+        (which, what) for which in ("corpus BLEU", "wrongly nested") for what in ("mean", "sd over runs")
+    ]
+    assert "nan" not in styler.to_html()
+
+
+def differences() -> pd.DataFrame:
+    rows = [
+        ("5", "bleu", 12.34, 10.0, 14.0, np.nan, True),
+        ("5", "rougeL", -0.52, -1.04, 0.0, -0.123, False),
+        ("5", "weighted_f1", 0.0321, 0.01, 0.05, np.nan, True),
+        ("loraplus_ratio4", "bleu", 0.0, 0.0, 0.0, np.nan, False),
+        ("loraplus_ratio4", "rougeL", 0.0, 0.0, 0.0, np.nan, False),
+        ("loraplus_ratio4", "weighted_f1", 0.0, 0.0, 0.0, np.nan, False),
+    ]
+    return pd.DataFrame(rows, columns=["iteration", "metric", "difference", "low", "high", "d_z", "differs"])
+
+
+def test_differences_have_their_interval_and_a_star_where_they_are_more_than_chance():
+    table = look.comparisons(differences()).data
+    assert table.loc["row 5"].to_dict() == {
+        "BLEU": "+12.3*\n[+10.0, +14.0]",
+        "ROUGE-L": "-0.5\n[-1.0, +0.0]",
+        "Weighted F1": "+0.032*\n[+0.010, +0.050]",
+        "effect d<sub>z</sub> (ROUGE-L)": "-0.12",
+    }
+
+
+def test_an_effect_that_is_not_defined_is_a_dash():
+    table = look.comparisons(differences()).data
+    assert table.loc["loraplus ratio4", "effect d<sub>z</sub> (ROUGE-L)"] == "-"
+    assert table.loc["loraplus ratio4", "BLEU"] == "+0.0\n[+0.0, +0.0]"
+
+
+def test_where_there_is_nothing_to_compare_with_the_table_says_so():
+    assert "nothing to compare with" in look.comparisons(pd.DataFrame()).to_html()
+
+
+def test_leaked_shares_are_in_per_cent():
+    table = pd.DataFrame({"row": [0.0, 0.5], "output": [0.0, 2 / 3]}, index=["clean", "paper"])
+    shown = look.leaked(table).to_html()
+    assert ">0.0%<" in shown and ">50.0%<" in shown and ">66.7%<" in shown
+
+
+def test_the_cost_in_english_is_a_line_a_model_with_shares_in_per_cent():
+    table = pd.DataFrame(
+        {
+            "iteration": ["base", "5"],
+            "seed": [0, 1],
+            "indonesian_share": [0.04, 0.966],
+            "reference_indonesian_share": [1.0, 1.0],
+            "loss": [1.234, 2.5],
+            "rougeL": [40.0, 20.06],
+            "english_share": [0.99, 0.125],
+            "reference_english_share": [1.0, 1.0],
+        }
+    )
+    styler = look.english(table)
+    assert styler.data.index.tolist() == ["base", "row 5, seed 1"]
+    assert styler.data.columns[:3].tolist() == [
+        "English loss (nats a token)", "English ROUGE-L", "English answered in English",
+    ]  # fmt: skip
+    shown = styler.to_html()
+    assert all(f">{value}<" in shown for value in ("1.23", "20.06", "12.5%", "96.6%"))
+
+
+def test_where_english_was_not_measured_only_the_language_of_the_answers_is_shown():
+    table = pd.DataFrame({"iteration": ["base"], "seed": [0], "indonesian_share": [0.5]})
+    assert look.english(table).data.columns.tolist() == ["Indonesian answered in Indonesian"]
+
+
+def test_figures_stand_below_their_names_as_pictures():
+    shown = look.figures({"bos": Figure(), "a<b": Figure()}).data
+    assert shown.count("<svg") == 2
+    assert shown.startswith("<h3>bos</h3><svg")
+    assert "<h3>a&lt;b</h3>" in shown
+    assert "<?xml" not in shown
+    assert look.figures({}).data == "No study."
+
+
+def test_the_same_figures_are_the_same_text():
+    assert look.figures({"bos": Figure()}).data == look.figures({"bos": Figure()}).data

@@ -1,0 +1,491 @@
+"""The report of a small run that was made by hand: what it says, and what it must not."""
+
+import base64
+import json
+import re
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import small_run
+from small_run import COLUMNS, HOSTILE, RUNS, SUBSETS, score_table, training_log, write_completions, write_scores
+
+from lib import paths
+from lib.config import English
+from lib.corpus import splits
+from lib.evaluation import completions, statistics
+from lib.evaluation.metrics import METRICS
+from lib.model import loading
+from lib.parameters import load_configs
+from lib.report import ablation, conclusions, look, page, provenance, published
+
+REPOSITORY = paths.ROOT
+#: A PNG of one pixel.
+DOT = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
+
+
+@pytest.fixture(autouse=True)
+def templates(root):
+    (root / "lib").symlink_to(REPOSITORY / "lib")
+
+
+def write_report(configs: list, failed: dict[str, str] | None = None) -> str:
+    """The page as notebook 5 writes it, with two of its figures, which are dots here."""
+    results = page.collect(configs)
+    picked = ablation.pick(configs)
+    clean = results[results["protocol"] == "clean"]
+    picked.paths.figures.mkdir(parents=True, exist_ok=True)
+    for name in ("bleu", "rouge"):
+        (picked.paths.figures / f"{name}.png").write_bytes(DOT)
+    summary = statistics.summarise(clean)
+    against_base = ablation.comparisons(configs, "base")
+    tables = {
+        "table2": look.table2(ablation.trainings(configs), published.table2()),
+        "table3": look.table3(summary, published.table3()),
+        "seeds": look.spread(statistics.over_seeds(clean)),
+        "against_base": look.comparisons(against_base),
+        "against_5": look.comparisons(against_base),
+        "leaked": look.leaked(ablation.leaked_share(picked)),
+        "nested": look.nested(ablation.nested_bleu(configs)),
+        "english": look.english(ablation.english_cost(configs)),
+    }
+    samples = page.side_by_side([configs[0], picked], count=6)
+    return page.write(configs, picked, summary, against_base, samples, tables, failed or {}).read_text()
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.words: list[str] = []
+        self.headings: list[tuple[str, str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if self.lasttag in ("h2", "h3") and data.strip():
+            self.headings.append((self.lasttag, data.strip()))
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def test_the_page_needs_no_network_and_runs_nothing():
+    page = Page(write_report(small_run.make()))
+    names = {tag for tag, _ in page.tags}
+    assert not names & {"script", "iframe", "link", "object", "embed", "base", "form", "video", "audio", "source"}
+    for tag, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "srcset", "poster", "background", "data"):
+            assert attributes.get(name, "data:").startswith("data:"), (tag, attributes)
+        assert tag == "a" or "href" not in attributes
+    style = re.search(r"<style>(.*?)</style>", paths.RunPaths("trial").report.read_text(), re.DOTALL)[1]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_hostile_text_stays_text():
+    text = write_report(small_run.make())
+    assert "<script>alert" not in text
+    assert "<img src=http" not in text
+    assert "&lt;script&gt;alert" in text
+    page = Page(text)
+    assert HOSTILE in page.text, "and is shown as it was written"
+    assert sum(tag == "img" for tag, _ in page.tags) == 2
+    paths.RunPaths("trial").report.read_bytes().decode("utf-8", "strict")
+
+
+def test_figures_of_the_run_are_embedded_and_others_left_out():
+    page = Page(write_report(small_run.make()))
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(images) == 2, "this run has drawn BLEU and ROUGE, and nothing else"
+    assert all(image["src"].startswith("data:image/png;base64,iVBOR") for image in images)
+    assert all(image["alt"] for image in images)
+
+
+@pytest.mark.parametrize(("profile", "said"), [("demo", True), ("paper", False)])
+def test_the_stand_ins_are_named_in_the_demo_and_only_there(profile, said, monkeypatch):
+    # The paper's base model would be fetched to be named.
+    monkeypatch.setattr(loading, "pinned", lambda settings: settings.base_model)
+    monkeypatch.setattr(loading, "base_fingerprint", lambda settings: "f" * 64)
+    monkeypatch.setattr(loading, "base_model_folder", lambda settings: paths.DEMO_BASE_MODEL)
+    text = Page(write_report(small_run.make(profile))).text
+    assert ("This is the demo." in text) == said
+    assert ("stand-in" in text) == said
+    assert ("tiruan" in text) == said
+
+
+def test_metrics_whose_difference_may_be_chance_are_named():
+    configs = small_run.make()
+    # The adapter writes what the base writes, but for what is embedded.
+    write_completions(configs[1], lambda config, row, run: small_run.completion(configs[0], row, run))
+    pairs = pd.read_parquet(configs[1].paths.pairs("5_seed0"))
+    pairs.assign(correct=True).to_parquet(configs[1].paths.pairs("5_seed0"))
+    text = Page(write_report(configs)).text
+    assert "In BLEU, chrF++, ROUGE-1, ROUGE-2, ROUGE-L, this run cannot tell the difference from chance." in text
+    assert "In every metric" not in text
+
+
+def test_differences_that_are_all_more_than_chance_are_said_to_be():
+    assert "In every metric the difference is more than chance." in Page(write_report(small_run.make())).text
+
+
+@pytest.mark.parametrize(
+    ("right", "nested", "spread", "height"),
+    [
+        ([10.0, 10.1], [40.0, 46.0], "only the nested call spreads as widely", "It also lifts the value"),
+        ([10.0, 18.0], [12.0, 13.0], "that does not tell the two calls apart", "leaves the height open"),
+    ],
+)
+def test_what_the_nested_call_does_in_this_run_is_said(monkeypatch, right, nested, spread, height):
+    configs = small_run.make()
+    found = [(c.iteration, c.seed, run, right[run], nested[run]) for c in configs for run in (0, 1)]
+    table = pd.DataFrame(found, columns=["iteration", "seed", "decoding_run", "right", "nested"])
+    monkeypatch.setattr(ablation, "nested_bleu", lambda _: table)
+    text = Page(write_report(configs)).text
+    assert spread in text
+    assert height in text
+
+
+def test_the_sentence_turns_with_the_numbers():
+    configs = small_run.make()
+    assert "BLEU rises from 11.0 to 41.0" in Page(write_report(configs)).text
+    write_scores(configs[1], 2)
+    text = Page(write_report(configs)).text
+    assert "BLEU falls from 11.0 to 3.0" in text
+    assert "BLEU turun dari 11,0 menjadi 3,0" in text
+
+
+def test_there_is_an_indonesian_summary():
+    text = write_report(small_run.make())
+    assert '<section lang="id">' in text
+    assert "<h2>Ringkasan</h2>" in text
+    assert "nilai BLEU naik dari 11,0 menjadi 41,0" in Page(text).text
+
+
+def test_the_share_of_completions_that_were_cut_is_told():
+    text = Page(write_report(small_run.make())).text
+    assert "25 % of the completions of base and 25 % of the completions of row 5, seed 0 used up all 48 tokens" in text
+
+
+def test_two_seeds_have_their_spread_shown_and_no_single_seed_is_regretted():
+    text = Page(write_report(small_run.make(seeds="0 1"))).text
+    assert "Standard deviation over the means of 2 training seeds" in text
+    assert "There is one training seed" not in text
+    (paths.ROOT / "artifacts").rename(paths.ROOT / "before")
+    text = Page(write_report(small_run.make())).text
+    assert "There is one training seed (0)" in text
+    assert "training seeds /" not in text
+
+
+def test_results_have_exactly_their_columns_base_first():
+    configs = small_run.make(seeds="0 1")
+    made = page.collect(configs)
+    written = pd.read_csv(configs[0].paths.results, dtype={"iteration": str})
+    assert list(written.columns) == COLUMNS
+    pd.testing.assert_frame_equal(made, written)
+    assert list(dict.fromkeys(zip(written["iteration"], written["seed"], strict=True))) == [
+        ("base", 0), ("5", 0), ("5", 1),
+    ]  # fmt: skip
+    assert len(written) == 3 * 2 * RUNS * len(METRICS)
+
+
+def test_rows_that_share_a_training_have_equal_scores_under_both_names():
+    configs = small_run.make(iterations="4 5 6", seeds="0 1")
+    write_scores(configs[2], 70)
+    page.collect(configs)
+    written = pd.read_csv(configs[0].paths.results, dtype={"iteration": str})
+    four, six = (written[written["iteration"] == name].drop(columns="iteration") for name in ("4", "6"))
+    assert len(four) == 2 * 2 * RUNS * len(METRICS)
+    np.testing.assert_array_equal(four.to_numpy(), six.to_numpy())
+    assert set(four["seed"]) == {0, 1}
+
+
+def test_missing_scores_are_named_with_what_to_run():
+    configs = small_run.make()
+    configs[1].paths.scores("5_seed0").unlink()
+    with pytest.raises(page.ReportError, match="no scores of 5_seed0 in run 'trial' yet: run `make report RUN=trial"):
+        page.collect(configs)
+    assert not configs[0].paths.results.exists()
+
+
+def test_the_shown_samples_hang_on_the_seed_and_not_on_the_completions():
+    configs = small_run.make()
+    first = page.side_by_side(configs, count=6)
+    for config in configs:
+        write_completions(config, lambda c, row, run: "baik" if row % 2 else "")
+    second = page.side_by_side(configs, count=6)
+    columns = ["subset", "prompt", "reference"]
+    pd.testing.assert_frame_equal(first[columns], second[columns])
+    assert first["subset"].value_counts().to_dict() == dict.fromkeys(SUBSETS, 2)
+    assert list(page.side_by_side(configs, count=6, seed=1).index) != list(first.index)
+
+
+def test_samples_put_each_model_s_first_decoding_run_beside_its_own_prompt():
+    configs = small_run.make()
+    shown = page.side_by_side(configs, count=6)
+    for row, sample in shown.iterrows():
+        assert sample["base"] == f"{HOSTILE} base {row} 0"
+        assert sample["row 5, seed 0"] == small_run.completion(configs[1], row, 0)
+        assert (sample["prompt"], sample["reference"]) == (small_run.prompt(row), small_run.reference(row))
+
+
+def test_a_failed_row_is_named_in_the_page_with_its_reason_and_the_rest_is_there():
+    configs = small_run.make(iterations="0 5")
+    small_run.fail(configs[1], "3_training_0_seed0", f"cell 4: {HOSTILE}\nand more")
+    left, failed = ablation.finished(configs)
+    page = Page(write_report(left, failed))
+    assert f"Missing from this report: row 0, seed 0, which failed (cell 4: {HOSTILE})." in page.text
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert "BLEU rises from 11.0 to 41.0" in page.text
+    assert "Missing from this report" not in Page(write_report(left)).text
+
+
+def test_the_picked_adapter_becomes_the_final_one_and_its_card_and_page_name_it():
+    configs = small_run.make(iterations="0 5", seeds="0 1")
+    for config in configs[1:3]:
+        small_run.write_log(config, 1.0)
+    text = Page(write_report(configs)).text
+    final = configs[0].paths.final_adapter
+    assert (final / "adapter_model.safetensors").read_bytes() == b"0_seed0"
+    card = (final / "README.md").read_text()
+    assert "row 0 of the study's Table 2, seed 0" in card
+    assert "| BLEU | 11.0 [8.5, 13.5] | 41.0 [38.5, 43.5] |" in card
+    assert "Of the 4 trainings of this run it picks row 0, seed 0" in text
+    for config in configs[1:3]:
+        small_run.write_log(config, 3.0)
+    assert "it picks row 5, seed 0" in Page(write_report(configs)).text
+    assert (final / "adapter_model.safetensors").read_bytes() == b"5_seed0"
+
+
+def test_rows_that_share_a_training_count_as_one():
+    assert "Of the 2 trainings of this run" in Page(write_report(small_run.make(iterations="4 5 6"))).text
+
+
+def test_the_same_files_give_the_same_results_and_page_to_the_last_byte():
+    configs = small_run.make(iterations="0 5")
+    first = write_report(configs), configs[0].paths.results.read_bytes()
+    assert (write_report(configs), configs[0].paths.results.read_bytes()) == first
+
+
+def notebook_5(**parameters: str) -> Page:
+    """The page as notebook 5 writes it, whose cells run here one after the other."""
+    cells = nbformat.read(REPOSITORY / "notebooks" / "5_report.ipynb", as_version=4).cells
+    first, *rest = ["".join(cell.source) for cell in cells if cell.cell_type == "code"]
+    assert set(re.findall(r"^(\w+) =", first, re.MULTILINE)) >= set(parameters)
+    space: dict = {}
+    for source in (first, "\n".join(f"{name} = {value!r}" for name, value in parameters.items()), *rest):
+        exec(source, space)
+    return Page(paths.RunPaths(parameters["run"]).report.read_text())
+
+
+def sections(page: Page) -> list[str]:
+    return [heading for tag, heading in page.headings if tag == "h2"]
+
+
+EVERY_RUN = [
+    "Ringkasan",
+    "Which row is best, and by what rule",
+    "The scores",
+    "What is more than chance",
+    "What leaked test rows are worth",
+    "What the paper's BLEU may have been",
+    "What it costs English",
+    "Beside other models",
+    "The method, in figures",
+    "What they write",
+    "What this run cannot say",
+    "Where the numbers come from",
+]
+
+
+def test_the_page_of_one_training_has_every_section_that_it_has_data_for_and_no_other():
+    small_run.make()
+    page = notebook_5(run="trial")
+    assert sections(page) == EVERY_RUN
+    words = {heading for tag, heading in page.headings if tag == "h3"}
+    assert words == {"Every model, beside the paper's Table 3", "Against the base model"}
+    assert "nothing to compare with" not in page.text
+    assert "nan" not in page.text.lower().split()
+
+
+def test_the_page_of_many_trainings_has_every_section():
+    configs = small_run.make(iterations="0 5 7", seeds="0 1", studies="bos")
+    small_run.fail(configs[5], "3_training_7_seed0", "cell 3: ValueError: no")
+    page = notebook_5(run="trial", iterations="0 5 7", seeds="0 1", studies="bos")
+    place = EVERY_RUN.index("The method, in figures")
+    assert sections(page) == [*EVERY_RUN[:place], "Studies beyond the paper", *EVERY_RUN[place:]]
+    words = {heading for tag, heading in page.headings if tag == "h3"}
+    assert words >= {"Against row 5", "Spread over trainings and over decoding runs"}
+    assert "row 7, seed 0, which failed (cell 3: ValueError: no)" in page.text
+    shown = {image["alt"].split(":")[0] for tag, image in page.tags if tag == "img"}
+    assert any(alt.startswith("Row 5 with one beginning-of-text token") for alt in shown)
+    assert not any("LoRA+ ratios" in alt for alt in shown)
+    # Every table of the page has a name of its own, so that one's style is not another's.
+    names = [attributes["id"] for tag, attributes in page.tags if "id" in attributes]
+    assert len(names) == len(set(names)) > 100
+
+
+def test_a_figure_that_an_earlier_run_left_is_not_shown_for_what_was_not_measured(monkeypatch):
+    configs = small_run.make()
+    page = Page(write_report(configs))
+    count = sum(tag == "img" for tag, _ in page.tags)
+    (configs[1].paths.figures / "english_cost.png").write_bytes(b"old")
+    assert sum(tag == "img" for tag, _ in Page(write_report(configs)).tags) == count + 1
+    unasked = [replace(config, english=English()) for config in configs]
+    page = Page(write_report(unasked))
+    assert sum(tag == "img" for tag, _ in page.tags) == count
+    assert "This run names no English rows" in page.text
+
+
+def test_the_manifest_says_what_made_the_run():
+    configs = small_run.make(seeds="0 1")
+    write_report(configs)
+    made = json.loads(configs[0].paths.manifest.read_text())
+    assert made["run"] == "trial"
+    assert made["profile"] == "demo"
+    assert made["iterations"] == ["5"]
+    assert made["seeds"] == [0, 1]
+    assert made["git_commit"] == "unknown"
+    assert made["corpus"] == {"source": "demo", "commit": None, "rows_read": 1234, "sha256": "f" * 64}
+    assert made["base_model"]["source"] == "demo"
+    assert set(made["adapters"]) == {"5_seed0", "5_seed1"}
+    assert made["adapters"]["5_seed0"] != made["adapters"]["5_seed1"]
+    assert made["device"]
+    assert re.fullmatch(r"3\.\d+\.\d+", made["python"])
+    assert made["packages"]["torch"].startswith("2.")
+    assert "absent" not in made["packages"].values()
+    assert made["stages"]["4_evaluation_base"] == {"seconds": 12.0, "peak_memory_gb": 0.5}
+
+
+def test_the_commit_tells_of_changes(root):
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+        return subprocess.run(["git", *who, *arguments], cwd=root, capture_output=True, text=True, check=True).stdout
+
+    git("init", "-q")
+    (root / "file").write_text("one")
+    git("add", "file")
+    git("commit", "-qm", "one")
+    commit = git("rev-parse", "HEAD").strip()
+    assert provenance.git_commit() == commit
+    (root / "untracked").write_text("")
+    assert provenance.git_commit() == commit
+    (root / "file").write_text("two")
+    assert provenance.git_commit() == f"{commit}+changes"
+
+
+def test_a_package_that_is_not_there_is_absent():
+    assert provenance.version("no-such-package-here") == "absent"
+
+
+# --- What the notebooks show -----------------------------------------------------------------------------------------
+
+
+def summary_of(configs: list) -> pd.DataFrame:
+    return statistics.summarise(page.collect(configs).query("protocol == 'clean'"))
+
+
+def test_scores_are_a_row_a_metric_with_their_intervals():
+    table = look.scores(summary_of(small_run.make())).data
+    assert list(table.index) == ["BLEU", "chrF++", "ROUGE-1", "ROUGE-2", "ROUGE-L", "Weighted F1"]
+    assert list(table.columns) == ["base", "row 5, seed 0"]
+    assert table.loc["BLEU", "base"] == "11.0 [8.5, 13.5]"
+    assert table.loc["Weighted F1", "row 5, seed 0"] == "0.410 [0.385, 0.435]"
+
+
+def test_a_single_decoding_run_has_no_interval():
+    configs = small_run.make()
+    one = page.collect(configs).query("protocol == 'clean' and decoding_run == 0")
+    assert look.scores(statistics.summarise(one)).data.loc["BLEU", "base"] == "10.0"
+
+
+def test_the_report_concludes_with_what_is_more_than_chance(tmp_path):
+    against_base = pd.DataFrame(
+        {
+            "iteration": ["5"] * 3 + ["0"] * 3,
+            "metric": ["bleu", "rouge2", "weighted_f1"] * 2,
+            "difference": [3.0, 0.1, -0.2, 1.0, 1.0, 1.0],
+            "differs": [True, False, True, True, True, True],
+        }
+    )
+    config = load_configs("trial")[1]
+    said = conclusions.report(config, against_base, tmp_path / "report.html").data
+    assert said == (
+        "**The final adapter is row 5, seed 0. Against the base it is significantly better in BLEU and worse in "
+        "Weighted F1.** The report is `report.html`."
+    )
+    said = conclusions.report(config, against_base.assign(differs=False), tmp_path / "r.html").data
+    assert "better in nothing and worse in nothing" in said
+
+
+def test_training_concludes_with_the_loss_that_there_is():
+    log = training_log()
+    said = conclusions.training(log).data
+    assert "validation loss falls: 3.500 before" in said
+    assert "2.250 after" in said
+    assert "lowest" not in said
+    log["validation_loss"] = [2.0, 1.5, 2.5]
+    said = conclusions.training(log).data
+    assert "does not fall" in said
+    assert "lowest at step 5: 1.500" in said
+
+
+def test_evaluation_concludes_with_the_means_and_the_cut_share():
+    configs = small_run.make()
+    table = completions.read(configs[1], completions.test_rows(configs[1], splits.read(configs[1])))
+    said = conclusions.evaluation(configs[1], table, score_table(configs[1], 40)).data
+    assert said == (
+        "**Row 5, seed 0: BLEU 41.0, ROUGE-L 41.0, Weighted F1 0.410; 25% of its completions were still going when "
+        "their 48 tokens were used up.**"
+    )
+
+
+def test_hostile_text_stays_text_in_the_notebooks_too():
+    configs = small_run.make()
+    table = completions.read(configs[0], completions.test_rows(configs[0], splits.read(configs[0])))
+    for shown in (look.completions(table, count=3), look.side_by_side(page.side_by_side(configs, count=6))):
+        html = shown.to_html()
+        assert "<script" not in html
+        assert "<img" not in html
+        assert "&lt;script&gt;alert" in html
+
+
+def test_shown_completions_are_clipped_and_the_first_run_s():
+    configs = small_run.make()
+    write_completions(configs[1], lambda c, row, run: f"{run} " + "panjang " * 100)
+    table = completions.read(configs[1], completions.test_rows(configs[1], splits.read(configs[1])))
+    shown = look.completions(table, count=2).data
+    assert len(shown) == 2
+    assert shown["text"].str.startswith("0 ").all()
+    assert shown["text"].str.len().max() <= 220
+
+
+def test_tokens_are_escaped_and_coloured_where_they_are_trained(tokenizer):
+    from lib.model.prompts import Example
+
+    ids = tokenizer("<b>halo</b>", add_special_tokens=False)["input_ids"]
+    shown = look.loss_mask(tokenizer, Example(ids, [0] * (len(ids) - 1) + [1], False, False)).data
+    assert "<b>" not in shown
+    assert shown.count("#fbd9c0") == 1
+    assert shown.count("#eceef0") == len(ids) - 1
+
+
+def test_settings_show_the_sections_asked_for_and_no_others():
+    table = look.settings(load_configs("trial")[1], "lora")
+    assert table.loc[("lora", "lora_rank"), "value"] == 32
+    assert {section for section, _ in table.index} == {"", "lora"}
+
+
+def test_shortages_are_told():
+    said = conclusions.shortages({"dolly": (100, 70)}).data
+    assert "`dolly` has 70 rows on the training side where 100 were asked for" in said
+    assert conclusions.shortages({}).data == "Every subset has the rows that were asked of it."

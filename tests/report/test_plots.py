@@ -1,0 +1,314 @@
+"""The figures, drawn from made-up results of ten rows and the base."""
+
+import io
+import itertools
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from lib.evaluation.metrics import METRICS
+from lib.report import comparison_plots, drawing, plots, published
+
+SUBSETS = ("dolly", "identity_prompt", "wikihow")
+ROWS = tuple(str(n) for n in range(10))
+STUDIES = ("loraplus_ratio1", "loraplus_ratio4", "loraplus_ratio16")
+LEVELS = {"bleu": 9, "chrf": 30, "rouge1": 24, "rouge2": 10, "rougeL": 21, "weighted_f1": 0.6}
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def made_up_results(iterations=ROWS, seeds=(0,), runs=5) -> pd.DataFrame:
+    """Scores of every metric, tidy as in results.csv: the base low, and the rows apart from each other."""
+    random = np.random.default_rng(0)
+    rows = []
+    for place, name in enumerate(["base", *iterations]):
+        level = 0.12 if name == "base" else 0.5 + 0.5 * np.sin(place) ** 2
+        for seed in (0,) if name == "base" else seeds:
+            shift = random.normal(0, 0.03)
+            for run, metric in itertools.product(range(runs), METRICS):
+                value = LEVELS[metric] * (level + shift + random.normal(0, 0.015))
+                rows.append((name, seed, "clean", run, metric, value))
+    return pd.DataFrame(rows, columns=["iteration", "seed", "protocol", "decoding_run", "metric", "value"])
+
+
+def made_up_logs(iterations=STUDIES, seeds=(0,)) -> pd.DataFrame:
+    """Logs of trainings of 200 steps: a training loss every 10 steps, a validation loss every 40."""
+    random = np.random.default_rng(0)
+    tables = []
+    for place, name in enumerate(iterations):
+        for seed in seeds:
+            step = np.arange(0, 201, 10)
+            loss = 1.2 + (1.6 - 0.2 * place) * np.exp(-step / (90 - 15 * place))
+            trained = np.where(step == 0, np.nan, loss + random.normal(0, 0.06, len(step)))
+            validated = np.where(step % 40 == 0, loss + 0.1, np.nan)
+            columns = {"iteration": name, "seed": seed, "step": step, "train_loss": trained}
+            tables.append(pd.DataFrame(columns | {"validation_loss": validated}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def training_log() -> pd.DataFrame:
+    log = made_up_logs(["5"])
+    rates = 2e-4 * np.cos(log["step"] / 200 * np.pi / 2 * 0.99)
+    return log.assign(learning_rate_A=rates, learning_rate_B=16 * rates)
+
+
+def small_points() -> pd.DataFrame:
+    n = np.arange(12)
+    subsets = [SUBSETS[i % 2] for i in n]
+    return pd.DataFrame({"x": n % 4, "y": n // 4, "cluster": n % 3, "subset": subsets, "rows": n + 1})
+
+
+def small_leakage() -> pd.DataFrame:
+    columns = ["random split: rows leaked", "random split: outputs leaked", "grouped split: rows leaked"]
+    return pd.DataFrame([[0.5, 0.75, 0.0]] * 3, columns=columns, index=pd.Index([*SUBSETS[:2], "all"], name="subset"))
+
+
+def small_draw() -> pd.DataFrame:
+    n = np.arange(20)
+    return pd.DataFrame({"cluster": n % 3, "subset": [SUBSETS[i % 2] for i in n], "chosen": n % 2 == 0})
+
+
+def made_up_leak() -> pd.DataFrame:
+    names = ("all", "dolly", "identity_prompt", "indo_puisi", "safety_prompt", "wikihow", "wikipedia_id")
+    rows = [
+        (name, metric, LEVELS[metric] * 0.7, LEVELS[metric] * (0.7 + 0.05 * place))
+        for metric in ("bleu", "rougeL", "weighted_f1")
+        for place, name in enumerate(names)
+    ]
+    return pd.DataFrame(rows, columns=["subset", "metric", "clean", "paper"])
+
+
+def made_up_nested() -> pd.DataFrame:
+    results = made_up_results(seeds=(0, 1))
+    right = results[results["metric"] == "bleu"].rename(columns={"value": "right"})
+    return right.assign(nested=np.random.default_rng(1).uniform(5, 95, len(right)))
+
+
+def made_up_english() -> pd.DataFrame:
+    rows = [("base", 0, 2.1, 22.0, 0.02)]
+    rows += [(n, seed, 2.3 + 0.05 * int(n), 20 - int(n), 0.1 + 0.08 * int(n)) for n in ROWS for seed in (0, 1)]
+    return pd.DataFrame(rows, columns=["iteration", "seed", "loss", "rougeL", "english_share"])
+
+
+def all_published() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    return published.table3(), published.claims(), published.baselines()
+
+
+FIGURES = {
+    "leakage": lambda: plots.leakage(small_leakage()),
+    "clusters": lambda: plots.clusters(small_points()),
+    "cluster_sizes": lambda: plots.cluster_sizes(small_draw(), 4),
+    "lengths": lambda: plots.lengths(pd.DataFrame({"subset": SUBSETS * 4, "tokens": range(10, 22)}), 2_048),
+    "training": lambda: plots.training(training_log()),
+    "box_plot": lambda: plots.box_plot(made_up_results(), printed=published.table3()),
+    "rouge": lambda: plots.rouge(made_up_results()),
+    "weighted_f1": lambda: plots.weighted_f1(made_up_results()),
+    "against_published": lambda: comparison_plots.against_published(made_up_results(), *all_published()),
+    "loss_curves": lambda: comparison_plots.loss_curves(made_up_logs(), made_up_results(STUDIES)),
+    "leak_worth": lambda: comparison_plots.leak_worth(made_up_leak()),
+    "nested_bleu": lambda: comparison_plots.nested_bleu(made_up_nested(), published.table3()),
+    "english_cost": lambda: comparison_plots.english_cost(made_up_english()),
+}
+# As the figures come when there is little to show, or much.
+SIZES = {
+    "box_plot_one_row": lambda: plots.box_plot(made_up_results(["5"])),
+    "box_plot_three_seeds": lambda: plots.box_plot(made_up_results(seeds=(0, 1, 2)), printed=published.table3()),
+    "box_plot_studies": lambda: plots.box_plot(made_up_results(["5", *STUDIES]), picked="5"),
+    "rouge_one_row": lambda: plots.rouge(made_up_results(["5"])),
+    "rouge_three_seeds": lambda: plots.rouge(made_up_results(seeds=(0, 1, 2))),
+    "weighted_f1_one_row": lambda: plots.weighted_f1(made_up_results(["5"])),
+    "weighted_f1_three_seeds": lambda: plots.weighted_f1(made_up_results(seeds=(0, 1, 2))),
+    "against_published_one_row": lambda: comparison_plots.against_published(made_up_results(["5"]), *all_published()),
+    "loss_curves_two_seeds": lambda: comparison_plots.loss_curves(
+        made_up_logs(seeds=(0, 1)), made_up_results(STUDIES, seeds=(0, 1))
+    ),
+    "nested_bleu_one_row": lambda: comparison_plots.nested_bleu(
+        made_up_nested().query("iteration in ['base', '5']"), published.table3()
+    ),
+    "english_cost_one_row": lambda: comparison_plots.english_cost(
+        made_up_english().query("iteration in ['base', '5'] and seed == 0")
+    ),
+}
+ALL = FIGURES | SIZES
+
+
+def ticks(axis: Axes, which: str = "x") -> list[str]:
+    return [tick.get_text() for tick in getattr(axis, f"get_{which}ticklabels")()]
+
+
+def drawn_points(axis: Axes, *markers: str) -> list:
+    return [line for line in axis.get_lines() if line.get_marker() in markers]
+
+
+def test_every_figure_is_tried():
+    public = {
+        name
+        for module in (plots, comparison_plots)
+        for name, value in vars(module).items()
+        if callable(value) and getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
+    }
+    assert public - {"save"} == set(FIGURES)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_the_same_file_when_drawn_again(name, tmp_path):
+    for folder in ("one", "two"):
+        figure = plots.save(FIGURES[name](), tmp_path / folder, name)
+        assert isinstance(figure, Figure)
+    for suffix in ("png", "svg"):
+        one, two = (tmp_path / folder / f"{name}.{suffix}" for folder in ("one", "two"))
+        assert one.stat().st_size > 1_000
+        assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.filterwarnings("error")
+def test_no_labels_overlap_and_none_is_too_small_on_a_page(name):
+    figure = ALL[name]()
+    # Constrained layout and tick texts settle as the figure is drawn.
+    figure.savefig(io.BytesIO(), format="png")
+    for axis in figure.axes:
+        for which in "xy":
+            texts = getattr(axis, f"get_{which}ticklabels")()
+            boxes = [text.get_window_extent() for text in texts if text.get_text()]
+            for one, two in itertools.pairwise(boxes):
+                assert not one.overlaps(two), f"{axis.get_title()} {which}: {ticks(axis, which)}"
+        for one, two in itertools.pairwise(axis.texts):
+            assert not one.get_window_extent().overlaps(two.get_window_extent()), one.get_text()
+    # The report shows a figure 800 pixels wide.
+    pixels_a_point = 800 / 72 / figure.get_figwidth()
+    sizes = [text.get_fontsize() for axis in figure.axes for text in axis.findobj(plt.Text) if text.get_text()]
+    assert min(sizes) * pixels_a_point >= 8.5
+
+
+def test_figures_leave_no_drawing_open(tmp_path):
+    plots.save(FIGURES["box_plot"](), tmp_path, "bleu")
+    assert plt.get_fignums() == []
+
+
+def test_the_box_plot_shows_every_run_and_models_in_order():
+    results = made_up_results(["5"], runs=3)
+    axis = plots.box_plot(results).axes[0]
+    assert ticks(axis) == ["base", "row 5"]
+    drawn = [sorted(line.get_ydata()) for line in drawn_points(axis, "o", "s")]
+    bleu = results[results["metric"] == "bleu"]
+    expected = [sorted(bleu[bleu["iteration"] == name]["value"]) for name in ("base", "5")]
+    assert [values for values in drawn if values] == expected
+
+
+def test_scores_start_at_zero():
+    for name in ("box_plot", "rouge", "weighted_f1"):
+        assert all(axis.get_ylim()[0] == 0 for axis in FIGURES[name]().axes if axis.patches and axis.containers)
+    assert FIGURES["box_plot"]().axes[0].get_ylim()[0] == 0
+
+
+def test_models_stand_in_the_order_of_their_numbers_and_studies_after_them():
+    results = made_up_results(["10", "loraplus_ratio16", "2", "loraplus_ratio4", "5"])
+    assert drawing.order(results) == ["base", "2", "5", "10", "loraplus_ratio4", "loraplus_ratio16"]
+    assert ticks(plots.box_plot(results).axes[0])[:4] == ["base", "row 2", "row 5", "row 10"]
+
+
+def test_many_rows_are_named_by_their_numbers_and_the_axis_says_so():
+    axis = plots.box_plot(made_up_results()).axes[0]
+    assert ticks(axis) == ["base", *ROWS]
+    assert axis.get_xlabel() == "row of the paper's Table 2"
+
+
+@pytest.mark.parametrize("name", ["box_plot", "rouge", "weighted_f1"])
+def test_the_picked_row_alone_is_set_off_by_a_bold_name(name):
+    for axis in getattr(plots, name)(made_up_results(), picked="3").axes:
+        assert [text.get_text() for text in axis.get_xticklabels() if text.get_weight() == "bold"] == ["3"]
+
+
+def test_an_adapter_that_is_alone_is_not_set_off():
+    axis = ALL["box_plot_one_row"]().axes[0]
+    assert [text.get_weight() for text in axis.get_xticklabels()] == ["normal"] * 2
+    axis = ALL["against_published_one_row"]().axes[0]
+    assert {text.get_weight() for text in axis.get_yticklabels()} == {"normal"}
+
+
+def test_base_and_adapters_differ_in_shape_as_well_as_in_colour():
+    base, adapter = drawing.marker("base"), drawing.marker("5")
+    assert base["marker"] != adapter["marker"] and base["color"] != adapter["color"]
+    assert drawing.PAPER["marker"] not in (base["marker"], adapter["marker"])
+
+
+def test_seeds_differ_in_filling_and_place_and_are_named():
+    figure = plots.box_plot(made_up_results(["5"], seeds=(0, 7)))
+    one, two = drawn_points(figure.axes[0], "s")
+    assert one.get_fillstyle() != two.get_fillstyle()
+    assert max(one.get_xdata()) < min(two.get_xdata())
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["seed 0", "seed 7"]
+    assert plots.box_plot(made_up_results(["5"])).legends == []
+
+
+def test_the_paper_s_values_have_an_axis_of_their_own_that_says_whose_they_are():
+    ours, printed = plots.box_plot(made_up_results(), printed=published.table3()).axes
+    assert "printed in the paper" in printed.get_title()
+    assert drawn_points(ours, "D") == []
+    values = drawn_points(printed, "D")[0].get_ydata()
+    assert (values[0], values[6]) == (24.76, 52.35)
+
+
+def test_two_protocols_on_one_axis_are_refused():
+    both = pd.concat([made_up_results(["5"]), made_up_results(["5"]).assign(protocol="paper")])
+    with pytest.raises(ValueError, match="the protocols clean, paper share no axis"):
+        plots.box_plot(both)
+
+
+def test_published_scores_stand_on_their_models_lines():
+    axis = FIGURES["against_published"]().axes[0]
+    assert ticks(axis, "y")[-2:] == ["SeaLLM 7B", "Bactrian-X\nBLOOM 7B"]
+    (claimed,) = drawn_points(axis, "v")
+    assert list(zip(claimed.get_xdata(), claimed.get_ydata(), strict=True)) == [(14.54, 11), (18.56, 12)]
+    highest = published.baselines().query("model == 'SeaLLM 7B' and metric == 'bleu'")["mean"].max()
+    assert max(max(line.get_xdata()) for line in drawn_points(axis, "^", "x") if round(line.get_ydata()[0]) == 11) == (
+        highest
+    )
+
+
+def test_the_legend_of_published_scores_names_every_protocol():
+    (legend,) = comparison_plots.against_published(made_up_results(), *all_published(), ours="demo, clean").legends
+    said = [text.get_text() for text in legend.get_texts()]
+    assert said[:2] == ["demo, clean: base model", "demo, clean: adapters"]
+    assert sum("zero-shot" in text for text in said) == 2
+    assert sum("its own protocol" in text for text in said) == 1
+
+
+def test_a_leak_is_told_in_points():
+    axis = FIGURES["leak_worth"]().axes[0]
+    assert [text.get_text() for text in axis.texts][:3] == ["+0.0", "+0.5", "+0.9"]
+
+
+def test_nested_bleu_stands_on_the_scale_of_the_right_one_and_of_the_paper_s():
+    right, nested, printed = FIGURES["nested_bleu"]().axes
+    assert right.get_xlim() == nested.get_xlim() == printed.get_xlim()
+    assert drawn_points(printed, "D")[0].get_xdata()[0] == 24.76
+
+
+def test_english_before_is_the_line_of_the_base():
+    axis = FIGURES["english_cost"]().axes[0]
+    assert [line.get_xdata()[0] for line in axis.get_lines() if line.get_linestyle() == "--"] == [2.1]
+
+
+def test_the_scores_of_several_trainings_have_the_marks_of_their_curves():
+    losses, scores = FIGURES["loss_curves"]().axes
+    curves = [(to_hex(line.get_color()), line.get_marker()) for line in drawn_points(losses, "s", "^", "D")]
+    assert curves == [(to_hex(line.get_color()), line.get_marker()) for line in drawn_points(scores, "s", "^", "D")]
+    assert len(set(curves)) == 3
+
+
+def test_a_study_does_not_say_its_own_name_at_every_line():
+    made = comparison_plots.loss_curves(made_up_logs(), made_up_results(("5", *STUDIES)), study="loraplus")
+    named = [text.get_text() for text in made.axes[1].get_yticklabels()]
+    assert [name for name in named if name.startswith("ratio")] == ["ratio 1", "ratio 4", "ratio 16"]
+    assert drawing.label("loraplus_unstabilised") == "loraplus\nunstabilised"

@@ -1,0 +1,219 @@
+"""The arithmetic of memory, against what torch really keeps, and against the paper's own counts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lib.config import Config, English, Lora
+from lib.model import generation, loading
+from lib.model.attention import PackedCollator, register
+from lib.parameters import load_config
+from lib.running import memory
+from lib.running.memory import Room, read_shape
+
+LLAMA_1B = {
+    "vocab_size": 128_256,
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "tie_word_embeddings": True,
+}
+IN_4_BITS = read_shape(LLAMA_1B | {"quantization_config": {"load_in_4bit": True}})
+# What a T4 shows of its 16 GB.
+T4 = Room("Tesla T4", 15_828_320_256, 15_700_000_000, gpu=True, fused=False)
+LAPTOP = Room("main memory", 8 * 2**30, 6 * 2**30, gpu=False)
+SMALL = {
+    "vocab_size": 500,
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "tie_word_embeddings": True,
+}
+
+
+def test_the_shape_has_the_parameters_of_the_model_and_of_the_papers_adapter():
+    shape = read_shape(LLAMA_1B)
+    assert shape.parameters == 1_235_814_400
+    assert shape.adapter(32) == 22_544_384
+    untied = read_shape(LLAMA_1B | {"tie_word_embeddings": False})
+    assert untied.parameters - shape.parameters == 128_256 * 2048
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"num_key_value_heads": 4},
+        # Wider heads than the model is wide.
+        {"head_dim": 48},
+    ],
+)
+def test_the_shape_counts_as_the_model_does(changed):
+    config = SMALL | {"num_hidden_layers": 3} | changed
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**config))
+    assert read_shape(config).parameters == sum(parameter.numel() for parameter in model.parameters())
+    attached = loading.attach_lora(model, Lora(lora_rank=5))
+    assert read_shape(config).adapter(5) == loading.trainable_parameters(attached).loc["all", "trained"]
+
+
+def test_a_config_without_a_head_width_divides_the_model_among_its_heads():
+    config = {key: value for key, value in LLAMA_1B.items() if key != "head_dim"}
+    assert read_shape(config) == read_shape(LLAMA_1B)
+
+
+def test_weights_in_4_bits_take_little_more_than_half_a_byte():
+    on_gpu = memory.weights(read_shape(LLAMA_1B), T4)
+    assert on_gpu == 2 * 1_235_814_400
+    # The embeddings stay in 16 bits.
+    in_4_bits = memory.weights(IN_4_BITS, T4)
+    assert in_4_bits == pytest.approx(973_078_528 * 4.127 / 8 + 262_735_872 * 2, rel=1e-3)
+    assert memory.weights(read_shape(LLAMA_1B), LAPTOP) == 4 * 1_235_814_400
+
+
+def kept_by_torch(layers: int, tokens: int, examples: int = 4) -> int:
+    """The bytes that one forward pass of a training keeps for its way back, without weights."""
+    torch.manual_seed(0)
+    config = LlamaConfig(**SMALL, num_hidden_layers=layers, attn_implementation=register())
+    model = loading.attach_lora(LlamaForCausalLM(config), Lora(lora_rank=2))
+    known = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            # The tensor itself is held, or its memory would serve another one.
+            kept[storage.data_ptr()] = tensor
+        return tensor
+
+    # Nothing in common at their beginnings, so that nothing is packed away.
+    some = [{"input_ids": [n + 1] * tokens, "labels": [n + 1] * tokens} for n in range(examples)]
+    batch = PackedCollator()(some)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        hidden = model.get_base_model().model(batch["input_ids"], position_ids=batch["position_ids"]).last_hidden_state
+    assert hidden.requires_grad
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def test_activations_on_a_cpu_are_what_torch_keeps():
+    config = replace(Config(), lora=Lora(lora_rank=2))
+    term = "activations of all layers"
+
+    def estimated(layers: int) -> float:
+        shape = read_shape(SMALL | {"num_hidden_layers": layers})
+        config_of_4 = replace(config, training=replace(config.training, batch_size=4))
+        return memory.training(shape, config_of_4, 50, LAPTOP)[term]
+
+    # Per layer: what stands before and behind the layers falls away.
+    real, told = kept_by_torch(5, 50) - kept_by_torch(2, 50), estimated(5) - estimated(2)
+    assert real / told == pytest.approx(1, abs=0.15)
+
+
+def test_keys_and_values_are_what_a_batch_of_completions_holds(tiny_model):
+    config = load_config(profile="demo", iteration="base")
+    settings = replace(config.evaluation, batch_rows=3, decoding_runs=4, max_new_tokens=6)
+    shape = read_shape(tiny_model.config.to_dict())
+    batch = generation.Batch(tiny_model)
+    decoding = generation.Decoding(max_new_tokens=6, end_ids=())
+    runs = [{(row, run): np.zeros(6) for run in range(4)} for row in range(3)]
+    batch.add_prompts([[1] * 20] * 3, runs, decoding)
+    held = sum(
+        layer._all_keys.untyped_storage().nbytes() + layer._all_values.untyped_storage().nbytes()
+        for layer in batch._layers
+    )
+    told = memory.evaluation(shape, replace(config, evaluation=settings), 20, LAPTOP)[
+        "keys and values of the sequences"
+    ]
+    # A prompt's last token is read with the first step.
+    assert held / told == pytest.approx(25 / 26, abs=1e-6)
+
+
+def test_row_5_trains_on_a_gpu_with_16_gb_with_its_longest_examples():
+    config = load_config(profile="t4")
+    terms = memory.training(IN_4_BITS, config, config.prompt.max_train_tokens, T4)
+    assert (config.training.batch_size, config.lora.lora_rank) == (8, 32)
+    assert memory.needed(terms) < T4.total
+    assert memory.needed(terms) / 1e9 == pytest.approx(14.4, abs=0.05), "README.md says so"
+
+
+def test_row_5_is_evaluated_on_a_gpu_with_16_gb_by_the_profile_for_it_and_not_by_the_papers():
+    def takes(profile: str) -> float:
+        config = load_config(profile=profile)
+        longest = config.prompt.max_evaluation_tokens - config.evaluation.max_new_tokens
+        return memory.needed(memory.evaluation(IN_4_BITS, config, longest, T4))
+
+    assert takes("t4") < T4.total < takes("paper")
+    assert takes("t4") / 1e9 == pytest.approx(11.7, abs=0.05), "README.md says so"
+    assert takes("paper") / 1e9 == pytest.approx(40.5, abs=0.05), "README.md says so"
+
+
+def test_the_paper_profile_runs_on_a_gpu_with_24_gb():
+    config, room = load_config(profile="paper"), Room("a GPU", 24 * 10**9, 24 * 10**9, gpu=True)
+    longest = config.prompt.max_evaluation_tokens - config.evaluation.max_new_tokens
+    assert memory.needed(memory.training(IN_4_BITS, config, config.prompt.max_train_tokens, room)) < room.total
+    assert memory.needed(memory.evaluation(IN_4_BITS, config, longest, room)) < room.total
+
+
+def test_the_laptop_profile_runs_in_8_gb_of_main_memory():
+    shape = read_shape(
+        {
+            "vocab_size": 49_152,
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "tie_word_embeddings": True,
+        }
+    )
+    assert shape.parameters == 134_515_008
+    config = load_config(profile="laptop")
+    longest = config.prompt.max_evaluation_tokens - config.evaluation.max_new_tokens
+    assert memory.needed(memory.training(shape, config, config.prompt.max_train_tokens, LAPTOP)) < LAPTOP.total
+    assert memory.needed(memory.evaluation(shape, config, longest, LAPTOP)) < LAPTOP.total
+
+
+def test_a_gpu_keeps_the_activations_of_one_layer_and_a_cpu_those_of_all():
+    config, shape = Config(), read_shape(LLAMA_1B)
+    deeper = replace(shape, layers=32)
+    gpu = replace(T4, fused=True)
+    one, two = (memory.training(s, config, 100, gpu) for s in (shape, deeper))
+    again = "activations of one layer, computed again"
+    assert one[again] == two[again]
+    assert two["inputs of the layers"] == 2 * one["inputs of the layers"]
+    one, two = (memory.training(s, config, 100, LAPTOP)["activations of all layers"] for s in (shape, deeper))
+    assert 1.9 < two / one < 2
+
+
+def test_english_rows_cost_their_logits():
+    assert memory.english(read_shape(LLAMA_1B), LAPTOP)["logits of English rows"] == 4_096 * 128_256 * 8
+    assert Config().english == English(source="")
+
+
+@pytest.mark.parametrize(("most", "found"), [(8, 8), (7, 4), (3, 2), (1, 1), (0, 0)])
+def test_the_largest_that_fits_is_halved_from_what_is_set(most, found):
+    assert memory.largest(8, lambda count: count <= most) == found
+
+
+def test_room_is_main_memory_where_there_is_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    room = memory.room()
+    assert (room.name, room.gpu, room.fused, room.value) == ("main memory", False, True, 4)
+    assert 0 < room.free <= room.total
+
+
+@pytest.mark.parametrize(("capability", "fused"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_room_is_the_gpu_s_and_knows_whether_it_keeps_a_table_of_scores(monkeypatch, capability, fused):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (5, 6))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    assert memory.room() == Room("a GPU", 6, 5, gpu=True, fused=fused)

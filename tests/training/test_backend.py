@@ -1,0 +1,56 @@
+"""Which library trains. What unsloth does is tested where it is installed: see requirements-gpu.txt."""
+
+import importlib.util
+import sys
+import types
+
+import pytest
+import torch
+
+from lib.config import Config, Lora, Model, Training
+from lib.model import loading
+from lib.training import backend, loraplus
+
+
+@pytest.mark.parametrize(
+    ("gpu", "installed", "expected"),
+    [(True, True, "unsloth"), (True, False, "peft"), (False, True, "peft"), (False, False, "peft")],
+)
+def test_unsloth_trains_on_a_gpu_where_it_is_installed_and_peft_elsewhere(monkeypatch, gpu, installed, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
+    assert backend.chosen(Training()) == expected
+    assert backend.chosen(Training(backend="peft")) == "peft"
+    assert backend.chosen(Training(backend="unsloth")) == "unsloth"
+
+
+def test_states_of_8_bits_go_with_unsloth_on_a_gpu_alone(monkeypatch, tiny_model):
+    class AdamW8bit(torch.optim.AdamW):
+        """Stands for bitsandbytes' own."""
+
+    monkeypatch.setitem(sys.modules, "bitsandbytes", types.SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", types.SimpleNamespace(AdamW8bit=AdamW8bit))
+    monkeypatch.setattr(loraplus, "create_loraplus_optimizer", lambda model, kind, **_: kind)
+    for gpu, chosen, expected in (
+        ("cuda", "unsloth", AdamW8bit),
+        ("cuda", "peft", torch.optim.AdamW),
+        ("cpu", "unsloth", torch.optim.AdamW),
+    ):
+        monkeypatch.setattr(loading, "device", lambda gpu=gpu: torch.device(gpu))
+        assert loraplus.optimizer(tiny_model, Lora(), Training(backend=chosen)) is expected
+
+
+def test_unsloth_is_not_met_by_who_trains_with_peft(base_model):
+    backend.fresh_adapter(Config(model=Model(str(base_model)), lora=Lora(lora_rank=2)))
+    assert "unsloth" not in sys.modules
+
+
+def test_unsloth_that_is_asked_for_and_absent_is_named_with_its_cure(base_model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "unsloth", None)
+    from lib.model.loading import ModelError
+
+    config = Config(model=Model(str(base_model)), training=Training(backend="unsloth"))
+    with pytest.raises(
+        ModelError, match=r"training\.backend = 'unsloth', which cannot be imported .* requirements-gpu"
+    ):
+        backend.fresh_adapter(config)
