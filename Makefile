@@ -29,6 +29,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .SUFFIXES:
+# Nor does make say of a failure that is gone on from that it is ignored.
+.SILENT:
 ifeq ($(JOBS),1)
 .NOTPARALLEL:
 endif
@@ -91,7 +93,9 @@ VARIABLES = --run '$(RUN)' --profile '$(PROFILE)' --corpus '$(CORPUS)' --base-mo
 THREADS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores > $(JOBS) ? cores / $(JOBS) : 1)))
 shared_cores = $(if $(filter-out 1,$(JOBS)),$(if $(cluster),,OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)}) KLEPON_JOBS=$(JOBS))
 on_ray       = $(if $(RAY_ADDRESS),$(PY) -m lib.running.cluster)
-run_notebook = $(shared_cores) $(3) $(PY) -m lib.running.notebooks $(1) $(2) run=$(RUN) profile=$(PROFILE) corpus='$(CORPUS)' base_model='$(BASE_MODEL)'
+run_notebook = exec env $(shared_cores) $(3) $(PY) -m lib.running.notebooks $(1) $(2) run=$(RUN) profile=$(PROFILE) corpus='$(CORPUS)' base_model='$(BASE_MODEL)'
+# Where a step has put what the notebooks say apart from what make says.
+heard = $(if $(KLEPON_GRAPH),2>&3)
 CORPUS_FILES     := $(if $(CORPUS),$(wildcard $(CORPUS) $(CORPUS)/*))
 BASE_MODEL_FILES := $(wildcard $(or $(BASE_MODEL),lib/demo/base_model)/*)
 
@@ -120,18 +124,18 @@ $(filter-out $(FIRST),$(filter $(REPORTS)/1_sampling_%,$(STAGED))): | $(FIRST)
 $(ARTIFACTS)/corpus/split.parquet: $(FIRST) ; +@:
 
 $(REPORTS)/1_sampling_%.ipynb: notebooks/1_sampling.ipynb $(SETTINGS)/sampling_%.json $(SAMPLING) $(CORPUS_FILES)
-	@$(call run_notebook,$<,$@,$(on_ray)) iteration=$*
+	@$(call run_notebook,$<,$@,$(on_ray)) iteration=$* $(heard)
 
 $(REPORTS)/2_preprocessing_%.ipynb: notebooks/2_preprocessing.ipynb $(SETTINGS)/preprocessing_%.json $(PREPROCESSING) \
     $(BASE_MODEL_FILES)
-	@$(call run_notebook,$<,$@,$(on_ray)) iteration=$*
+	@$(call run_notebook,$<,$@,$(on_ray)) iteration=$* $(heard)
 
 $(REPORTS)/3_training_%.ipynb: notebooks/3_training.ipynb $(SETTINGS)/training_%.json $(TRAINING) $(BASE_MODEL_FILES)
-	@$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed)
+	@$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed) $(heard)
 
 $(REPORTS)/4_evaluation_%.ipynb: notebooks/4_evaluation.ipynb $(SETTINGS)/evaluation_%.json \
     $(ARTIFACTS)/corpus/split.parquet $(EVALUATION) $(BASE_MODEL_FILES)
-	@$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed)
+	@$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed) $(heard)
 
 # The page is made of what there is, and tells why a row failed. It needs a corpus, the base model and one training.
 PRESENT := $(filter-out $(KLEPON_MISSING),$(STAGED))
@@ -140,7 +144,7 @@ BASE    := $(REPORTS)/4_evaluation_base.ipynb
 SCORED  := $(filter-out $(BASE),$(filter $(REPORTS)/4_evaluation_%,$(PRESENT)))
 $(REPORTS)/5_report.ipynb: notebooks/5_report.ipynb $(SETTINGS)/report.json $(PRESENT) $(REPORT) \
     $(wildcard $(NAMES:%=$(ARTIFACTS)/failures/%.json))
-	@$(call run_notebook,$<,$@) iterations='$(ITERATIONS)' seeds='$(SEEDS)' studies='$(STUDIES)'
+	@$(call run_notebook,$<,$@) iterations='$(ITERATIONS)' seeds='$(SEEDS)' studies='$(STUDIES)' $(heard)
 	@echo "The report: $(REPORTS)/report.html"
 
 .PHONY: settings stages page
@@ -158,11 +162,14 @@ help: ## what these commands do
 	@echo "           LLAMA_CPP=$(LLAMA_CPP) REPO=$(REPO) PRIVATE=$(PRIVATE) YES=$(YES)"
 
 # In steps, so that a row that fails loses no other: all that can run, then the page. Each step is a make of its own,
-# which knows the graph already and, of what this one was asked, the variables alone.
+# which knows the graph already and, of what this one was asked, the variables alone. What the notebooks say goes to the
+# terminal by descriptor 3. What that make says of them in its own words says nothing new, and is dropped.
 step = KLEPON_GRAPH='$(GRAPH)' MAKEFLAGS=' -- $(MAKEOVERRIDES)' $(MAKE) --silent
+apart = 3>&2 2> $(ARTIFACTS)/make.log
+told  = grep -vE "^make[^ ]*: (\*\*\* \[|\*\*\* Waiting for|Target .* not remade)" $(ARTIFACTS)/make.log >&2 || true
 # A step with a Ray of its own, where that was asked for and there is something to do for it.
 some_stages = grep -q '/[1-4]_' $(KLEPON_TODO)
-with_ray    = $(if $(filter local,$(RAY_ADDRESS)),! $(some_stages) || $(on_ray) --local env)
+with_ray    = $(if $(filter local,$(RAY_ADDRESS)),! $(some_stages) || exec $(on_ray) --local env,exec env)
 plan = $(step) -n page | sed -nE 's/.* -m lib\.running\.notebooks [^ ]+ ([^ ]+) .*/\1/p' | xargs
 ifneq ($(findstring n,$(FLAGS))$(findstring t,$(FLAGS)),)
 report: page
@@ -173,8 +180,11 @@ report: settings ## from a fresh clone to reports/<run>/report.html; runs what i
 	@[[ '$(JOBS)' =~ ^[1-9][0-9]*$$ ]] || { echo "error: JOBS='$(JOBS)' must be a whole number above 0" >&2; exit 1; }
 	+@$(plan) > $(KLEPON_TODO)
 	@$(if $(RAY_ADDRESS),! $(some_stages) || $(on_ray) --check)
-	-+@$(with_ray) $(step) --keep-going -j$(JOBS) stages
-	+@KLEPON_MISSING="$$($(plan))" $(step) page
+	-+@$(with_ray) $(step) --keep-going -j$(JOBS) stages $(apart)
+	$(told)
+	-+@KLEPON_MISSING="$$($(plan))" && export KLEPON_MISSING && exec env $(step) page $(apart)
+	$(told)
+	! grep -qF '***' $(ARTIFACTS)/make.log
 endif
 
 advice: $(ENVIRONMENT) ## before a long run: what it downloads and trains, its hours, memory and disk, and whether it fits here
@@ -226,6 +236,7 @@ lint: $(ENVIRONMENT) ## ruff, mypy, and import-linter: no room uses one above it
 
 clean: ## remove what RUN computed and shows
 	@$(if $(findstring /,$(RUN))$(filter . .. example published bench,$(RUN)),$(error RUN=$(RUN) is no run: nothing is removed))
+	echo rm -rf '$(ARTIFACTS)' '$(REPORTS)'
 	rm -rf '$(ARTIFACTS)' '$(REPORTS)'
 
 base-model: $(ENVIRONMENT) ## pretrain the demo's base model again (about half an hour)

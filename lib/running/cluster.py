@@ -212,7 +212,8 @@ def local(command: list[str]) -> int:
     """Run a command beside a Ray of this machine's own, which ends with it; stages that it starts find that Ray."""
     ray = connect("local")
     address = ray.get_runtime_context().gcs_address
-    process = subprocess.Popen(command, env=os.environ | {"KLEPON_RAY": address})
+    # Make hands a descriptor down to the stages, for what they say.
+    process = subprocess.Popen(command, env=os.environ | {"KLEPON_RAY": address}, close_fds=False)
 
     def end(signum: int, frame: FrameType | None) -> None:
         process.terminate()

@@ -34,7 +34,7 @@ with open("handed.txt", "a") as log:
 if mode == "--check":
     sys.exit("error: no cluster" if Path("unreachable").exists() else 0)
 if mode == "--local":
-    sys.exit(subprocess.call(rest, env=os.environ | {"KLEPON_RAY": "here"}))
+    sys.exit(subprocess.call(rest, env=os.environ | {"KLEPON_RAY": "here"}, close_fds=False))
 sys.exit(subprocess.call([mode, *rest]))
 """
 # A stage that says when it begins and ends, and takes its time over an interrupt.
