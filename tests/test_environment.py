@@ -158,20 +158,61 @@ def test_the_packages_that_are_installed_are_there():
     assert set(packages) == code
 
 
-def test_a_readme_names_only_commands_that_there_are():
+READMES = sorted(
+    str(path.relative_to(ROOT))
+    for folder in ("", "lib", "notebooks", "reports", "reports/published", "tests", "webapp")
+    for path in (ROOT / folder).glob("README*.md")
+)
+#: What pip, the hub, Python's numerical libraries and vLLM read by themselves.
+OF_OTHERS = {
+    "HF_ENDPOINT", "HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "OMP_NUM_THREADS", "PIP_EXTRA_INDEX_URL", "PIP_NO_DEPS",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
+}  # fmt: skip
+
+
+def code_of(readme: str) -> list[str]:
+    """The lines of a README's blocks of code, and what stands between backticks."""
+    text = (ROOT / readme).read_text(encoding="utf-8")
+    fenced = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
+    inline = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
+    return [line for block in [*fenced, *inline] for line in block.splitlines()]
+
+
+def makes() -> tuple[set[str], set[str]]:
+    """The commands and the variables of the Makefile."""
     makefile = (ROOT / "Makefile").read_text()
     commands = set(re.search(r"^# --- Commands -+\n\.PHONY:(.*)$", makefile, re.MULTILINE)[1].split())
-    variables = set(re.findall(r"^([A-Z_]+) *\?=", makefile, re.MULTILINE)) | {"PY", "PYTHON", "ADAPTER"}
-    assert (ROOT / "README.md").is_file()
-    for readme in ROOT.glob("README*.md"):
-        fenced = re.findall(r"```\w*\n(.*?)```", readme.read_text(), re.DOTALL)
-        inline = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", readme.read_text())
-        for line in [line for block in [*fenced, *inline] for line in block.splitlines()]:
-            call = re.match(r"\s*(?:\$ )?(?:\S+=\S* )*make\b([^#]*)", line)
-            if call:
-                words = re.sub(r"=(\"[^\"]*\"|'[^']*'|\S*)", "=", call[1]).split()
-                assert {word for word in words if not word.endswith("=")} <= commands, f"{readme.name}: {line}"
-                assert {word[:-1] for word in words if word.endswith("=")} <= variables, f"{readme.name}: {line}"
+    variables = set(re.findall(r"^([A-Z_]+) *\?=", makefile, re.MULTILINE))
+    return commands, variables | {"PY"}
+
+
+def test_every_readme_is_looked_at():
+    assert len(READMES) == 8
+    assert {name for name in git("ls-files", "*README*.md") if "vendor" not in name} <= set(READMES)
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_a_readme_names_only_commands_that_there_are(readme):
+    commands, variables = makes()
+    for line in code_of(readme):
+        call = re.match(r"\s*[!$]? ?(?:\S+=\S* )*make\b((?: -C \S+)?)([^#]*)", line)
+        if call:
+            words = re.sub(r"=(\"[^\"]*\"|'[^']*'|\S*)", "=", call[2]).split()
+            # A stage may be asked for by its executed notebook.
+            asked = {re.sub(r"reports/\w+/(\d_[a-z]+)_\w+\.ipynb", r"\1", w) for w in words if not w.endswith("=")}
+            stages = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+            assert asked <= commands | stages, line
+            assert {word[:-1] for word in words if word.endswith("=")} <= variables, line
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_a_readme_names_only_variables_that_are_read(readme):
+    sources = [ROOT / "Makefile", *(p for folder in ("lib", "webapp", "tests") for p in (ROOT / folder).rglob("*.py"))]
+    read = "\n".join(path.read_text(encoding="utf-8") for path in sources if path != Path(__file__))
+    for line in code_of(readme):
+        named = re.findall(r"(?<![\w<-])([A-Z][A-Z_]+)(?==)", line) + re.findall(r"^[A-Z][A-Z_]+$", line)
+        for name in set(named) - OF_OTHERS - makes()[1]:
+            assert re.search(rf"\b{name}\b", read), f"{name}: {line}"
 
 
 def test_git_does_not_ignore_the_code():

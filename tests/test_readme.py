@@ -1,4 +1,4 @@
-"""The two READMEs say the same: section by section the commands, names, links, tables and figures are compared."""
+"""The READMEs: the two of the top say the same, section by section, and all of them lead to what is there."""
 
 import re
 from collections import Counter
@@ -10,6 +10,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGLISH, INDONESIAN = "README.md", "README.id.md"
+FOLDERS = ("lib", "notebooks", "reports", "reports/published", "tests", "webapp")
+READMES = (ENGLISH, INDONESIAN, *(f"{folder}/README.md" for folder in FOLDERS))
+MOST_WORDS, MOST_LINES = 900, 40
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -23,8 +26,13 @@ def sections(text: str) -> list[str]:
 
 def anchor(section: str) -> str:
     """What a link to this section ends with (as GitHub makes it)."""
-    heading = section.splitlines()[0].removeprefix("## ").lower()
+    heading = section.splitlines()[0].lstrip("#").strip().lower()
     return "#" + re.sub(r"[^\w -]", "", heading).replace(" ", "-")
+
+
+def anchors(text: str) -> set[str]:
+    """Where in this text a link can lead."""
+    return {anchor(line) for line in FENCED.sub("", text).splitlines() if re.match("#+ ", line)}
 
 
 def commands(section: str) -> list[list[str]]:
@@ -99,9 +107,9 @@ def test_a_number_reads_alike_in_both_languages():
     [
         ("make advice PROFILE=laptop", "make advice PROFILE=demo", commands),
         ("`PIP_EXTRA_INDEX_URL`", "`PIP_INDEX_URL`", names),
-        ("| `SEEDS` | `0` |", "| `SEEDS` | `0` | x |", tables),
-        ("(lib/config.py)", "(lib/model/loading.py)", links),
-        ("28,793", "28,739", lambda section: figures(section, ",")),
+        ("| `reports/demo/figures/` |", "| `reports/demo/figures/` | x |", tables),
+        ("(lib/README.md)", "(tests/README.md)", links),
+        ("3.11", "3.12", lambda section: figures(section, ",")),
     ],
 )
 def test_a_change_in_one_of_them_is_seen(old, new, check):
@@ -110,15 +118,47 @@ def test_a_change_in_one_of_them_is_seen(old, new, check):
     assert check(text) != check(text.replace(old, new))
 
 
+def test_the_first_page_is_short():
+    assert len((ROOT / ENGLISH).read_text(encoding="utf-8").split()) <= MOST_WORDS
+
+
 @pytest.mark.parametrize("name", [ENGLISH, INDONESIAN])
+def test_no_section_of_the_first_page_is_longer_than_a_screen(name):
+    for section in sections((ROOT / name).read_text(encoding="utf-8")):
+        assert len(section.splitlines()) <= MOST_LINES, section.splitlines()[0]
+
+
+@pytest.mark.parametrize("name", READMES)
 def test_what_a_readme_links_to_is_there(name):
     text = (ROOT / name).read_text(encoding="utf-8")
-    anchors = {anchor(section) for section in sections(text)}
     for link in links(text):
-        if link.startswith("#"):
-            assert link in anchors
-        elif not link.startswith("https://"):
-            assert (ROOT / link).exists(), link
+        if not link.startswith("https://"):
+            file, _, place = link.partition("#")
+            target = (ROOT / name).parent / file if file else ROOT / name
+            assert target.exists(), link
+            assert not place or f"#{place}" in anchors(target.read_text(encoding="utf-8")), link
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_a_file_that_a_readme_names_is_there(name):
+    for path in re.findall(r"`((?:lib|notebooks|tests|webapp)/[\w./-]+)`", (ROOT / name).read_text(encoding="utf-8")):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_a_module_that_a_readme_names_is_there(name):
+    for module in re.findall(r"\blib(?:\.\w+)+", (ROOT / name).read_text(encoding="utf-8")):
+        assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file(), module
+
+
+def test_every_line_of_the_tour_is_in_its_file_once():
+    text = (ROOT / "lib/README.md").read_text(encoding="utf-8")
+    tour = re.findall(r"^\| ([^|]+\?) \| \[`([^`]+)`\]\(([^)]+)\) \| `([^`]+)` \|$", text, re.MULTILINE)
+    assert len(tour) == 6
+    for question, file, link, line in tour:
+        assert (ROOT / "lib" / link).resolve() == ROOT / file, question
+        found = [code.strip() for code in (ROOT / file).read_text(encoding="utf-8").splitlines()]
+        assert found.count(line) == 1, f"{question} {file} has it {found.count(line)} times: {line}"
 
 
 def test_every_place_that_names_this_repository_names_the_same():

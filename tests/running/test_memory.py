@@ -141,7 +141,7 @@ def test_row_5_trains_on_a_gpu_with_16_gb_with_its_longest_examples():
     terms = memory.training(IN_4_BITS, config, config.prompt.max_train_tokens, T4)
     assert (config.training.batch_size, config.lora.lora_rank) == (8, 32)
     assert memory.needed(terms) < T4.total
-    assert memory.needed(terms) / 1e9 == pytest.approx(14.4, abs=0.05), "README.md says so"
+    assert memory.needed(terms) / 1e9 == pytest.approx(14.4, abs=0.05), "notebooks/README.md says so"
 
 
 def test_row_5_is_evaluated_on_a_gpu_with_16_gb_by_the_profile_for_it_and_not_by_the_papers():
@@ -151,8 +151,8 @@ def test_row_5_is_evaluated_on_a_gpu_with_16_gb_by_the_profile_for_it_and_not_by
         return memory.needed(memory.evaluation(IN_4_BITS, config, longest, T4))
 
     assert takes("t4") < T4.total < takes("paper")
-    assert takes("t4") / 1e9 == pytest.approx(11.7, abs=0.05), "README.md says so"
-    assert takes("paper") / 1e9 == pytest.approx(40.5, abs=0.05), "README.md says so"
+    assert takes("t4") / 1e9 == pytest.approx(11.7, abs=0.05), "notebooks/README.md says so"
+    assert takes("paper") / 1e9 == pytest.approx(40.5, abs=0.05), "notebooks/README.md says so"
 
 
 def test_the_paper_profile_runs_on_a_gpu_with_24_gb():
