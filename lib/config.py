@@ -22,8 +22,9 @@ class Corpus:
 
     source: str = "indonlp/cendol_collection_v2"
     """`demo`, a hub dataset id, or a file, glob or folder of parquet, jsonl or jsonl.gz in Cendol's schema."""
-    near_duplicate_similarity: float = 0.8
-    """Jaccard similarity of word 3-grams from which two texts count as near-duplicates."""
+    near_duplicate_similarity: float = 0.6
+    """Jaccard similarity from which two texts count as near-duplicates: of word 3-grams, and in texts of at most 64
+    words also of character 5-grams."""
     generic_after: int = 10
     """A prompt with more distinct outputs than this names no answer, so it ties no rows together; nor does an output
     of at most three words."""

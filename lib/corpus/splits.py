@@ -13,6 +13,7 @@ import json
 import re
 import tempfile
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,26 +21,26 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rensa import RMinHash
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from lib.config import Config, Corpus
+from lib.corpus.ties import Texts, Ties, Words
 from lib.storage import whole
 
 SPLITS = ("train", "validation", "test")
-# Sixteen bands of four find 99.98 % of the pairs that are 0.8 alike; the whole signature then decides.
-_BANDS, _BAND_ROWS = 16, 4
-#: Shorter texts have too few shingles for their similarity to mean anything; only equality ties them.
-_MIN_NEAR_DUPLICATE_WORDS = 8
+KINDS = ("prompt", "output")
+_WORD = re.compile(r"\w+")
+_ASCII_WORDS = "".join(chr(n).lower() if _WORD.match(chr(n)) else " " for n in range(128))
 _SHORT_OUTPUT_WORDS = 3
 _HASHES = np.dtype([("pair", np.int64), ("prompt", np.int64), ("output", np.int64), ("short", bool)])
 
 
 def normalise(text: str) -> str:
     """The words of a text, in small letters and one space apart: what two texts that say the same have in common."""
-    return re.sub(r"\W+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    if text.isascii():
+        # The same words in half the time, and most texts are.
+        return " ".join(text.translate(_ASCII_WORDS).split())
+    return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
 def assign(rows: Path, settings: Corpus) -> pd.DataFrame:
@@ -58,35 +59,52 @@ def assign(rows: Path, settings: Corpus) -> pd.DataFrame:
     file = pq.ParquetFile(rows, pre_buffer=False)
     subsets: list[pa.Array] = []
     hashes: list[np.ndarray] = []
-    # Signatures are many times what stands in the table: they lie on disk, beside the rows.
-    with tempfile.TemporaryDirectory(dir=rows.parent, prefix=".signatures-") as name:
-        signatures = {text: _Signatures(Path(name, text)) for text in ("prompt", "output")}
-        with tqdm(total=file.metadata.num_rows, desc="grouping rows", unit="row") as progress:
-            for batch in file.iter_batches(5_000, columns=["subset_name", "input", "output"]):
-                prompts = [normalise(text) for text in batch["input"].to_pylist()]
-                outputs = [normalise(text) for text in batch["output"].to_pylist()]
-                part = np.zeros(len(prompts), _HASHES)
-                part["pair"] = [_pair(p, o) for p, o in zip(prompts, outputs, strict=True)]
-                part["prompt"] = [_hash(p) for p in prompts]
-                part["output"] = [_hash(o) for o in outputs]
-                part["short"] = [o.count(" ") < _SHORT_OUTPUT_WORDS for o in outputs]
-                signatures["prompt"].add(part["prompt"], prompts)
-                signatures["output"].add(part["output"], outputs)
-                subsets.append(batch["subset_name"].cast(pa.string()).dictionary_encode())
-                hashes.append(part)
-                progress.update(len(part))
+    with (
+        tempfile.TemporaryDirectory(dir=rows.parent, prefix=".texts-") as folder,
+        # Once for what the texts are, once for which of them contain others.
+        tqdm(total=2 * file.metadata.num_rows, desc="grouping rows", unit="row") as progress,
+    ):
+        texts = {kind: Texts(Path(folder, kind)) for kind in KINDS}
+        for first, batch, said in _batches(file):
+            part = np.zeros(len(batch), _HASHES)
+            part["pair"] = [_pair(p, o) for p, o in zip(*(said[kind] for kind in KINDS), strict=True)]
+            for kind in KINDS:
+                part[kind] = [_hash(text) for text in said[kind]]
+                texts[kind].add(first, part[kind], said[kind])
+            part["short"] = [text.count(" ") < _SHORT_OUTPUT_WORDS for text in said["output"]]
+            subsets.append(batch["subset_name"].cast(pa.string()).dictionary_encode())
+            hashes.append(part)
+            progress.update(len(part))
         found = np.concatenate(hashes)
         hashes.clear()
         pa.default_memory_pool().release_unused()
-        ties = _Ties(len(found))
-        for text, tying in (
-            ("prompt", ~_generic(found["prompt"], found["output"], settings.generic_after)),
-            ("output", ~found["short"]),
-        ):
-            at = np.flatnonzero(tying)
-            ties.tie_equal(at, found[text][at])
-            distinct, first = np.unique(found[text][at], return_index=True)
-            signatures.pop(text).tie_near_duplicates(distinct, at[first], settings.near_duplicate_similarity, ties)
+        ties = Ties(len(found))
+        tying = {
+            "prompt": ~_generic(found["prompt"], found["output"], settings.generic_after),
+            "output": ~found["short"],
+        }
+        for kind in KINDS:
+            at = np.flatnonzero(tying[kind])
+            ties.tie_equal(at, found[kind][at])
+            distinct, first_of, text_of = np.unique(found[kind][at], return_index=True, return_inverse=True)
+            one, other = texts[kind].near_duplicates(distinct, settings.near_duplicate_similarity)
+            if kind == "prompt":
+                # A family of near-duplicates with many outputs ("how do I use the command ...") names no answer either.
+                family = Ties(len(distinct))
+                family.tie(one, other)
+                generic = np.zeros(len(distinct), dtype=bool)
+                generic[text_of] = _generic(family.component[text_of], found["output"][at], settings.generic_after)
+                one, other = one[~generic[one]], other[~generic[one]]
+            ties.tie(at[first_of[one]], at[first_of[other]])
+            texts[kind].keep(tying[kind])
+        for first, batch, said in _batches(file):
+            for kind in KINDS:
+                words = Words(said[kind])
+                for of in KINDS:
+                    row, container = texts[of].contained_in(words)
+                    some = tying[kind][first + container]
+                    ties.tie(row[some], first + container[some])
+            progress.update(len(batch))
 
     subset = pa.chunked_array(subsets).unify_dictionaries().to_pandas()
     table = pd.DataFrame({name: found[name] for name in ("pair", "prompt", "output", "short")})
@@ -96,6 +114,18 @@ def assign(rows: Path, settings: Corpus) -> pd.DataFrame:
     table["split"] = pd.Categorical.from_codes(_sides(table["group"].to_numpy(), settings), SPLITS)
     table["left_over"] = (table["split"] == "train") & _left_over(table["pair"], settings)
     return table
+
+
+def _batches(file: pq.ParquetFile) -> Iterator[tuple[int, pa.RecordBatch, dict[str, list[str]]]]:
+    """The rows of a corpus in batches: the first one's number, the rows, and their normalised texts by kind."""
+    first = 0
+    for batch in file.iter_batches(5_000, columns=["subset_name", "input", "output"]):
+        said = {
+            kind: [normalise(text) for text in batch[column].to_pylist()]
+            for kind, column in zip(KINDS, ("input", "output"), strict=True)
+        }
+        yield first, batch, said
+        first += len(batch)
 
 
 def pair_of(prompt: str, output: str) -> int:
@@ -180,91 +210,6 @@ def _generic(prompt: np.ndarray, output: np.ndarray, limit: int) -> np.ndarray:
     generic = np.empty(len(prompt), dtype=bool)
     generic[order] = np.bincount(of, weights=new_output)[of] > limit
     return generic
-
-
-class _Ties:
-    """Rows that belong together, found tie by tie: rows of the same `component` do."""
-
-    def __init__(self, rows: int) -> None:
-        self.component = np.arange(rows, dtype=np.int32)
-
-    def tie(self, one: np.ndarray, other: np.ndarray) -> None:
-        """The rows that stand at the same place of both belong together."""
-        one, other = self.component[one], self.component[other]
-        apart = one != other
-        if apart.any():
-            edges = (one[apart], other[apart])
-            count = len(self.component)
-            graph = coo_array((np.ones(apart.sum(), dtype=np.int8), edges), shape=(count, count))
-            self.component = connected_components(graph, directed=False)[1][self.component]
-
-    def tie_equal(self, rows: np.ndarray, keys: np.ndarray) -> None:
-        """Rows with the same key belong together."""
-        order = np.argsort(keys, kind="stable")
-        same = np.flatnonzero(np.diff(keys[order]) == 0)
-        self.tie(rows[order[same]], rows[order[same + 1]])
-
-
-class _Signatures:
-    """MinHash signatures of texts, over shingles of three words; short texts have none. A file for each band."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self._names: list[np.ndarray] = []
-        self._files = [(folder / str(band)).open("wb") for band in range(_BANDS)]
-
-    def add(self, names: np.ndarray, texts: list[str]) -> None:
-        """Sign texts; a text's name is its hash. One that comes again, in another call, is signed again."""
-        new_names, shingles = [], []
-        for at in np.unique(names, return_index=True)[1]:
-            words = texts[at].split()
-            if len(words) >= _MIN_NEAR_DUPLICATE_WORDS:
-                new_names.append(names[at])
-                shingles.append([" ".join(words[i : i + 3]) for i in range(len(words) - 2)])
-        self._names.append(np.array(new_names, dtype=np.int64))
-        digests = np.array(RMinHash.digests_from_token_sets(shingles, _BANDS * _BAND_ROWS, 0), dtype=np.uint32)
-        for band, file in enumerate(self._files):
-            digests.reshape(-1, _BANDS, _BAND_ROWS)[:, band].tofile(file)
-
-    def tie_near_duplicates(self, names: np.ndarray, rows: np.ndarray, similarity: float, ties: _Ties) -> None:
-        """Tie the rows whose texts are alike; `names`, in ascending order, has the text of each."""
-        for file in self._files:
-            file.close()
-        signed = np.concatenate(self._names)
-        self._names.clear()
-        # In the order of names, so that who leads a bucket does not hang on the order of the rows.
-        at = np.unique(signed, return_index=True)[1]
-        at = at[np.isin(signed[at], names)]
-        if not len(at):
-            return
-        rows = rows[np.searchsorted(names, signed[at])]
-        del signed
-        for band in range(_BANDS):
-            member, leader = _in_one_bucket(self._band(band, at))
-            apart = ties.component[rows[member]] != ties.component[rows[leader]]
-            member, leader = member[apart], leader[apart]
-            if len(member):
-                equal = np.zeros(len(member), dtype=np.int16)
-                for other in range(_BANDS):
-                    digests = self._band(other, at)
-                    equal += (digests[member] == digests[leader]).sum(axis=1, dtype=np.int16)
-                alike = equal / (_BANDS * _BAND_ROWS) >= similarity
-                ties.tie(rows[member[alike]], rows[leader[alike]])
-
-    def _band(self, band: int, at: np.ndarray) -> np.ndarray:
-        """One band of the signatures at those places, shape (places, rows of a band)."""
-        return np.fromfile(self._files[band].name, dtype=np.uint32).reshape(-1, _BAND_ROWS)[at]
-
-
-def _in_one_bucket(digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each text, but for the first, of a bucket that has several; and the first one of its bucket."""
-    halves = np.ascontiguousarray(digests).view(np.uint64)
-    order = np.lexsort((halves[:, 1], halves[:, 0]))
-    sorted_ = halves[order]
-    new = np.append(True, (sorted_[1:] != sorted_[:-1]).any(axis=1))
-    del sorted_
-    first = order[np.flatnonzero(new)[np.cumsum(new) - 1]]
-    return order[~new], first[~new]
 
 
 def prepare(config: Config) -> pd.DataFrame:
