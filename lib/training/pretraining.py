@@ -29,13 +29,16 @@ from transformers import (
 from lib import paths
 from lib.config import Corpus, Prompt
 from lib.corpus import splits
+from lib.corpus.files import SUBSETS
 from lib.demo import generator, others
 from lib.demo.pairs import Pair
 from lib.model import attention
 from lib.model.prompts import LLAMA3_CHAT_TEMPLATE, encode_example, to_messages, to_sharegpt
-from lib.storage import whole
+from lib.storage import whole, write_json
 
 VOCABULARY = 4_096
+#: In the model's folder: what it read, for reports to say.
+RECORD = "pretraining.json"
 #: What an English prompt says that wants its answer in Indonesian.
 IN_INDONESIAN = " Answer in Indonesian."
 #: How often a pass takes each conversation of a subset, where not once: poems come through twenty prompts.
@@ -281,25 +284,27 @@ def main() -> None:
     }.items()}  # fmt: skip
     print(f"tokens a pass: {sum(sizes.values()):,}, of them {sizes}")
     losses = pretrain(model, spoken, written, args.steps, args.seed)
-    print(f"mean loss of the last 50 steps: {sum(losses[-50:]) / len(losses[-50:]):.3f}")
+    last = sum(losses[-50:]) / len(losses[-50:])
+    print(f"mean loss of the last 50 steps: {last:.3f}")
     with whole(args.out) as folder:
         model.to(torch.float16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        write_json(folder / RECORD, {"tokens_of_a_pass": sizes, "steps": args.steps, "loss": round(last, 3)})
 
 
 def training_side() -> dict[str, list[Pair]]:
-    """The Indonesian pairs whose group the demo trains on: never one that it validates or tests on."""
-    pairs = [(subset, pair) for subset, some in generator.subsets("id").items() for pair in some]
+    """The Indonesian pairs that the demo may train on: of groups that it neither validates nor tests on, and without
+    those that sampling leaves over for the paper's protocol, any copy of them.
+    """
+    rows = pd.DataFrame(row for row in generator.rows("id") if row["subset_name"] in SUBSETS)
     with tempfile.TemporaryDirectory() as folder:
-        rows = Path(folder) / "rows.parquet"
-        columns = {"subset_name": [s for s, _ in pairs], "input": [p.prompt for _, p in pairs]}
-        pd.DataFrame(columns | {"output": [p.completion for _, p in pairs]}).to_parquet(rows)
-        split = splits.assign(rows, Corpus())["split"]
-    kept: dict[str, list[Pair]] = {}
-    for (subset, pair), side in zip(pairs, split, strict=True):
-        if side == "train":
-            kept.setdefault(subset, []).append(pair)
-    return kept
+        rows.to_parquet(Path(folder) / "rows.parquet")
+        table = splits.assign(Path(folder) / "rows.parquet", Corpus())
+    kept_apart = set(table.loc[(table["split"] != "train") | table["left_over"], "pair"])
+    return {
+        subset: [pair for pair in pairs if splits.pair_of(pair.prompt, pair.completion) not in kept_apart]
+        for subset, pairs in generator.subsets("id").items()
+    }
 
 
 if __name__ == "__main__":
