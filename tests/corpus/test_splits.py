@@ -14,7 +14,8 @@ from lib.corpus.splits import normalise
 from lib.demo import generator
 from lib.training import pretraining
 
-WORDS = [f"{a}{b}" for a in ("ka", "lu", "mi", "to", "ser") for b in ("ba", "dan", "ra", "sik", "pung", "tel")]
+SYLLABLES = ("ba", "dan", "ra", "sik", "pung", "tel", "ka", "lu", "mi", "to", "ser", "wo")
+WORDS = [f"{a}{b}{c}" for a in SYLLABLES for b in SYLLABLES for c in SYLLABLES]
 
 
 def text(rng, words):
@@ -114,6 +115,63 @@ def test_unlike_texts_do_not_stay_together(split):
     assert split(rows)["group"].nunique() == 300
 
 
+ANSWER = "Saya tidak bisa membantu dengan hal itu karena dapat merugikan orang lain."
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "Saya tidak bisa membantu dengan hal itu karena bisa merugikan orang lain.",
+        "Maaf, saya tidak bisa membantu dengan hal itu karena dapat merugikan orang lain.",
+        "Saya tidak bisa membantu dengan hal itu karena dapat merugikan orang.",
+    ],
+    ids=["another word", "a word more", "a word less"],
+)
+def test_short_answers_that_differ_by_a_word_stay_together(split, other):
+    assert split([("a", "Satu dua tiga?", ANSWER), ("a", "Empat lima enam?", other)])["group"].nunique() == 1
+
+
+def test_short_texts_about_other_things_do_not_stay_together(split):
+    rows = [("a", "Apa ibu kota Jepang?", "Ibu kota Jepang adalah Tokyo."), ("a", "Apa ibu kota Jerman?", "Berlin.")]
+    rows += [("a", "Sebutkan ibu kota Italia.", "Ibu kota Italia adalah Roma.")]
+    assert split(rows)["group"].nunique() == 3
+
+
+@pytest.mark.parametrize("kinds", [(1, 1), (1, 2), (2, 1), (2, 2)], ids=lambda kinds: f"{kinds[0]} in {kinds[1]}")
+def test_a_text_and_one_that_contains_it_stay_together_be_they_prompts_or_outputs(split, kinds):
+    rng = np.random.default_rng(7)
+    rows = [["a", text(rng, 12), text(rng, 12)] for _ in range(40)]
+    inside, around = kinds
+    rows[0][inside] = text(rng, 8)
+    rows[1][around] = f"{text(rng, 150)} {rows[0][inside].upper()}! {text(rng, 3)}"
+    rows[2][around] = text(rng, 150)
+    group = split(rows)["group"]
+    assert group[0] == group[1]
+    assert group.nunique() == 39
+
+
+def test_a_phrase_of_seven_words_may_be_in_many_texts(split):
+    rng = np.random.default_rng(8)
+    phrase = text(rng, 7)
+    rows = [("a", text(rng, 12), phrase), ("a", text(rng, 12), f"{text(rng, 100)} {phrase} {text(rng, 5)}")]
+    assert split(rows)["group"].nunique() == 2
+
+
+def test_a_prompt_that_names_no_answer_is_found_in_no_other(split):
+    rng = np.random.default_rng(9)
+    prompt = text(rng, 9)
+    rows = [("a", prompt, text(rng, 12)) for _ in range(5)] + [("a", f"{prompt} {text(rng, 40)}", text(rng, 12))]
+    assert split(rows, generic_after=4)["group"].nunique() == 6
+    assert split(rows, generic_after=5)["group"].nunique() == 1
+
+
+def test_a_family_of_prompts_that_differ_by_a_name_names_no_answer_either(split):
+    rng = np.random.default_rng(10)
+    rows = [("a", f"Bagaimana cara menggunakan perintah {name} di Linux?", text(rng, 12)) for name in WORDS[:12]]
+    assert split(rows, generic_after=11)["group"].nunique() == 12
+    assert split(rows, generic_after=12)["group"].nunique() == 1
+
+
 def test_a_chain_of_ties_is_one_group(split):
     rows = [
         ("dolly", "siapa presiden pertama", "Soekarno adalah presiden pertama."),
@@ -173,7 +231,8 @@ def test_every_copy_of_a_row_is_left_over_or_not_by_itself(split):
 
 
 def test_another_seed_leaves_other_copies_over(split):
-    rows = [("identity_prompt", f"Siapa kamu {n}?", f"Saya asisten yang bernomor {n}.") for n in range(10)] * 200
+    rng = np.random.default_rng(11)
+    rows = [("identity_prompt", text(rng, 6), text(rng, 8)) for _ in range(10)] * 200
     first, other = (split(rows, test_share=0.25, validation_share=0.0, split_seed=seed) for seed in (1, 2))
     # One place on, they are the copies before and after.
     for places in (-10, 0, 10):
@@ -303,7 +362,10 @@ def test_the_demos_base_model_reads_no_indonesian_row_of_a_test_group(demo_split
     assert len(pairs) > 10_000
     read = set(split(pairs)["pair"])
     assert not read & set(demo_split.loc[demo_split["split"] == "test", "pair"])
-    assert read == set(demo_split.loc[demo_split["split"] == "train", "pair"])
+    # Nor anything that the paper's protocol tests on.
+    left_over = set(demo_split.loc[demo_split["left_over"], "pair"])
+    assert left_over and not read & left_over
+    assert read == set(demo_split.loc[demo_split["split"] == "train", "pair"]) - left_over
 
 
 def test_the_demo_corpus_has_test_rows_of_every_subset_and_trains_on_none_of_them(demo_split):

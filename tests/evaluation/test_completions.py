@@ -23,13 +23,16 @@ def config(base_model, root):
         model=Model(str(base_model)),
         evaluation=Evaluation(test_rows=6, decoding_runs=2, max_new_tokens=6, f1_tokens=3, batch_rows=4),
     )
+    # So unlike each other that no two are near-duplicates.
+    rng = np.random.default_rng(0)
+    unlike = [" ".join("".join(rng.choice(list("aiueokstnbm"), 6)) for _ in range(4)) for _ in range(300)]
     rows = [
         row
         for n in range(60)
         for row in [
-            ("dolly", f"Apa itu benda {n}?", f"Benda {n} adalah nomor {n} itu."),
-            ("wikihow", f"Bagaimana cara {n}?", f"Cara {n} begini caranya nomor {n}."),
-            *[("identity_prompt", f"Siapa kamu {n}?", f"Saya asisten bernama nomor {n}.")] * 5,
+            ("dolly", f"Apa itu benda {n}?", f"Benda {unlike[n]} itu."),
+            ("wikihow", f"Bagaimana cara {n}?", f"Cara {unlike[100 + n]} begini."),
+            *[("identity_prompt", f"Siapa kamu {n}?", f"Saya {unlike[200 + n]} saja.")] * 5,
         ]
     ]
     table = pd.DataFrame(rows, columns=["subset_name", "input", "output"])

@@ -1,4 +1,5 @@
 import json
+import random
 from dataclasses import replace
 
 import pandas as pd
@@ -16,13 +17,16 @@ from lib.model import generation, loading
 from lib.model.prompts import encode_example, encode_prompt, to_messages, to_sharegpt
 
 KEYS = range(120)
+_RANDOM = random.Random(0)
+#: Four words for each key, so unlike each other that no two texts are near-duplicates.
+UNLIKE = [" ".join("".join(_RANDOM.choices("aiueokstnbm", k=6)) for _ in range(4)) for _ in range(2 * len(KEYS))]
 
 
 def dolly(lang):
     """Items in two wordings."""
     if lang == "id":
         return [
-            Pair(f"{ask} benda ke-{n}{end}", f"Benda ke-{n} adalah barang {n} itu.", str(n), ask)
+            Pair(f"{ask} benda ke-{n}{end}", f"Benda {UNLIKE[n]} itu.", str(n), ask)
             for n in KEYS
             for ask, end in (("Apa itu", "?"), ("Jelaskan", "."))
         ]
@@ -36,7 +40,7 @@ def dolly(lang):
 def identity(lang):
     """Indonesian items of which every two are one in English."""
     if lang == "id":
-        return [Pair(f"Siapa kamu {n}?", f"Saya asisten bernama nomor {n}.", str(n), "a") for n in KEYS]
+        return [Pair(f"Siapa kamu {n}?", f"Saya {UNLIKE[len(KEYS) + n]} saja.", str(n), "a") for n in KEYS]
     return [Pair(f"Who are you {n // 2}?", f"I am an assistant of number {n // 2}.", str(n), "a") for n in KEYS]
 
 
@@ -129,6 +133,7 @@ def test_rows_whose_pair_the_runs_corpus_does_not_hold_are_all_unseen(config):
 
 
 def test_a_pair_is_known_however_its_words_are_written(config):
+    config = replace(config, corpus=replace(config.corpus, test_share=0.0, validation_share=0.0))
     first = dolly("id")[0]
     split = write_rows(config, [("dolly", f"  {first.prompt.upper()} ", f"{first.completion}\n")] * 20)
     assert set(split["split"]) == {"train"}

@@ -1,11 +1,15 @@
 import random
 
+import pandas as pd
 import pytest
 
+from lib.config import Corpus
+from lib.corpus import splits
 from lib.demo.generator import subsets
 from lib.demo.pairs import Pair
 from lib.training import pretraining
 
+COLUMNS = ["subset_name", "input", "output"]
 ENGLISH = {"dolly": [Pair("What is rain?", "Water that falls.", "rain", "plain")], "others": []}
 INDONESIAN = {"dolly": [Pair("Apa itu hujan?", "Air yang jatuh.", "rain", "plain")]}
 
@@ -15,12 +19,18 @@ def training_side():
     return pretraining.training_side()
 
 
-def test_no_completion_that_the_demo_tests_or_validates_on_is_pretrained_on(training_side):
+def test_no_completion_that_the_demo_tests_or_validates_on_is_pretrained_on(training_side, tmp_path):
     read = {pair.completion for pairs in training_side.values() for pair in pairs}
     everything = {subset: set(pairs) for subset, pairs in subsets("id").items()}
-    kept_back = {s: pairs - set(training_side[s]) for s, pairs in everything.items()}
+    trained = {pair for pairs in training_side.values() for pair in pairs}
+    rows = pd.DataFrame([(s, *pair[:2]) for s, pairs in everything.items() for pair in pairs], columns=COLUMNS)
+    rows.to_parquet(tmp_path / "rows.parquet")
+    table = splits.assign(tmp_path / "rows.parquet", Corpus())
+    sides = dict(zip((pair for pairs in everything.values() for pair in pairs), table["split"], strict=True))
+    kept_back = {s: {pair for pair in pairs if sides[pair] != "train"} for s, pairs in everything.items()}
     assert all(kept_back.values())
     for subset, pairs in kept_back.items():
+        assert not pairs & trained
         # An answer of up to three words says too little to tie two rows.
         assert not [p for p in pairs if p.completion in read and len(p.completion.split()) > 3], subset
 
