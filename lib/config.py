@@ -111,6 +111,8 @@ class Evaluation:
     decoding_runs: int = 5
     decoding_seed: int = 0
     max_new_tokens: int = 48
+    reference_tokens: int = 48
+    """References are cut to as many tokens as completions may have, as in the paper; 0 leaves them whole."""
     f1_tokens: int = 32
     """Weighted F1 looks at the first 32 tokens of the same completions: what a run with 32 new tokens would write."""
     f1_similarity: float = 0.5

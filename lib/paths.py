@@ -118,9 +118,9 @@ class RunPaths:
         """The rows that English is measured on, where they come from a corpus of their own."""
         return self.artifacts / "english" / "rows.parquet"
 
-    def english_loss(self, name: str) -> Path:
-        """The loss of one model on English completions, and what it depends on."""
-        return self.artifacts / "english" / f"{name}.json"
+    def likelihood(self, name: str, protocol: str = "clean") -> Path:
+        """How well one model predicts the reference answers of the test rows, a line a row."""
+        return self.artifacts / "likelihood" / f"{name}_{protocol}.parquet"
 
     def stage_record(self, notebook: str) -> Path:
         """Seconds and peak memory of one executed notebook."""

@@ -1,4 +1,5 @@
-"""Scores of completions against references: the paper's five numbers (Table 3), and chrF++.
+"""Scores of completions against references: the paper's five numbers (Table 3), and chrF++. And of a model's likelihood
+of the references themselves, in bits a byte.
 
 Each takes flat lists of equal length, one reference a completion. BLEU, chrF++ and ROUGE are 0 to 100, as their
 libraries' users write them; Weighted F1 is 0 to 1, as in the paper.
@@ -8,6 +9,7 @@ Every metric of a set of pairs follows from the sums of a few columns over the p
 decoding run, a resample) is scored without reading a text again.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, count
@@ -24,6 +26,7 @@ from sklearn.metrics import f1_score
 ROUGES = ("rouge1", "rouge2", "rougeL")
 #: Every metric, in the order of tables and figures, and how they name it.
 METRIC_NAMES = {
+    "loss_per_byte": "bits a byte",
     "bleu": "BLEU",
     "chrf": "chrF++",
     "rouge1": "ROUGE-1",
@@ -32,6 +35,10 @@ METRIC_NAMES = {
     "weighted_f1": "Weighted F1",
 }
 METRICS = tuple(METRIC_NAMES)
+#: Those of the reference answers' likelihood, and those of completions.
+OF_LIKELIHOOD, OF_COMPLETIONS = METRICS[:1], METRICS[1:]
+#: The less, the better.
+LOWER_IS_BETTER = ("loss_per_byte",)
 #: sacreBLEU's own order. n-grams of words for BLEU; of characters (c) and of words (w) for chrF++.
 BLEU_STATISTICS = (
     "bleu_completion_words",
@@ -46,6 +53,7 @@ CHRF_STATISTICS = tuple(
 )
 #: The columns that each metric is made of; `correct` is also a metric of its own, the share of correct completions.
 COLUMNS: dict[str, tuple[str, ...]] = {
+    "loss_per_byte": ("nats", "bytes"),
     "bleu": BLEU_STATISTICS,
     "chrf": CHRF_STATISTICS,
     **{name: (name,) for name in ROUGES},
@@ -187,6 +195,8 @@ def score_of(metric: str, sums: np.ndarray, pairs: int) -> float:
         return bleu_of(sums)
     if metric == "chrf":
         return chrf_of(sums)
+    if metric == "loss_per_byte":
+        return float(sums[0]) / math.log(2) / max(float(sums[1]), 1.0)
     mean = float(sums[0]) / pairs
     return 2 * mean / (1 + mean) if metric == "weighted_f1" else mean
 

@@ -1,48 +1,97 @@
-"""The scores of one model's completions, and what they are made of."""
+"""The scores of one model on the test rows, and what they are made of."""
+
+from collections.abc import Sequence
 
 import pandas as pd
+from transformers import PreTrainedTokenizerBase
 
-from lib.config import Config
-from lib.evaluation import metrics
+from lib.config import Config, Evaluation
+from lib.corpus import splits
+from lib.evaluation import likelihood, metrics
 from lib.model import loading
 from lib.sampling.embedding import embed
 from lib.storage import whole
 
 
-def score(config: Config, completions: pd.DataFrame) -> pd.DataFrame:
+def score(config: Config, tests: dict[str, pd.DataFrame], completions: pd.DataFrame) -> pd.DataFrame:
     """The scores of every protocol and decoding run, tidy as in results.csv, from the completions on disk.
 
-    Writes them to a file, and to another for each protocol what they are made of: a line a completion, with its own
-    ROUGE, the counts behind BLEU and chrF++, and whether it is correct (`metrics.COLUMNS`).
+    Writes them to a file, and to another for each protocol what they are made of (`read_pairs`).
+
+    Args:
+        tests: by protocol, the test rows (`completions.test_rows`).
+        completions: of those rows (table of `completions.read`).
     """
-    tokenizer = loading.load_tokenizer(config.model)
+    tokenizer, settings = loading.load_tokenizer(config.model), config.evaluation
     # A run that may write 32 tokens writes the first 32 of these.
-    short = [
-        tokenizer.decode(ids[: config.evaluation.f1_tokens], skip_special_tokens=True) for ids in completions["ids"]
-    ]
-    vectors = embed(short, config.paths.embeddings)
-    references = embed(completions["reference"].tolist(), config.paths.embeddings)
-    pairs = pd.concat(
-        [
-            completions[["protocol", "row", "run", "subset"]],
-            metrics.each(completions["text"].tolist(), completions["reference"].tolist()),
-        ],
-        axis=1,
-    )
-    pairs["correct"] = metrics.correct(vectors, references, config.evaluation.f1_similarity)
-    for protocol, part in pairs.groupby("protocol", sort=False):
+    short = [tokenizer.decode(ids[: settings.f1_tokens], skip_special_tokens=True) for ids in completions["ids"]]
+    made = pairs(config, tokenizer, completions, completions["text"].tolist(), short)
+    for protocol, part in made.groupby("protocol", sort=False):
+        known = likelihood.measure(config, tests[str(protocol)], str(protocol))
         with whole(config.paths.pairs(config.name, str(protocol))) as temporary:
-            part.drop(columns="protocol").to_parquet(temporary, index=False)
-    rows = [
-        (config.iteration, config.seed, protocol, run, metric, score_pairs(part, metric))
-        for (protocol, run), part in pairs.groupby(["protocol", "run"], sort=False)
-        for metric in metrics.METRICS
-    ]
-    table = pd.DataFrame(rows, columns=["iteration", "seed", "protocol", "decoding_run", "metric", "value"])
-    table = table.sort_values(["protocol", "decoding_run"], kind="stable", ignore_index=True)
+            part.drop(columns="protocol").join(known, on="row").to_parquet(temporary, index=False)
+    table = pd.concat([of_pairs(read_pairs(config, protocol), protocol) for protocol in tests], ignore_index=True)
+    table.insert(0, "iteration", config.iteration)
+    table.insert(1, "seed", config.seed)
     with whole(config.paths.scores(config.name)) as temporary:
         table.to_csv(temporary, index=False)
     return table
+
+
+def pairs(
+    config: Config, tokenizer: PreTrainedTokenizerBase, rows: pd.DataFrame, texts: Sequence[str], short: Sequence[str]
+) -> pd.DataFrame:
+    """What the scores of some answers are made of: protocol, row, run, subset, group, and `metrics.COLUMNS` of each.
+
+    Args:
+        rows: protocol, row, run, subset and reference of each answer.
+        texts: the answers.
+        short: the answers as far as Weighted F1 looks at them.
+    """
+    settings = config.evaluation
+    whole_references = rows["reference"].tolist()
+    references = first_tokens(tokenizer, whole_references, settings.reference_tokens)
+    made = pd.concat(
+        [
+            rows[["protocol", "row", "run", "subset"]].reset_index(drop=True),
+            metrics.each(list(texts), references),
+        ],
+        axis=1,
+    )
+    made.insert(4, "group", splits.read(config)["group"].loc[rows["row"]].to_numpy())
+    vectors = embed(list(short), config.paths.embeddings)
+    compared = first_tokens(tokenizer, whole_references, _f1_reference_tokens(settings))
+    made["correct"] = metrics.correct(vectors, embed(compared, config.paths.embeddings), settings.f1_similarity)
+    return made
+
+
+def first_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], count: int) -> list[str]:
+    """The texts as far as their first `count` tokens go; whole where `count` is 0, or where they have no more."""
+    if not count:
+        return list(texts)
+    cut = {}
+    for text in dict.fromkeys(texts):
+        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        cut[text] = text if len(ids) <= count else tokenizer.decode(ids[:count], skip_special_tokens=True)
+    return [cut[text] for text in texts]
+
+
+def _f1_reference_tokens(settings: Evaluation) -> int:
+    return min(settings.reference_tokens, settings.f1_tokens)
+
+
+def of_pairs(made: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """Every metric that these pairs have columns for: protocol, decoding_run, metric, value.
+
+    What does not hang on decoding (`metrics.OF_LIKELIHOOD`) is there once, under run 0.
+    """
+    found = []
+    for run, part in made.groupby("run"):
+        for metric in metrics.METRICS:
+            has = set(metrics.COLUMNS[metric]) <= set(part)
+            if has and (run == 0 or metric in metrics.OF_COMPLETIONS):
+                found.append((protocol, run, metric, score_pairs(part, metric)))
+    return pd.DataFrame(found, columns=["protocol", "decoding_run", "metric", "value"])
 
 
 def score_pairs(pairs: pd.DataFrame, metric: str) -> float:
@@ -51,5 +100,8 @@ def score_pairs(pairs: pd.DataFrame, metric: str) -> float:
 
 
 def read_pairs(config: Config, protocol: str) -> pd.DataFrame:
-    """What the scores of one model are made of: row, run, subset and the columns that `metrics.COLUMNS` names."""
+    """What the scores of one model are made of: row, run, subset, group, and the columns that `metrics.COLUMNS` names.
+
+    `nats` and `bytes`, which do not hang on decoding, are repeated with every run.
+    """
     return pd.read_parquet(config.paths.pairs(config.name, protocol))

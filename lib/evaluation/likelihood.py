@@ -1,0 +1,112 @@
+"""How well a model predicts the reference answers: the first outcome, which needs no decoding and no reference length.
+
+In bits a byte, so that models with other tokenizers can be compared.
+"""
+
+import hashlib
+import json
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lib.config import Config, Prompt
+from lib.evaluation import completions
+from lib.model import loading
+from lib.model.prompts import Example, encode_example, to_messages, to_sharegpt
+from lib.storage import whole
+
+# Of padded tokens: the logits of one batch over Llama's 128,256 tokens then take 2 GB at 32 bits.
+_TOKENS_PER_BATCH = 4_096
+
+
+def measure(config: Config, rows: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """How one model predicts the rows' answers, from its file where that is of the same model and rows.
+
+    Returns:
+        `nats` and `bytes` (table of `answers`), indexed as the rows are.
+    """
+    path = config.paths.likelihood(config.name, protocol)
+    texts = hashlib.sha256(rows[["input", "output"]].to_json(orient="values").encode()).hexdigest()
+    origin = json.dumps(completions.origin(config) | {"rows": texts}, sort_keys=True)
+    if path.is_file():
+        known = pd.read_parquet(path)
+        if known.attrs.get("origin") == origin:
+            return known
+    model, tokenizer = completions.load_model(config), loading.load_tokenizer(config.model)
+    table = answers(model, tokenizer, rows, config.prompt, f"likelihood of {config.name}, {protocol}")
+    table.attrs["origin"] = origin
+    with whole(path) as temporary:
+        table.to_parquet(temporary)
+    return table
+
+
+@torch.inference_mode()
+def answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: pd.DataFrame, settings: Prompt, label: str = ""
+) -> pd.DataFrame:
+    """The negative log-likelihood of each row's answer given its prompt, and the length of the answer.
+
+    A row is cut to `max_evaluation_tokens`, and what was cut counts nothing. The end of the turn counts neither as a
+    byte nor in the likelihood.
+
+    Returns:
+        `nats`, and `bytes` of UTF-8, indexed as the rows are; both 0 where a row cannot be encoded.
+
+    Raises:
+        ValueError: if no row can be encoded.
+    """
+    encoded: dict[int, Example] = {}
+    for place, (prompt, output) in enumerate(zip(rows["input"], rows["output"], strict=True)):
+        messages = to_messages(to_sharegpt(prompt, output))
+        if example := encode_example(tokenizer, messages, settings, settings.max_evaluation_tokens):
+            encoded[place] = example
+    if not encoded:
+        raise ValueError(f"of {len(rows)} rows none can be encoded: raise max_evaluation_tokens")
+    nats, size = np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int64)
+    with tqdm(total=len(encoded), desc=label, unit="row") as progress:
+        for batch in _batches(encoded):
+            ids, scored = _padded([encoded[place] for place in batch], model.device)
+            # Nothing looks ahead, so what pads the end needs no attention mask.
+            logits = model(input_ids=ids).logits[:, :-1]
+            # The token before a scored one predicts it.
+            scored = scored[:, 1:]
+            losses = cross_entropy(logits[scored].float(), ids[:, 1:][scored], reduction="none").double().cpu().numpy()
+            lengths = scored.sum(-1).cpu().numpy()
+            nats[batch] = np.add.reduceat(losses, np.cumsum(lengths) - lengths)
+            progress.update(len(batch))
+    for place, example in encoded.items():
+        output = rows["output"].iloc[place].strip()
+        if example.answer_cut:
+            answer = [token for token, trained in zip(example.input_ids, example.loss_mask, strict=True) if trained]
+            output = tokenizer.decode(answer)
+        size[place] = len(output.encode())
+    return pd.DataFrame({"nats": nats, "bytes": size}, index=rows.index)
+
+
+def _batches(encoded: dict[int, Example]) -> list[list[int]]:
+    """Places of examples in rising order of length, as many in a batch as fit padded to its longest, at least one."""
+    made: list[list[int]] = [[]]
+    for place in sorted(encoded, key=lambda place: len(encoded[place].input_ids)):
+        if made[-1] and len(encoded[place].input_ids) * (len(made[-1]) + 1) > _TOKENS_PER_BATCH:
+            made.append([])
+        made[-1].append(place)
+    return made
+
+
+def _padded(batch: list[Example], where: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids, padded at the end, and which of them are an answer's own, each of shape (batch, longest)."""
+    longest = max(len(example.input_ids) for example in batch)
+    ids = torch.zeros((len(batch), longest), dtype=torch.long)
+    scored = torch.zeros_like(ids, dtype=torch.bool)
+    for n, example in enumerate(batch):
+        length = len(example.input_ids)
+        ids[n, :length] = torch.tensor(example.input_ids)
+        scored[n, :length] = torch.tensor(example.loss_mask, dtype=torch.bool)
+        if not example.answer_cut:
+            # The token that ends the turn.
+            scored[n, length - 1] = False
+    return ids.to(where), scored.to(where)
