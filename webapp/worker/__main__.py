@@ -29,7 +29,7 @@ from wire.claims import Claims
 from wire.messages import WorkerState
 
 from worker.engine import Engine, EngineError
-from worker.service import DRAIN_SECONDS, Worker
+from worker.loop import DRAIN_SECONDS, Worker
 from worker.writer import Writer
 
 
