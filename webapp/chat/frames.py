@@ -1,4 +1,4 @@
-"""Frames of the WebSocket, version 1: what a client may say, made sure of; and how the server says things.
+"""Frames of the WebSocket, version 1: what a client may send, parsed and checked.
 
 Every frame is a JSON object with a `type`. The browser's side of the same is static/chat/connection.js.
 """
@@ -6,16 +6,13 @@ Every frame is a JSON object with a `type`. The browser's side of the same is st
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID
 
 from django.utils.translation import gettext as _
-from wire.events import Delta, End, Event, Resume, Snapshot, Start
 
 from chat.forms import checked_settings
-from chat.models import Message
 
 VERSION = 1
 MAX_FRAME = 65_536
@@ -153,73 +150,6 @@ def clean_text(text: str) -> str:
         if category in ("Cc", "Cs") and letter not in "\n\t":
             raise FrameError("control", _("The text holds U+%(code)04X, which is no letter.") % {"code": ord(letter)})
     return text
-
-
-def message_json(message: Message) -> dict[str, Any]:
-    """A message as the browser gets it, with all that is known about where it came from."""
-    value: dict[str, Any] = {
-        "id": str(message.id),
-        "parent": str(message.parent_id) if message.parent_id else None,
-        "role": message.role,
-        "text": message.text,
-        "created": message.created.timestamp(),
-    }
-    if message.role == Message.Role.ASSISTANT:
-        pair = message.pair
-        value |= {
-            "target": message.target,
-            "pair": {"id": str(pair.id), "left": pair.left, "choice": pair.choice} if pair else None,
-            "state": message.state,
-            "finish": message.finish,
-            "detail": message.detail,
-            "settings": message.settings,
-            "seed": message.seed,
-            "model": message.model,
-            "adapter_sha": message.adapter_sha,
-            "worker": message.worker,
-            "usage": message.usage,
-            "timings": message.timings,
-        }
-    return value
-
-
-def event_json(event: Event) -> dict[str, Any]:
-    """An event as the browser gets it: the text of a delta, not its tokens."""
-    match event:
-        case Start():
-            return {
-                "type": "start",
-                "worker": event.worker,
-                "model": event.model,
-                "adapter_sha": event.adapter_sha,
-                "turns_left_out": event.turns_left_out,
-            }
-        case Delta():
-            return {"type": "delta", "text": event.text}
-        case Resume():
-            return {"type": "resume"}
-        case Snapshot():
-            return {"type": "snapshot", "text": event.text}
-        case End():
-            return {
-                "type": "end",
-                "finish": event.finish,
-                "detail": event.message,
-                "usage": event.usage,
-                "timings": event.timings,
-            }
-
-
-def events_frame(gid: str, items: Sequence[tuple[str, Event]]) -> dict[str, Any]:
-    """Events of one generation; deltas in a row become one, under the id of the last."""
-    sent: list[list[Any]] = []
-    for number, event in items:
-        value = event_json(event)
-        if sent and value["type"] == "delta" == sent[-1][1]["type"]:
-            sent[-1] = [number, {"type": "delta", "text": sent[-1][1]["text"] + value["text"]}]
-        else:
-            sent.append([number, value])
-    return {"type": "events", "gid": gid, "items": sent}
 
 
 class _Fields:

@@ -25,11 +25,12 @@ from django.views.decorators.http import require_GET, require_POST
 from wire.service import UnavailableError
 
 from chat import exports
-from chat.consumers import OVERLAP_SECONDS
 from chat.forms import GenerationForm, TitleForm
-from chat.frames import MAX_TEXT, message_json
+from chat.frames import MAX_TEXT
 from chat.hub import Hub
 from chat.models import Conversation, Message, Pair, Preferences
+from chat.payloads import message_json
+from chat.queries import OVERLAP_SECONDS
 from chat.samples import SAMPLES
 from chat.strings import browser_strings
 
