@@ -80,10 +80,7 @@ export class Connection {
     if (frame.cid && this.waiting.has(frame.cid)) {
       if (frame.type === "error" && frame.code === "unavailable") {
         setTimeout(() => this.waiting.has(frame.cid) && this.write(this.waiting.get(frame.cid)), 2_000);
-      } else {
-        frame.asked = this.waiting.get(frame.cid);
-        this.waiting.delete(frame.cid);
-      }
+      } else this.waiting.delete(frame.cid);
     }
     if (frame.type === "error" && frame.code === "version") this.stay("outdated");
     this.handlers.frame(frame);
