@@ -56,7 +56,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             await self.close(4401)
             return
         if self.open_sockets[self.user.pk] >= SOCKETS_PER_USER:
-            await self.say(type="error", cid=None, code="sockets", message=_("Too many tabs of the chat are open."))
+            await self.say(type="error", cid=None, code="sockets", message=_("Too many chat tabs are open."))
             await self.close(4429)
             return
         self.open_sockets[self.user.pk] += 1
@@ -90,7 +90,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             cid = None
             try:
                 if not self.allowance.take():
-                    raise FrameError("rate", _("Too many frames; wait a second."))
+                    raise FrameError("rate", _("Too many messages at once; wait a second."))
                 if text_data is None:
                     raise FrameError("json", "Frames are text, not bytes.")
                 frame = frames.parse(text_data)
@@ -100,12 +100,12 @@ class ChatConsumer(AsyncWebsocketConsumer):
                 await self.say(type="error", cid=error.cid or cid, code=error.code, message=str(error))
             except UnavailableError:
                 # It may have arrived all the same. The client sends its frame again, which asks for the same ids.
-                message = _("The queue does not answer. Trying again.")
+                message = _("The queue is not responding. Trying again.")
                 await self.say(type="error", cid=cid, code="unavailable", message=message)
             except Exception:
                 # The text of the frame stays out of the log.
                 log.exception("a frame of user %s failed", self.user.pk)
-                message = _("Something went wrong here. What you wrote is kept; try again.")
+                message = _("Something went wrong. What you wrote is kept; try again.")
                 await self.say(type="error", cid=cid, code="internal", message=message)
 
     async def say(self, **frame: Any) -> None:
@@ -166,7 +166,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             try:
                 opened = await self._stored(frame)
             except turns.UnfinishedError:
-                message = _("The answer above is still being written: wait for it or stop it.")
+                message = _("The answer above is still being written: wait for it to finish, or stop it.")
                 raise FrameError("unfinished", message) from None
         if opened is None:
             await self.close(4401)
@@ -251,6 +251,6 @@ def _busy(reason: str, retry_after: float) -> str:
     why = {
         "queue": _("The queue is full."),
         "user": _("Your other answers are still being written."),
-        "rate": _("Those were many questions in a short time."),
+        "rate": _("Too many questions in a short time."),
     }[reason]
     return f"{why} {wait}"

@@ -140,15 +140,20 @@ def clean_text(text: str) -> str:
     """
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
     if not text.strip():
-        raise FrameError("empty", _("There is no text."))
+        raise FrameError("empty", _("The message is empty."))
     if len(text) > MAX_TEXT:
         raise FrameError(
-            "long", _("The text has %(have)d characters; at most %(most)d fit.") % {"have": len(text), "most": MAX_TEXT}
+            "long",
+            _("The message has %(have)d characters; the limit is %(most)d.") % {"have": len(text), "most": MAX_TEXT},
         )
     for letter in text:
         category = unicodedata.category(letter)
         if category in ("Cc", "Cs") and letter not in "\n\t":
-            raise FrameError("control", _("The text holds U+%(code)04X, which is no letter.") % {"code": ord(letter)})
+            raise FrameError(
+                "control",
+                _("The message contains the character U+%(code)04X, which cannot be displayed.")
+                % {"code": ord(letter)},
+            )
     return text
 
 
@@ -169,7 +174,7 @@ class _Fields:
             return None
         # True is an int to Python, and not to anyone else.
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise self.error("field", f"{name} is missing or not of its type.")
+            raise self.error("field", f"{name} is missing or of the wrong type.")
         return value
 
     def cid(self) -> str:
@@ -183,7 +188,7 @@ class _Fields:
         try:
             return None if value is None else UUID(value)
         except ValueError:
-            raise self.error("field", f"{name} is no id.") from None
+            raise self.error("field", f"{name} is not an id.") from None
 
     def text(self) -> str:
         try:
@@ -210,13 +215,13 @@ class _Fields:
     def finish(self) -> None:
         self._raw.pop("type", None)
         if self._raw:
-            raise self.error("field", f"{_short(min(self._raw))!r} is not known here.")
+            raise self.error("field", f"{_short(min(self._raw))!r} is not a field of this frame.")
 
 
 def _hello(fields: _Fields) -> Hello:
     version = fields.take("v", int)
     if version != VERSION:
-        raise fields.error("version", _("This server speaks version %(v)d: load the page anew.") % {"v": VERSION})
+        raise fields.error("version", _("The server uses version %(v)d: reload the page.") % {"v": VERSION})
     cursors = fields.take("cursors", dict, optional=True) or {}
     if len(cursors) > MAX_CURSORS:
         raise fields.error("field", f"At most {MAX_CURSORS} cursors.")
@@ -227,7 +232,7 @@ def _hello(fields: _Fields) -> Hello:
                 raise ValueError
             known[str(UUID(gid))] = cursor
         except ValueError:
-            raise fields.error("field", "A cursor is an id with <number>-<number>.") from None
+            raise fields.error("field", "A cursor is an answer's id with <number>-<number>.") from None
     since = fields.take("since", (int, float), optional=True)
     return Hello(
         conversation=fields.uuid("conversation", optional=True),

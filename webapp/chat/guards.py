@@ -54,7 +54,7 @@ class LocalOnly:
             await receive()
             await send({"type": "websocket.close", "code": 4403})
         else:
-            text = b"This chat has no log-in and answers this machine only. KLEPON_ACCOUNTS=1 gives it accounts.\n"
+            text = b"This chat has no log-in, so it answers this machine only. KLEPON_ACCOUNTS=1 gives it accounts.\n"
             headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(text))]
             await send({"type": "http.response.start", "status": 403, "headers": headers})
             await send({"type": "http.response.body", "body": text})

@@ -226,7 +226,7 @@ class Hub:
 
     async def _failed(self, error: Exception) -> None:
         if self.status.online:
-            log.warning("the prediction service does not answer: %s: %s", type(error).__name__, error)
+            log.warning("the prediction service is not responding: %s: %s", type(error).__name__, error)
         self._tell(Status(False, self.status.workers))
         await asyncio.sleep(LOOK_SECONDS)
 

@@ -152,7 +152,7 @@ def vote(request: HttpRequest, pair_id: UUID) -> JsonResponse:
     if choice not in Pair.Choice.values:
         return JsonResponse({"error": _("There is no such choice.")}, status=400)
     if pair.answers.filter(state=Message.State.QUEUED).exists() and choice != Pair.Choice.SEEN:
-        return JsonResponse({"error": _("Both answers must have ended.")}, status=409)
+        return JsonResponse({"error": _("Both answers must be finished first.")}, status=409)
     new = Pair.objects.filter(id=pair.id, choice="").update(choice=choice, voted=timezone.now())
     pair.answers.update(changed=timezone.now())
     pair.refresh_from_db()
@@ -181,7 +181,7 @@ class Login(LoginView):
         if cache.get(self._key(), 0) >= LOGIN_TRIES:
             form = self.get_form()
             form.cleaned_data = {}
-            form.add_error(None, _("Too many tries. Wait five minutes."))
+            form.add_error(None, _("Too many attempts. Wait five minutes."))
             return self.render_to_response(self.get_context_data(form=form), status=429)
         return super().post(request, *args, **kwargs)
 
@@ -209,7 +209,7 @@ async def readyz(request: HttpRequest) -> HttpResponse:
     try:
         workers = await Hub.here().service.workers()
     except UnavailableError:
-        return HttpResponse("the queue does not answer\n", status=503, content_type="text/plain")
+        return HttpResponse("the queue is not responding\n", status=503, content_type="text/plain")
     if not workers:
         return HttpResponse("no model is running\n", status=503, content_type="text/plain")
     return HttpResponse("ok\n", content_type="text/plain")
@@ -220,7 +220,7 @@ async def _cancel(gids: list[str]) -> None:
         for gid in gids:
             await Hub.here().service.cancel(gid)
     except UnavailableError:
-        log.warning("%d answers of a deleted conversation go on: the queue does not answer", len(gids))
+        log.warning("%d answers of a deleted conversation go on: the queue is not responding", len(gids))
 
 
 def _found(request: HttpRequest, query: str) -> QuerySet[Conversation]:

@@ -83,7 +83,9 @@ def read(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         SettingsError: if one of them makes no sense.
     """
     parser = argparse.ArgumentParser(prog="python -m serve", description="The chat app. `make chat` calls this.")
-    parser.add_argument("--run", default="demo", help="whose final adapter, and whose folder for the chat's data")
+    parser.add_argument(
+        "--run", default="demo", help="the run whose final adapter answers; its folder keeps the chat's data"
+    )
     parser.add_argument("--adapter", default="", help="the adapter's folder (artifacts/<run>/final_adapter)")
     parser.add_argument("--base-model", default="", help="hub id or folder (what the adapter was trained on)")
     parser.add_argument("--engine-url", default="", help="an OpenAI-compatible server to ask instead of a model here")

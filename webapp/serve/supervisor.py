@@ -89,7 +89,7 @@ async def serve(settings: Settings, commands: Callable[[int], Commands] = comman
             if ends.is_set():
                 app.kill()
             else:
-                say("chat", "ends; once more to end it at once")
+                say("chat", "stopping; Ctrl-C again stops it at once")
                 ends.set()
 
         for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -134,7 +134,7 @@ class _App:
         self._keep("site", descriptors=(self._descriptor,))
         while not await self._answers():
             await asyncio.sleep(0.5)
-        say("chat", f"{self._settings.address} is ready; Ctrl-C ends it")
+        say("chat", f"{self._settings.address} is ready; Ctrl-C stops it")
 
     async def end(self) -> None:
         """End what was started, each role when those before it are gone."""
@@ -212,7 +212,7 @@ def _held(state: Path) -> Iterator[int]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CannotRunError(
-                f"another chat app runs on {shown(state)}; end that, or take another RUN or KLEPON_CHAT"
+                f"another chat app is running on {shown(state)}; stop it, or use another RUN or KLEPON_CHAT"
             ) from None
         yield descriptor
     finally:

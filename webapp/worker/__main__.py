@@ -105,7 +105,7 @@ def _engine(batch: int) -> Engine:
 def _redis_url() -> str:
     url = os.environ.get("REDIS_URL")
     if not url:
-        raise EngineError("REDIS_URL is not set; set it to where Redis is")
+        raise EngineError("REDIS_URL is not set; set it to the address of a Redis")
     if not url.startswith(("redis://", "rediss://", "unix://")):
         # The rest may hold a password.
         raise EngineError(f"REDIS_URL begins with {url[:3]!r}: expected redis://…, rediss://… or unix://…")

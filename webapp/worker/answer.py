@@ -67,7 +67,7 @@ class Answer:
         except WireError as error:
             answer.ending = ("error", f"The request cannot be read: {error}")
         if claim.poisonous:
-            answer.ending = ("error", f"The model's process ended {claim.takeovers} times while it answered this.")
+            answer.ending = ("error", f"The model's process died {claim.takeovers} times while answering this.")
         elif claim.cancel and not answer.ending:
             answer.ending = ("cancelled", None)
         return answer

@@ -110,7 +110,7 @@ class Worker:
         again = []
         for gid, one in self._live.items():
             if gid in suspects and one.alone:
-                self._writer.end(gid, "error", f"The model failed at this: {type(error).__name__}.")
+                self._writer.end(gid, "error", f"The model failed on this: {type(error).__name__}.")
                 continue
             ids, text = self._writer.written(gid)
             alone = one.alone or gid in suspects

@@ -146,7 +146,7 @@ def load_engine(url: str, base: str | None, adapter: str | None, key: str | None
     except (OSError, http.client.HTTPException) as error:
         raise EngineError(f"ENGINE_URL={url}: no answer ({error}); start the server first") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise EngineError(f"ENGINE_URL={url}: what answers there is no OpenAI-compatible server ({error!r})") from error
+        raise EngineError(f"ENGINE_URL={url}: this is not an OpenAI-compatible server ({error!r})") from error
     for variable, name in (("ENGINE_BASE", base), ("ENGINE_ADAPTER", adapter)):
         if name is not None and name not in listed:
             raise EngineError(f"{variable}={name}: the server at {url} has only {', '.join(listed)}")
@@ -228,7 +228,7 @@ def chunks(
         try:
             chunk = json.loads(value)
         except ValueError as error:
-            raise ServerError("The model's server sent what is no JSON.") from error
+            raise ServerError("The model's server sent something that is not JSON.") from error
         if "error" in chunk:
             raise ServerError(f"The model's server failed: {_reason(value)}")
         yield chunk

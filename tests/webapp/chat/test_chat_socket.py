@@ -595,8 +595,8 @@ def test_errors_are_said_in_the_language_of_the_page():
             await socket.hello(language=language)
             return (await socket.ask(""))["message"]
 
-    assert run(scenario("en")) == "There is no text."
-    assert run(scenario("id")) != "There is no text."
+    assert run(scenario("en")) == "The message is empty."
+    assert run(scenario("id")) != "The message is empty."
 
 
 def test_a_frame_that_is_too_large_closes_the_socket():

@@ -201,7 +201,7 @@ def test_a_poisonous_answer_ends_with_an_error_and_what_it_said(site, valkey, dr
         lapse()
     driven("last").turn(3)
     end = site.end_of(gid)
-    assert end.finish == "error" and "ended 3 times" in end.message
+    assert end.finish == "error" and "died 3 times" in end.message
     assert site.shown[gid].text
     assert site.resumes(gid) == 2
 
