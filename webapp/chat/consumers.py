@@ -1,6 +1,7 @@
-"""The controller of the WebSocket: checks every frame, stores what it opens, and sends what the hub hears.
+"""The controller of the WebSocket: it checks every frame, does what the frame asks for, and answers it.
 
-A bad frame is answered with an error frame and the socket stays. Closing a socket never stops a generation.
+News of answers is sent by the socket's follower (chat.follower). A bad frame is answered with an error frame and the
+socket stays. Closing a socket never stops a generation.
 Close codes: 1009 frame too large, 4401 not logged in (any more), 4408 no hello or nobody reads, 4429 too many sockets.
 """
 
@@ -48,7 +49,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
         self.counted = self.greeted = False
         self.language = settings.LANGUAGE_CODE
         self.allowance = Allowance()
-        # An idle socket is two objects in the loop's list of timers, and no task.
+        # Timers instead of tasks that sleep: an idle socket has no task.
         self.timers: dict[str, asyncio.TimerHandle] = {}
         self.tasks: set[asyncio.Task[Any]] = set()
         await self.accept()
@@ -99,7 +100,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             except FrameError as error:
                 await self.say(type="error", cid=error.cid or cid, code=error.code, message=str(error))
             except UnavailableError:
-                # It may have arrived all the same. The client sends its frame again, which asks for the same ids.
+                # It may have arrived all the same: the client sends its frame again, which asks for the same ids.
                 message = _("The queue is not responding. Trying again.")
                 await self.say(type="error", cid=cid, code="unavailable", message=message)
             except Exception:

@@ -40,7 +40,7 @@ class Follower:
         self._places: dict[str, Place] = {}
         self._stirred: set[str] = set()
         self._status_changed = False
-        # While there is no news, no task.
+        # Only while there is news.
         self._pumping: asyncio.Task[None] | None = None
         self._again: asyncio.TimerHandle | None = None
 

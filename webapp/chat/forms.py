@@ -34,14 +34,14 @@ class GenerationForm(forms.Form):
         required=False,
         min_value=0.05,
         max_value=1,
-        help_text=_("Choose only among the likeliest tokens that add up to this probability."),
+        help_text=_("Only the likeliest tokens that add up to this probability."),
     )
     top_k = forms.IntegerField(
         label=_("Top-k"),
         required=False,
         min_value=0,
         max_value=1000,
-        help_text=_("Choose only among this many of the likeliest tokens; 0 means all."),
+        help_text=_("Only this many of the likeliest tokens; 0 means all."),
     )
     seed = forms.IntegerField(
         label=_("Seed"),
@@ -61,7 +61,7 @@ class GenerationForm(forms.Form):
 
 
 def checked_settings(given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Generation settings made sure of, and what is wrong with them; a missing length is the form's own."""
+    """Checked generation settings, and what is wrong with them; a missing length becomes the form's default."""
     unknown = sorted(set(given) - set(GenerationForm.base_fields))
     if unknown:
         known = ", ".join(GenerationForm.base_fields)
@@ -76,7 +76,7 @@ class TitleForm(forms.ModelForm):
     """A conversation's new title."""
 
     class Meta:
-        """Of the model's field."""
+        """The title and nothing else."""
 
         model = Conversation
         fields = ("title",)

@@ -1,6 +1,7 @@
 """Frames of the WebSocket, version 1: what a client may send, parsed and checked.
 
-Every frame is a JSON object with a `type`. The browser's side of the same is static/chat/connection.js.
+Every frame is a JSON object with a `type`. What the server sends back is in chat/payloads.py, the browser's side in
+static/chat/connection.js.
 """
 
 import json
@@ -68,7 +69,7 @@ class Regenerate:
 
 @dataclass(frozen=True)
 class Edit:
-    """The same place in the tree with another text of the user."""
+    """Another text of the user, in the place of one that is there."""
 
     cid: str
     message: UUID
@@ -136,7 +137,7 @@ def clean_text(text: str) -> str:
     """What a person wrote, in NFC and with newlines as \\n.
 
     Raises:
-        FrameError: if it is empty, too long or holds what is no text.
+        FrameError: if it is empty, too long or holds a control character.
     """
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
     if not text.strip():

@@ -39,7 +39,7 @@ class ExactOrigin:
 class LocalOnly:
     """Lets in only what comes from this machine: without log-in, whoever connects is the local user.
 
-    The address that the server was told to bind to is checked elsewhere; this holds even if it was told another.
+    The address to bind to is checked elsewhere (chat.checks); this holds even if the server was given another.
     """
 
     def __init__(self, inner: Application):

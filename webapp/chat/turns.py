@@ -1,4 +1,4 @@
-"""The controller's way into the tree: from a frame to stored messages and requests for the model.
+"""From a frame to stored messages and requests for the model: how a socket adds to the tree of messages.
 
 All functions here use the database and run in its thread. Ids of messages are made from the user and the frame's
 `cid`, so a frame that arrives twice finds what its first arrival stored.
@@ -44,7 +44,7 @@ def open_turn(user: AbstractBaseUser, frame: Send | Edit | Regenerate) -> Opened
     """Store what a frame asks for.
 
     Raises:
-        FrameError: if it cannot be had.
+        FrameError: if what it speaks of is not there, or cannot be answered.
         UnfinishedError: as `requests_for`.
     """
     match frame:
@@ -128,7 +128,7 @@ def requests_for(answers: list[Message]) -> list[Request]:
     assert question is not None
     path = [question]
     if question.parent_id is not None:
-        # Their conversation as well: a row without it would be asked for once more, each by itself.
+        # With the conversation's id: without it, each row would be asked for once more by itself.
         rows = conversation.messages.only("id", "conversation_id", "parent_id", "role", "text", "state")
         by_id = {row.id: row for row in rows}
         while path[-1].parent_id is not None:
@@ -169,7 +169,7 @@ def _again(user: AbstractBaseUser, cid: str) -> Opened | None:
     """What the same frame opened before, with requests for those answers that have not ended."""
     ids = [_name(user, cid, what) for what in ("user", *Target.values)]
     found = Message.objects.filter(id__in=ids)
-    # Nearly always there are none, and to ask for no more than that takes a third of the time.
+    # Nearly always there are none, and asking only for that takes a third of the time.
     if not found.exists():
         return None
     messages = list(found.select_related("conversation", "parent", "pair"))

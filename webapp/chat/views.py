@@ -88,7 +88,7 @@ def page(request: HttpRequest, conversation_id: UUID | None = None) -> HttpRespo
 @require_GET
 @never_cache
 def conversations(request: HttpRequest) -> JsonResponse:
-    """The list of conversations, or those of them in which something is said."""
+    """The list of conversations, or those that hold what is searched for."""
     rows = _found(request, request.GET.get("q", ""))[:SHOWN]
     return JsonResponse({"conversations": [_row(one) for one in rows]})
 
@@ -100,7 +100,7 @@ def rename(request: HttpRequest, conversation_id: UUID) -> HttpResponseBase:
     form = TitleForm(request.POST, instance=conversation)
     if not form.is_valid():
         return JsonResponse({"errors": form.errors}, status=400)
-    # The order of the list is that of what was said; a new title says nothing.
+    # Without touching `updated`: a new title does not move a conversation up the list.
     Conversation.objects.filter(id=conversation.id).update(title=form.cleaned_data["title"])
     return _done(request, "conversation", conversation_id, title=form.cleaned_data["title"])
 
@@ -241,7 +241,7 @@ def _row(conversation: Conversation) -> dict[str, Any]:
 
 
 def _done(request: HttpRequest, where: str, *args: Any, **value: Any) -> HttpResponseBase:
-    """What a script gets as JSON, and a plain form as the next page."""
+    """Answer a script with JSON, and a plain form with the next page."""
     if request.headers.get("Accept") == "application/json":
         return JsonResponse(value)
     return redirect(where, *args)

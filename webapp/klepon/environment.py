@@ -1,4 +1,4 @@
-"""What the site reads from the environment, made sure of; and the secret key that it keeps."""
+"""What the site reads from the environment, checked; and the secret key that it keeps."""
 
 import contextlib
 import ipaddress

@@ -1,4 +1,4 @@
-"""What must be there before the chat app can run: the supervisor stops at what is not, the doctor tells all."""
+"""What must be in place before the chat app can run: the supervisor stops at what is missing, the doctor lists all."""
 
 import errno
 import hashlib
@@ -182,7 +182,7 @@ def memory(settings: Settings) -> Finding:
     """Whether every worker's model fits into what is free."""
     name = settings.base_model
     folder = paths.DEMO_BASE_MODEL if name == "demo" else Path(name or "nowhere").expanduser()
-    # Half a GiB is what a process takes that has imported torch; weights of 16 bits become twice as large on a CPU.
+    # A process that has imported torch takes half a GiB; weights of 16 bits become twice as large on a CPU.
     needed = 0 if settings.engine_url else settings.workers * (2**29 + 2 * _weights(folder))
     free = psutil.virtual_memory().available
     if free < needed:

@@ -29,7 +29,7 @@ class Child:
     ready: bytes = b""
     """Words of its output that tell that it is ready."""
     patience: float = 10.0
-    """Seconds that it may take to end, from the asking to the killing."""
+    """Seconds that it may take to end before it is killed."""
     descriptors: tuple[int, ...] = ()
     """Open files that it inherits."""
 
@@ -120,7 +120,7 @@ class Running:
     def _pass_on(self, line: bytes) -> None:
         if self._child.ready and self._child.ready in line:
             self.ready.set()
-        # Of a progress bar the last state.
+        # Of a progress bar, only the last state.
         self._log(self._child.name, line.decode(errors="replace").rstrip().rpartition("\r")[2])
 
 

@@ -1,4 +1,4 @@
-"""The Redis of our own: which program, told what, reached how.
+"""A Redis of our own: which program it is, how it is set up, and how it is reached.
 
 Redis and Valkey speak the same protocol, and either will do from version 7 on.
 """
@@ -22,7 +22,7 @@ _LONGEST_SOCKET = 100
 
 
 class NoServerError(RuntimeError):
-    """No program here can be the Redis of our own; the message says what to install."""
+    """No program on this machine can be our Redis; the message says what to install."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ WEBAPP = Path(__file__).resolve().parent.parent
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be; the message says which, and what would do."""
+    """A setting that makes no sense; the message says which, and what would."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def record(adapter: Path) -> dict[str, object]:
 
 
 def shown(path: Path) -> Path:
-    """A path as short as it can be said."""
+    """A path, without the project's folder where it is inside that."""
     return path.relative_to(paths.ROOT) if path.is_relative_to(paths.ROOT) else path
 
 

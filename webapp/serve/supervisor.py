@@ -198,14 +198,14 @@ class _App:
 
 def _only_warnings(name: str, line: str) -> None:
     """Redis marks each line's level: `.`, `-`, `*` or `#`, the last for what somebody should know, and some more."""
-    # A farewell is no news, and what overcommitting memory is good for matters to much larger data.
+    # Its farewell is no news, and its advice on overcommitting memory matters to much larger data.
     if not re.match(r"\d+:\w .{20,24} [.*-] |.*(scheduling shutdown|ready to exit|overcommit)", line):
         say(name, line)
 
 
 @contextlib.contextmanager
 def _held(state: Path) -> Iterator[int]:
-    """The folder as this app's alone; the descriptor that holds it. Who inherits that holds it too."""
+    """Lock the folder for this app alone; the descriptor of the lock. A process that inherits it holds the lock too."""
     descriptor = os.open(state, os.O_RDONLY)
     try:
         try:

@@ -187,7 +187,7 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, record: 
 
 
 def read_adapter_record(adapter: Path) -> dict[str, Any]:
-    """What an adapter says that it was trained as.
+    """What an adapter's record says of its training.
 
     Raises:
         EngineError: if it says nothing.

@@ -2,7 +2,7 @@
 
 The loop hands over tokens and never waits for Redis. Every exchange is one pipeline for all answers: their new events,
 and with Redis's answer whether somebody wants one stopped. While Redis is away, events pile up here under the ids that
-they will have, so that sending them again doubles nothing; once Redis is back without its data, each answer is put back
+they will have, so that sending them twice doubles nothing; once Redis is back without its data, each answer is put back
 whole, as a snapshot under a new epoch.
 """
 
@@ -21,19 +21,19 @@ from worker.engine import Added, Step
 log = logging.getLogger(__name__)
 
 EXCHANGE_SECONDS = 0.04
-"""Between two exchanges with Redis: so soon a stop is heard of, even during a long step."""
+"""Between two exchanges with Redis. A stop is heard of this soon, even during a long step."""
 TEXT_SECONDS = 0.08
 """Between two pieces of text, of all answers together: each is work for the site and for every page, on cores that the
 model may want. First words, ends and whatever else is urgent do not wait."""
 IDLE_SECONDS = 0.5
 """How long an idle worker waits for work before it looks for itself."""
 RENEWALS = 4
-"""In the time of a lease."""
+"""How often a lease is renewed in its time."""
 BEAT_SECONDS = 2.0
 STALL_SECONDS = 120.0
 """A loop that has done no step for so long hangs: its leases are no longer renewed, and another worker takes over."""
 OUTAGE_SECONDS = 30.0
-"""The loop goes on for so long without Redis; then it waits."""
+"""For so long the loop goes on without Redis; then it waits."""
 
 
 @dataclass(frozen=True)

@@ -125,9 +125,10 @@ function draw() {
 const acts = new Acts({ tree, view, announcer, ask: (frame) => connection.ask(frame), draw });
 
 const composer = new Composer({
-  ask: (text) => connection.ask({
-    type: "send", conversation: current.id, parent: tree.leaf()?.id ?? null, text, settings: settings(), target: target(),
-  }),
+  ask(text) {
+    const place = { conversation: current.id, parent: tree.leaf()?.id ?? null };
+    return connection.ask({ type: "send", ...place, text, settings: settings(), target: target() });
+  },
   writing: () => tree.live().length > 0,
   editLast() {
     const turn = [...view.turns.values()].filter((one) => one.kind === "user").at(-1);

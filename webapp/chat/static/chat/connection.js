@@ -1,5 +1,5 @@
 // The WebSocket, kept alive: hello first, frames sent again until they are answered, back-off with jitter.
-// The server's side of the frames is chat/frames.py.
+// The server's side: chat/frames.py for what it takes, chat/payloads.py for what it sends.
 
 const VERSION = 1;
 const PING_MS = 25_000;
