@@ -193,7 +193,7 @@ advice: $(ENVIRONMENT) ## before a long run: what it downloads and trains, its h
 CHAT = --run '$(RUN)' --adapter '$(ADAPTER)' --base-model '$(BASE_MODEL)' --engine-url '$(ENGINE_URL)' \
     --port '$(PORT)' --workers '$(WORKERS)'
 # Instead of the shell, so that whoever ends make ends it.
-chat: $(ENVIRONMENT) ## talk to the final adapter of RUN on http://127.0.0.1:8000; Ctrl-C ends it
+chat: $(ENVIRONMENT) ## talk to the final adapter of RUN on http://127.0.0.1:8000; Ctrl-C stops it
 	@PYTHONPATH=webapp exec $(PY) -m serve $(CHAT)
 
 chat-doctor: $(ENVIRONMENT) ## what chat needs, what is there, and what to do about the rest
