@@ -4,8 +4,8 @@ The paper reads its falling Weighted F1 as forgetting, and measures no English. 
 adapter, reads and answers the same English rows.
 
 The demo's base model read English conversations of all twins in its pretraining, those of test rows too, so its loss
-on them is no measure of generalisation: how much of it the adapter loses is a measure of forgetting. Of rows from
-elsewhere nobody can say what the base model has read.
+on them does not measure generalisation: how much the adapter raises it measures forgetting. Which rows from elsewhere
+the base model has read is unknown.
 """
 
 import hashlib
@@ -68,7 +68,7 @@ def _twins(config: Config) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=_COLUMNS)
     sides = splits.read(config).drop_duplicates("pair").set_index("pair")["split"]
     seen = pd.Series(pairs).map(sides).isin(["train", "validation"])
-    # Two Indonesian wordings may be one in English: a twin of both sides is seen.
+    # Two Indonesian wordings may be one in English: a twin that is on both sides counts as seen.
     texts = table["input"] + "\0" + table["output"]
     return table[~texts.isin(texts[seen])]
 
@@ -87,7 +87,7 @@ def loss(
 ) -> tuple[float, int]:
     """The mean loss of the rows' completions in nats a token, and how many tokens that is over.
 
-    Prompts count nothing, the end of a turn counts as in training, and a row is cut to `max_evaluation_tokens`.
+    Prompts do not count, the end of a turn counts as in training, and a row is cut to `max_evaluation_tokens`.
 
     Raises:
         ValueError: if no row can be encoded.
@@ -98,12 +98,12 @@ def loss(
     ]
     examples = sorted((e for e in encoded if e is not None), key=lambda e: len(e.input_ids))
     if not examples:
-        raise ValueError(f"of {len(rows)} rows none can be encoded, so there is no loss: raise max_evaluation_tokens")
+        raise ValueError(f"none of {len(rows)} rows can be encoded, so there is no loss: raise max_evaluation_tokens")
     total, tokens = 0.0, 0
     with tqdm(total=len(examples), desc="loss on English", unit="row") as progress:
         for batch in _batches(examples):
             ids, trained = _padded(batch, model.device)
-            # Nothing looks ahead, so what pads the end needs no attention mask.
+            # Attention is causal, so padding at the end needs no mask.
             logits = model(input_ids=ids).logits[:, :-1]
             # The token before a trained one predicts it.
             logits, targets = logits[trained[:, 1:]], ids[:, 1:][trained[:, 1:]]

@@ -12,7 +12,7 @@ from lib.storage import whole
 def score(config: Config, completions: pd.DataFrame) -> pd.DataFrame:
     """The scores of every protocol and decoding run, tidy as in results.csv, from the completions on disk.
 
-    Writes them to a file, and to another for each protocol what they are made of: a line a completion, with its own
+    Writes them to a file, and to another for each protocol what they are made of: one line per completion, with its own
     ROUGE, the counts behind BLEU and chrF++, and whether it is correct (`metrics.COLUMNS`).
     """
     tokenizer = loading.load_tokenizer(config.model)
