@@ -8,12 +8,12 @@ BASE_MODEL ?=
 ITERATIONS ?= 5
 SEEDS      ?= 0
 STUDIES    ?=
-# What `make chat` loads (the run's final adapter unless ADAPTER says), or asks instead, and where it listens.
+# For `make chat`: an adapter instead of the run's final one, a server to ask instead, the port, and how many workers.
 ADAPTER    ?=
 ENGINE_URL ?=
 PORT       ?= 8000
 WORKERS    ?= 1
-# After training: llama.cpp's folder, the repository on the hub, whether a new one is private, and a yes beforehand.
+# After training: llama.cpp's folder, the repository on the hub, whether a new one is private, and YES=1 not to ask.
 LLAMA_CPP  ?=
 REPO       ?=
 PRIVATE    ?= 1
@@ -21,25 +21,25 @@ YES        ?=
 # The Ray cluster that runs the notebooks instead of this machine; `local` for one that is started for this run.
 RAY_ADDRESS ?=
 cluster    := $(filter-out local,$(RAY_ADDRESS))
-# Notebooks at a time, which share the cores. Several trainings of the demo are done sooner two by two; elsewhere they
-# would share a GPU. In a cluster, the notebooks that Ray may choose from: each waits here in a process of some 100 MB.
+# How many notebooks run at a time and share the cores. Several trainings of the demo finish sooner in pairs; elsewhere
+# they would share a GPU. In a cluster, how many Ray may choose from: each waits here in a process of some 100 MB.
 JOBS       ?= $(if $(cluster),16,$(if $(filter demo,$(PROFILE)),$(if $(word 3,$(ITERATIONS:all=0 1) $(SEEDS) $(STUDIES)),2,1),1))
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .SUFFIXES:
-# Nor does make say of a failure that is gone on from that it is ignored.
+# Also keeps make from announcing a failure that it ignores.
 .SILENT:
 ifeq ($(JOBS),1)
 .NOTPARALLEL:
 endif
-# What make itself was asked, such as -n and -t.
+# The options that make itself was given, such as -n and -t.
 FLAGS := $(firstword -$(MAKEFLAGS))
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
 
-# As in lib.parameters: an empty RUN is the profile's.
+# As in lib.parameters: an empty RUN takes the profile's name.
 override RUN := $(or $(strip $(RUN)),$(PROFILE))
 ARTIFACTS := artifacts/$(RUN)
 REPORTS   := reports/$(RUN)
@@ -54,7 +54,7 @@ PLANNER := $(PY)
 else
 PY := .venv/bin/python
 ENVIRONMENT := .venv/installed
-# What draws the graph while the Makefile is read: maybe before there is an environment.
+# Draws the graph while the Makefile is read, perhaps before there is an environment.
 PLANNER := $(or $(wildcard $(PY)),$(PYTHON))
 endif
 
@@ -68,7 +68,7 @@ install = $(pip) "$$(grep '^torch==' requirements.txt)" && $(pip) --no-deps $(ad
 	@$(call install,.venv/bin/python,requirements.txt)
 	@touch $@
 
-# What unsloth needs on a CPU, beside the environment and not in it: for tests of its path alone.
+# What unsloth needs on a CPU, outside the environment: only the tests of its path use it.
 ON_A_GPU_ALONE := ^(\#|nvidia|cuda|triton|torchvision|xformers)
 .unsloth/installed: requirements-gpu.txt | $(ENVIRONMENT)
 	@rm -rf .unsloth
@@ -76,8 +76,8 @@ ON_A_GPU_ALONE := ^(\#|nvidia|cuda|triton|torchvision|xformers)
 	@touch $@
 
 # --- The rooms of lib that each notebook uses (tests/test_makefile.py keeps these lists true) -------------------------
-# The report's room shows things in every notebook, but counts for the report alone: a nicer table is no reason to train
-# again. Nor is what pretrained the demo's base model: the stages see the model that came of it.
+# Every notebook uses the report's room to show things, but only the report depends on it: a nicer table is no reason to
+# train again. Nor is the code that pretrained the demo's base model: the stages see the resulting model.
 rooms = $(filter-out %/pretraining.py,$(wildcard $(foreach room,$(1),lib/$(room)/*.py lib/$(room)/t*s/*)))
 GROUND        := $(wildcard lib/*.py)
 SAMPLING      := $(GROUND) $(call rooms,demo corpus sampling)
@@ -89,26 +89,26 @@ REPORT        := $(EVALUATION) $(call rooms,training release report) $(wildcard 
 # --- The stages ------------------------------------------------------------------------------------------------------
 VARIABLES = --run '$(RUN)' --profile '$(PROFILE)' --corpus '$(CORPUS)' --base-model '$(BASE_MODEL)' \
     --iterations '$(ITERATIONS)' --seeds '$(SEEDS)' --studies '$(STUDIES)'
-# More threads than cores would wait for each other. In a cluster it is the node whose cores count.
+# More threads than cores would wait for each other. In a cluster, the node's cores count.
 THREADS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores > $(JOBS) ? cores / $(JOBS) : 1)))
 shared_cores = $(if $(filter-out 1,$(JOBS)),$(if $(cluster),,OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)}) KLEPON_JOBS=$(JOBS))
 on_ray       = $(if $(RAY_ADDRESS),$(PY) -m lib.running.cluster)
 run_notebook = exec env $(shared_cores) $(3) $(PY) -m lib.running.notebooks $(1) $(2) run=$(RUN) profile=$(PROFILE) corpus='$(CORPUS)' base_model='$(BASE_MODEL)'
-# Where a step has put what the notebooks say apart from what make says.
+# Where a step has separated the notebooks' output from make's own.
 heard = $(if $(KLEPON_GRAPH),2>&3)
 CORPUS_FILES     := $(if $(CORPUS),$(wildcard $(CORPUS) $(CORPUS)/*))
 BASE_MODEL_FILES := $(wildcard $(or $(BASE_MODEL),lib/demo/base_model)/*)
 
 # What each stage can see of the settings. A file is rewritten only when that has changed. The plus sign keeps `make -n`
-# from taking every file for a new one: it plans by the settings of the last run.
+# from taking every file for new: it plans by the settings of the last run.
 settings: | $(ENVIRONMENT)
 	@$(if $(KLEPON_GRAPH),,$(PY) -m lib.running.graph $(VARIABLES))
 	+@$(if $(GRAPH),,$(DRAW_GRAPH))
 .PRECIOUS: $(SETTINGS)/%.json
 $(SETTINGS)/%.json: settings ; +@:
 
-# Which notebooks the run has, each as `notebook:the notebook that it goes on with`. Only lib.running.graph knows: iterations
-# that sample alike share a sample, and equal ones a training. What is wrong with a variable is told by `settings`.
+# Which notebooks the run has, each as `notebook:the notebook that it continues`. Only lib.running.graph knows:
+# iterations that sample alike share a sample, and equal ones a training. `settings` says what is wrong with a variable.
 DRAW_GRAPH = $(PLANNER) -m lib.running.graph --graph $(VARIABLES)
 GRAPH  := $(or $(KLEPON_GRAPH),$(shell $(DRAW_GRAPH) 2>/dev/null))
 NAMES  := $(foreach edge,$(GRAPH),$(firstword $(subst :, ,$(edge))))
@@ -137,7 +137,7 @@ $(REPORTS)/4_evaluation_%.ipynb: notebooks/4_evaluation.ipynb $(SETTINGS)/evalua
     $(ARTIFACTS)/corpus/split.parquet $(EVALUATION) $(BASE_MODEL_FILES)
 	@$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed) $(heard)
 
-# The page is made of what there is, and tells why a row failed. It needs a corpus, the base model and one training.
+# The page is made from what is there, and says why a row failed. It needs a corpus, the base model and one training.
 PRESENT := $(filter-out $(KLEPON_MISSING),$(STAGED))
 MISSING := $(filter $(KLEPON_MISSING),$(STAGED))
 BASE    := $(REPORTS)/4_evaluation_base.ipynb
@@ -154,20 +154,20 @@ page: settings $(if $(filter $(FIRST) $(BASE),$(MISSING)),,$(if $(SCORED),$(REPO
 
 # --- Commands --------------------------------------------------------------------------------------------------------
 .PHONY: help report advice chat chat-doctor merge gguf publish hosted test unsloth quick-test lab bench lint clean base-model example
-help: ## what these commands do
+help: ## list these commands
 	@echo "Klepon: a report that can be run again. Commands:"
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/  make /'
 	@echo "Variables: PROFILE=$(PROFILE) RUN=$(RUN) CORPUS=$(CORPUS) BASE_MODEL=$(BASE_MODEL) ITERATIONS=\"$(ITERATIONS)\" SEEDS=\"$(SEEDS)\" STUDIES=\"$(STUDIES)\" JOBS=$(JOBS)"
 	@echo "           RAY_ADDRESS=$(RAY_ADDRESS) ADAPTER=$(ADAPTER) ENGINE_URL=$(ENGINE_URL) PORT=$(PORT) WORKERS=$(WORKERS)"
 	@echo "           LLAMA_CPP=$(LLAMA_CPP) REPO=$(REPO) PRIVATE=$(PRIVATE) YES=$(YES)"
 
-# In steps, so that a row that fails loses no other: all that can run, then the page. Each step is a make of its own,
-# which knows the graph already and, of what this one was asked, the variables alone. What the notebooks say goes to the
-# terminal by descriptor 3. What that make says of them in its own words says nothing new, and is dropped.
+# In two steps, so that a failed row costs no other: all that can run, then the page. Each step is a make of its own,
+# which is given the graph and this one's variables, but not its options. The notebooks' output goes to the terminal by
+# descriptor 3; that make's own messages about them say nothing new and are dropped.
 step = KLEPON_GRAPH='$(GRAPH)' MAKEFLAGS=' -- $(MAKEOVERRIDES)' $(MAKE) --silent
 apart = 3>&2 2> $(ARTIFACTS)/make.log
 told  = grep -vE "^make[^ ]*: (\*\*\* \[|\*\*\* Waiting for|Target .* not remade)" $(ARTIFACTS)/make.log >&2 || true
-# A step with a Ray of its own, where that was asked for and there is something to do for it.
+# A step with its own Ray, where that was asked for and there is work for it.
 some_stages = grep -q '/[1-4]_' $(KLEPON_TODO)
 with_ray    = $(if $(filter local,$(RAY_ADDRESS)),! $(some_stages) || exec $(on_ray) --local env,exec env)
 plan = $(step) -n page | sed -nE 's/.* -m lib\.running\.notebooks [^ ]+ ([^ ]+) .*/\1/p' | xargs
@@ -192,32 +192,32 @@ advice: $(ENVIRONMENT) ## before a long run: what it downloads and trains, its h
 
 CHAT = --run '$(RUN)' --adapter '$(ADAPTER)' --base-model '$(BASE_MODEL)' --engine-url '$(ENGINE_URL)' \
     --port '$(PORT)' --workers '$(WORKERS)'
-# Instead of the shell, so that whoever ends make ends it.
-chat: $(ENVIRONMENT) ## talk to the final adapter of RUN on http://127.0.0.1:8000; Ctrl-C ends it
+# `exec` replaces the shell, so that ending make ends the chat.
+chat: $(ENVIRONMENT) ## talk to the final adapter of RUN on http://127.0.0.1:8000; Ctrl-C stops it
 	@PYTHONPATH=webapp exec $(PY) -m serve $(CHAT)
 
-chat-doctor: $(ENVIRONMENT) ## what chat needs, what is there, and what to do about the rest
+chat-doctor: $(ENVIRONMENT) ## what chat needs, what is there, and how to get the rest
 	@PYTHONPATH=webapp $(PY) -m serve.doctor $(CHAT)
 
-merge: $(ENVIRONMENT) ## the final adapter of RUN merged into 16-bit weights, and compared: artifacts/<run>/merged
+merge: $(ENVIRONMENT) ## merge the final adapter of RUN into 16-bit weights, and check the result: artifacts/<run>/merged
 	@$(PY) -m lib.release.merging --run '$(RUN)'
 
-gguf: $(ENVIRONMENT) ## that model for llama.cpp and Ollama; LLAMA_CPP is llama.cpp's folder: artifacts/<run>/gguf
+gguf: $(ENVIRONMENT) ## the merged model for llama.cpp and Ollama; LLAMA_CPP is llama.cpp's folder: artifacts/<run>/gguf
 	@$(PY) -m lib.release.llama_cpp --run '$(RUN)' --llama-cpp '$(LLAMA_CPP)'
 
-publish: $(ENVIRONMENT) ## adapter, cards, report and scores to REPO (owner/name) on the hub; asks first, or YES=1
+publish: $(ENVIRONMENT) ## upload adapter, cards, report and scores to REPO (owner/name) on the hub; asks first unless YES=1
 	@$(PY) -m lib.release.upload --run '$(RUN)' --repository '$(REPO)' --private '$(PRIVATE)' --yes '$(YES)'
 
 # The first cell of every notebook calls this where there is no clone yet; `make report PY=python3` then uses it.
-hosted: ## the environment into the active Python, as on Colab and Kaggle; with a GPU, what that needs too
+hosted: ## install the environment into the active Python, as on Colab and Kaggle; with a GPU, what it needs too
 	@$(call install,$(PYTHON),requirements.txt $(if $(shell command -v nvidia-smi),requirements-gpu.txt))
 
-# A process a core, with one thread each; the tests of a file share what they make, and so a process.
+# One process per core, with one thread each; the tests of a file share what they make, and so a process.
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n logical --dist loadfile
 test: $(ENVIRONMENT) ## the whole suite, offline
 	@$(pytest)
 
-unsloth: .unsloth/installed ## bring what tests of the unsloth path need; `make test` then runs them too
+unsloth: .unsloth/installed ## install what the tests of the unsloth path need; `make test` then runs them too
 
 quick-test: $(ENVIRONMENT) ## the suite without the tests that run whole stages
 	@$(pytest) -m "not slow"
@@ -234,8 +234,8 @@ lint: $(ENVIRONMENT) ## ruff, mypy, and import-linter: no room uses one above it
 	@$(PY) -m mypy
 	@PYTHONPATH=webapp $(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-logo --no-cache
 
-clean: ## remove what RUN computed and shows
-	@$(if $(findstring /,$(RUN))$(filter . .. example published bench,$(RUN)),$(error RUN=$(RUN) is no run: nothing is removed))
+clean: ## remove what RUN computed and reported
+	@$(if $(findstring /,$(RUN))$(filter . .. example published bench,$(RUN)),$(error RUN=$(RUN) is not a run: nothing is removed))
 	echo rm -rf '$(ARTIFACTS)' '$(REPORTS)'
 	rm -rf '$(ARTIFACTS)' '$(REPORTS)'
 

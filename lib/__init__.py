@@ -1,1 +1,1 @@
-"""Helpers that the notebooks call: one module a noun, and importing any of them does nothing."""
+"""What the notebooks call. Importing any of it has no side effects."""

@@ -3,7 +3,7 @@
 The defaults are the paper's chosen configuration (Table 2, row 5). A profile (`notebooks/parameters/<profile>.toml`)
 changes them, then an iteration (`notebooks/parameters/iterations/<n>.toml`), then what the command line names
 (run, corpus, base model). A setting belongs to one section, and a stage of the pipeline is given only the sections
-named in `STAGES`: so a changed setting reruns the stages that can see it and no other.
+named in `STAGES`: so a changed setting reruns the stages that can see it and no others.
 """
 
 import difflib
@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, field, fields
 
 from lib.paths import RunPaths
 
-#: Rows of the six subsets in the Cendol Collection v2 (paper, section on the corpus): what a share is a share of.
+#: Rows of the six subsets in the Cendol Collection v2 (paper, section on the corpus): what a share refers to.
 PAPER_CORPUS_ROWS = 6_542_630
 
 
@@ -26,8 +26,8 @@ class Corpus:
     """Jaccard similarity from which two texts count as near-duplicates: of word 3-grams, and in texts of at most 64
     words also of character 5-grams."""
     generic_after: int = 10
-    """A prompt with more distinct outputs than this names no answer, so it ties no rows together; nor does an output
-    of at most three words."""
+    """A prompt with more distinct outputs than this is generic, so it ties no rows together; nor does an output of at
+    most three words."""
     test_share: float = 0.1
     validation_share: float = 0.05
     split_seed: int = 0
@@ -64,7 +64,7 @@ class Prompt:
     """From a row to token ids (Table 1)."""
 
     date: str = "26 July 2024"
-    """The date that the chat template writes into the system turn: pinned, or every day has another prompt."""
+    """The date that the chat template writes into the system turn: pinned, or the prompt would change every day."""
     bos_tokens: int = 1
     """Beginning-of-text tokens in front of an example. The paper trained with two, by accident (Table 1)."""
     max_train_tokens: int = 2_048
@@ -141,7 +141,7 @@ class Config:
     scale: float = 1.0
     """One factor on every count of rows (never on K, epochs or tokens): how the demo is made small."""
     sampled_as: str = "5"
-    """The first iteration that samples alike: its sample serves this one too."""
+    """The first iteration that samples alike: its sample is used for this one too."""
     prepared_as: str = "5"
     """The first iteration with the same examples."""
     trained_as: str = "5"
@@ -189,7 +189,7 @@ STUDIES = ("loraplus", "sampling", "bos")
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be used; the message says which, and what would do."""
+    """A setting that cannot be used; the message says which, and what can be used."""
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -201,7 +201,7 @@ def nearest(word: str, known: Sequence[str]) -> str:
 def check(config: Config) -> None:
     def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
         if value not in known:
-            raise ConfigError(f"{name} = {value!r} is unknown{nearest(value, known)}; there are: {', '.join(known)}")
+            raise ConfigError(f"{name} = {value!r} is unknown{nearest(value, known)}; choose from: {', '.join(known)}")
 
     one_of("sampling.method", config.sampling.method, METHODS)
     one_of("training.schedule", config.training.schedule, SCHEDULES)
@@ -209,11 +209,14 @@ def check(config: Config) -> None:
     if config.sampling.method == "stratified" and not 0 < config.sampling.share <= 1:
         raise ConfigError(f"sampling.share = {config.sampling.share} must be above 0 and at most 1")
     if config.corpus.test_share + config.corpus.validation_share >= 1:
-        raise ConfigError("corpus.test_share + corpus.validation_share leave no training rows: make them smaller")
+        raise ConfigError(
+            f"corpus.test_share = {config.corpus.test_share} and corpus.validation_share = "
+            f"{config.corpus.validation_share} leave no training rows: make them smaller"
+        )
     if config.evaluation.f1_tokens > config.evaluation.max_new_tokens:
         raise ConfigError(
             f"evaluation.f1_tokens = {config.evaluation.f1_tokens} is more than "
-            f"evaluation.max_new_tokens = {config.evaluation.max_new_tokens}"
+            f"evaluation.max_new_tokens = {config.evaluation.max_new_tokens}: make it smaller"
         )
     positive = {
         "scale": config.scale,

@@ -1,7 +1,7 @@
-"""Data sets and models of the hub: at one commit for good, resumable, and with a clear word for what goes wrong.
+"""Data sets and models from the hub: pinned to one commit, resumable, and with a clear message for what goes wrong.
 
-A name is `owner/name`, or `owner/name@revision` for a branch, a tag or a commit. The hub's own settings hold: HF_HOME,
-HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE. This module is imported only where a name is no file or folder.
+A name is `owner/name`, or `owner/name@revision` for a branch, a tag or a commit. The hub's own settings apply: HF_HOME,
+HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE. This module is imported only where a name is not a file or folder.
 """
 
 import json
@@ -28,22 +28,22 @@ NAME = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?")
 
 
 class HubError(ValueError):
-    """Something of the hub cannot be had; the message says why, and what to do."""
+    """Something cannot be fetched from the hub; the message says why, and what to do."""
 
 
 def is_name(text: str) -> bool:
-    """Whether a text can be a name of the hub. A path that exists is for the caller to prefer."""
+    """Whether a text can be a name on the hub. The caller should prefer a path that exists."""
     return NAME.fullmatch(text) is not None
 
 
 def commit(kind: Kind, name: str) -> str:
     """The commit (40 hex digits) at which this checkout reads a repository of the hub.
 
-    A branch or a tag is asked for once and kept in artifacts/hub.json: later stages and later runs read the same, even
-    if it has moved on since. Another one is had by naming it: `owner/name@revision`.
+    A branch or a tag is looked up once and kept in artifacts/hub.json: later stages and runs read the same commit, even
+    if it has moved since. To read another, name it: `owner/name@revision`.
 
     Raises:
-        HubError: if it cannot be had.
+        HubError: if it cannot be fetched.
     """
     return str(_record(kind, name)["commit"])
 
@@ -51,20 +51,20 @@ def commit(kind: Kind, name: str) -> str:
 def _repository(name: str) -> tuple[str, str | None]:
     """Repository and revision of a name."""
     found = NAME.fullmatch(name)
-    assert found, f"{name!r} is no name of the hub: ask is_name first"
+    assert found, f"{name!r} is not a name on the hub: ask is_name first"
     return found[1], found[2]
 
 
 def pinned(kind: Kind, name: str) -> str:
-    """The name with the commit at which it is read, `owner/name@commit`: the same files for whoever gets it."""
+    """The name with the commit at which it is read, `owner/name@commit`: the same files for everybody."""
     return f"{_repository(name)[0]}@{commit(kind, name)}"
 
 
 def model(name: str) -> Path:
-    """The folder of a model, complete. What an earlier call fetched is not fetched again, even after a cut.
+    """The folder of a model, complete. What an earlier call fetched is not fetched again, even if it was cut off.
 
     Raises:
-        HubError: if it cannot be had.
+        HubError: if it cannot be fetched.
     """
     return Path(_snapshot("model", name, MODEL_FILES))
 
@@ -73,7 +73,7 @@ def model_config(name: str) -> dict[str, Any]:
     """A model's config.json, fetched alone.
 
     Raises:
-        HubError: if it cannot be had.
+        HubError: if it cannot be fetched.
     """
     at = commit("model", name)
     with _told("model", name):
@@ -82,7 +82,7 @@ def model_config(name: str) -> dict[str, Any]:
 
 
 def model_to_fetch(name: str) -> int:
-    """How many bytes of a model are still to come.
+    """How many bytes of a model are still to be fetched.
 
     Raises:
         HubError: if the hub cannot be asked.
@@ -91,7 +91,7 @@ def model_to_fetch(name: str) -> int:
 
 
 def dataset_to_fetch(name: str, patterns: Collection[str], asked: str) -> int:
-    """How many bytes of a data set are still to come: at most, until `dataset` has seen which files it needs.
+    """How many bytes of a data set are still to be fetched: at most, until `dataset` has seen which files it needs.
 
     Raises:
         HubError: if the hub cannot be asked.
@@ -109,14 +109,14 @@ def dataset(
 ) -> tuple[dict[str, Path], dict[str, int]]:
     """The files of a data set that match one of the patterns and are needed, complete.
 
-    A parquet file whose footer shows that it is not needed is not fetched: only its end crosses the network. What the
-    footers showed is kept under `asked`, which tells one use of the data set from another.
+    A parquet file whose footer shows that it is not needed is not fetched: only its end is. What the footers showed
+    is kept under `asked`, which distinguishes one use of the data set from another.
 
     Returns:
         The files by their names in the data set, and the rows of each file that was not fetched.
 
     Raises:
-        HubError: if it cannot be had.
+        HubError: if it cannot be fetched.
     """
     at = commit("dataset", name)
 
@@ -140,10 +140,10 @@ def dataset(
 
 
 def _record(kind: Kind, name: str, key: str = "", find: Callable[[], Any] | None = None) -> dict[str, Any]:
-    """What is known of a repository: its `commit`, and under `key` what `find` tells. Each is asked once."""
+    """What is known of a repository: its `commit`, and under `key` what `find` returns. Each is looked up once."""
     path = paths.ROOT / "artifacts" / "hub.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Several notebooks may ask at a time.
+    # Several notebooks may ask at once.
     with FileLock(path.with_name(".hub.lock")):
         known = json.loads(path.read_text()) if path.is_file() else {}
         record = known.setdefault(f"{KINDS[kind]} {name}", {})
@@ -182,7 +182,7 @@ def _snapshot(
 
 @contextmanager
 def _told(kind: Kind, name: str) -> Any:
-    """Say what went wrong on the hub in words for who runs the report."""
+    """Turn what goes wrong on the hub into a message for the person who runs the report."""
     try:
         yield
     except (OSError, ValueError, httpx.HTTPError) as error:
@@ -198,20 +198,20 @@ def _why(kind: Kind, name: str, error: Exception) -> str:
         page = f"{hub}/{'datasets/' * (kind == 'dataset')}{owner_and_name}"
         return f"{hub}: it is gated. Accept its licence on {page} and set HF_TOKEN to a token of that account{other}"
     if isinstance(error, RevisionNotFoundError):
-        return f"{hub}: it has no such revision. Check what stands behind the @"
+        return f"{hub}: it has no such revision. Check what follows the @"
     if isinstance(error, RepositoryNotFoundError):
-        return f"{hub}: there is none of this name that HF_TOKEN may see. Check the name, and HF_TOKEN if it is private"
+        return f"{hub}: none of this name that HF_TOKEN may read. Check the name, and HF_TOKEN if it is private"
     if status in (401, 403):
         return f"{hub}: it answers {status}. Set HF_TOKEN to a token that may read it"
     if status == 429:
         return (
-            f"{hub}: it asks for fewer requests (429). Wait some minutes and run again: what has come is kept. With "
-            "HF_TOKEN set, more are allowed"
+            f"{hub}: it asks for fewer requests (429). Wait a few minutes and run again: what was fetched is kept. "
+            "With HF_TOKEN set, more are allowed"
         )
     if constants.HF_HUB_OFFLINE:
         return f"{hub}: HF_HUB_OFFLINE is set, and not all of it was downloaded before. Run once without it"
     reason = first_line(error)
-    return f"{hub} ({reason}). Check the network and run again: what has come is kept"
+    return f"{hub} ({reason}). Check the network and run again: what was fetched is kept"
 
 
 def first_line(error: BaseException) -> str:

@@ -38,7 +38,7 @@ def load_config(
 
 
 def _shared(config: Config, others: list[Config]) -> Config:
-    """The same settings, with the names under which it finds what it has in common with an earlier iteration."""
+    """The same settings, with the names of the iterations whose sample, examples and training it shares."""
 
     def first(sections: Sequence[str]) -> str:
         return next(o.iteration for o in others if all(getattr(o, s) == getattr(config, s) for s in sections))
@@ -80,22 +80,22 @@ def load_configs(
     base_model: str = "",
     studies: str = "",
 ) -> list[Config]:
-    """The settings of the base model and of every training of a run, base first; lists are words apart by spaces.
+    """The settings of the base model and of every training of a run, base first; lists are words separated by spaces.
 
-    `all` stands for every row of Table 2, or for every study. A study brings its variants, and row 5 that they vary.
+    `all` stands for every row of Table 2, or for every study. A study adds its variants, and row 5, which they vary.
     """
     wanted = list(rows()) if iterations.split() == ["all"] else iterations.split()
     chosen = STUDIES if studies.split() == ["all"] else studies.split()
     for study in chosen:
         if study not in STUDIES:
-            raise ConfigError(f"no study {study!r}{nearest(study, STUDIES)}; there are: {', '.join(STUDIES)}")
+            raise ConfigError(f"no study {study!r}{nearest(study, STUDIES)}; choose from: {', '.join(STUDIES)}")
         wanted += ["5", *(name for name in _iteration_files() if name.startswith(f"{study}_"))]
     configs = [load_config(run, profile, "base", 0, corpus, base_model)]
     others = [_read(run, profile, name, 0, corpus, base_model) for name in _iteration_files()]
     for iteration in dict.fromkeys(wanted):
         for seed in dict.fromkeys(seeds.split()):
             if not seed.isdigit():
-                raise ConfigError(f"SEEDS={seeds!r} must be whole numbers apart by spaces, such as 0 1 2")
+                raise ConfigError(f"SEEDS={seeds!r} must be whole numbers separated by spaces, such as 0 1 2")
             configs.append(_shared(_read(run, profile, iteration, int(seed), corpus, base_model), others))
     if len(configs) == 1:
         raise ConfigError("ITERATIONS and SEEDS name no training: give at least one of each, such as 5 and 0")
@@ -125,7 +125,7 @@ def _profiles() -> dict[str, Path]:
 
 def _known(name: str, files: dict[str, Path], kind: str) -> Path:
     if name not in files:
-        raise ConfigError(f"no {kind} {name!r}{nearest(name, list(files))}; there are: {', '.join(files)}")
+        raise ConfigError(f"no {kind} {name!r}{nearest(name, list(files))}; choose from: {', '.join(files)}")
     return files[name]
 
 
@@ -133,7 +133,7 @@ def _run_name(run: str) -> str:
     if not run.replace("-", "").replace("_", "").replace(".", "").isalnum() or run in ("example", "published", "bench"):
         raise ConfigError(
             f"RUN={run!r} cannot name a folder of results: use letters, digits, '-', '_' and '.', "
-            "and none of the names example, published and bench, which the project keeps for itself"
+            "but not the names example, published and bench, which the project uses itself"
         )
     return run
 
@@ -144,7 +144,7 @@ def _merge(config: Config, layer: dict[str, Any]) -> Config:
             config = replace(config, scale=_typed("scale", value, 1.0))
         elif name not in SECTIONS:
             known = ["scale", *SECTIONS]
-            raise ConfigError(f"unknown section [{name}]{nearest(name, known)}; there are: {', '.join(known)}")
+            raise ConfigError(f"unknown section [{name}]{nearest(name, known)}; choose from: {', '.join(known)}")
         else:
             if not isinstance(value, dict):
                 raise ConfigError(f"{name} = {value!r} is of type {type(value).__name__}, not a section [{name}]")

@@ -1,4 +1,4 @@
-"""Where things lie: what a run computes is under artifacts/<run>/, what it shows under reports/<run>/."""
+"""Where files are: what a run computes is under artifacts/<run>/, what it shows under reports/<run>/."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PARAMETERS = ROOT / "notebooks" / "parameters"
 PUBLISHED = ROOT / "reports" / "published"
 DEMO_BASE_MODEL = ROOT / "lib" / "demo" / "base_model"
-#: In an adapter's folder: what it was trained as.
+#: In an adapter's folder: how it was trained.
 ADAPTER_RECORD = "klepon.json"
 
 
@@ -84,7 +84,7 @@ class RunPaths:
 
     @property
     def merge_record(self) -> Path:
-        """How near that model is to the adapter, as measured, and which of both it was."""
+        """How close that model is to the adapter, as measured, and the fingerprints of both."""
         return self.artifacts / "merge.json"
 
     @property
@@ -94,7 +94,7 @@ class RunPaths:
 
     @property
     def gguf_record(self) -> Path:
-        """How near that file is to the adapter, as measured."""
+        """How close that file is to the adapter, as measured."""
         return self.artifacts / "gguf.json"
 
     def completions(self, name: str, protocol: str = "clean") -> Path:
@@ -110,12 +110,12 @@ class RunPaths:
         return self.artifacts / "scores" / f"{name}_language.csv"
 
     def pairs(self, name: str, protocol: str = "clean") -> Path:
-        """The scores of each completion against its reference, and what corpus scores are made of."""
+        """The scores of each completion against its reference, and the counts behind corpus scores."""
         return self.artifacts / "scores" / f"{name}_{protocol}_pairs.parquet"
 
     @property
     def english_rows(self) -> Path:
-        """The rows that English is measured on, where they come from a corpus of their own."""
+        """The rows that English is measured on, where they come from a separate corpus."""
         return self.artifacts / "english" / "rows.parquet"
 
     def likelihood(self, name: str, protocol: str = "clean") -> Path:
@@ -131,7 +131,7 @@ class RunPaths:
         return self.artifacts / "failures" / f"{notebook}.json"
 
     def cluster_log(self, notebook: str) -> Path:
-        """What a stage last said on a Ray cluster; whoever runs it holds a lock on this file."""
+        """A stage's last output on a Ray cluster; the process that runs it holds a lock on this file."""
         return self.artifacts / "cluster" / f"{notebook}.log"
 
     @property
@@ -146,5 +146,5 @@ class RunPaths:
 
     @property
     def report(self) -> Path:
-        """The page to read."""
+        """The report page."""
         return self.reports / "report.html"

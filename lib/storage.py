@@ -1,4 +1,4 @@
-"""Files that are whole or absent, so that a run killed at any moment can go on from what it finds."""
+"""Files that are whole or absent, so that a run killed at any moment can continue from what it finds."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_if_changed(path: Path, text: str) -> None:
-    """Write `text` unless the file says so already: an unchanged file keeps its time, so Make reruns nothing."""
+    """Write `text` unless the file has it already: an unchanged file keeps its time, so Make reruns nothing."""
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         with whole(path) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -127,13 +127,13 @@ def test_an_unknown_word_in_a_profile_names_the_nearest_known_one(files, written
 
 
 def test_an_unknown_profile_names_the_nearest(files):
-    with pytest.raises(ConfigError, match=r"no profile 'smal'; did you mean 'small'\?; there are: small"):
+    with pytest.raises(ConfigError, match=r"no profile 'smal'; did you mean 'small'\?; choose from: small"):
         load_config(profile="smal")
 
 
 def test_an_unknown_iteration_names_the_nearest(files):
     (files / "iterations" / "10.toml").write_text("")
-    with pytest.raises(ConfigError, match=r"no iteration '11'; did you mean '10'\?; there are: 5, 10"):
+    with pytest.raises(ConfigError, match=r"no iteration '11'; did you mean '10'\?; choose from: 5, 10"):
         load_config(profile="small", iteration="11")
 
 
@@ -306,7 +306,7 @@ def test_all_studies_bring_every_variant():
 
 
 def test_an_unknown_study_names_the_nearest():
-    with pytest.raises(ConfigError, match=r"no study 'lorapuls'; did you mean 'loraplus'\?; there are: loraplus, "):
+    with pytest.raises(ConfigError, match=r"no study 'lorapuls'; did you mean 'loraplus'\?; choose from: loraplus, "):
         load_configs(studies="bos lorapuls")
 
 

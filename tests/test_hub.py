@@ -138,7 +138,7 @@ def test_a_revision_that_moves_on_is_not_followed_until_it_is_named(there, tmp_p
     [
         (401, "it answers 401. Set HF_TOKEN"),
         (403, "it answers 403. Set HF_TOKEN"),
-        (429, r"it asks for fewer requests \(429\). Wait some minutes and run again"),
+        (429, r"it asks for fewer requests \(429\). Wait a few minutes and run again"),
         (500, "Check the network and run again"),
     ],
 )
@@ -154,14 +154,14 @@ def test_a_name_that_the_hub_does_not_have_is_said(there, tmp_path):
         CorpusError, match=r"no file or folder is named 'some/thing', and the data set .* none of this name"
     ):
         selected(tmp_path, "some/thing")
-    with pytest.raises(CorpusError, match=r"it has no such revision\. Check what stands behind the @"):
+    with pytest.raises(CorpusError, match=r"it has no such revision\. Check what follows the @"):
         selected(tmp_path, f"{NAME}@v9")
 
 
 def test_without_a_network_or_with_the_hub_switched_off_the_message_says_so(monkeypatch, tmp_path):
     with serving(Hub(), monkeypatch, tmp_path / "cache"):
         pass
-    with pytest.raises(CorpusError, match="Check the network and run again: what has come is kept"):
+    with pytest.raises(CorpusError, match="Check the network and run again: what was fetched is kept"):
         selected(tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(CorpusError, match="HF_HUB_OFFLINE is set, and not all of it was downloaded before"):

@@ -388,7 +388,7 @@ def test_an_interrupt_ends_the_notebook_and_its_kernel(tmp_path):
         if not gone(kernel):
             os.kill(kernel, signal.SIGKILL)
     assert not (tmp_path / "out.ipynb").exists()
-    assert "stopped: make goes on from here" in told
+    assert "stopped: make continues from here" in told
     assert "Traceback" not in told
 
 
@@ -490,12 +490,12 @@ def test_an_executed_notebook_of_before_is_gone_before_the_new_one_runs(command)
 def test_whatever_ends_a_notebook_half_way_it_counts_as_failed(command):
     def run(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
         # What is on disk now is what a kill would leave.
-        assert failed(output.stem) == "3_training_3_seed0 was stopped before its end"
+        assert failed(output.stem) == "3_training_3_seed0 was stopped before it finished"
         raise KeyboardInterrupt
 
-    with pytest.raises(SystemExit, match="stopped: make goes on from here"):
+    with pytest.raises(SystemExit, match="stopped: make continues from here"):
         command("3_training_3_seed0", run=run)
-    assert failed("3_training_3_seed0") == "3_training_3_seed0 was stopped before its end"
+    assert failed("3_training_3_seed0") == "3_training_3_seed0 was stopped before it finished"
 
 
 def test_a_disk_too_full_for_the_record_hides_no_error(command, monkeypatch):

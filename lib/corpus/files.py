@@ -1,4 +1,4 @@
-"""The files of a corpus: found by name, glob, folder or hub id, and opened with a clear word for what is wrong."""
+"""The files of a corpus: found by name, glob, folder or hub id, and opened with a clear message for what is wrong."""
 
 import contextlib
 import difflib
@@ -32,7 +32,7 @@ class CorpusError(ValueError):
 class Files(NamedTuple):
     """The files of a corpus by their names relative to it.
 
-    Of a data set on the hub also the commit, and the rows of each file that was not fetched: those without the subsets.
+    For a data set on the hub also the commit, and the rows of each file not fetched, which has none of the subsets.
     """
 
     files: dict[str, Path]
@@ -69,18 +69,18 @@ def find_files(corpus: str, subsets: Collection[str] = SUBSETS) -> Files:
 
 
 def is_of_the_hub(corpus: str) -> bool:
-    """Whether a corpus is a data set of the hub: named owner/name, and nothing on this machine is called so."""
+    """Whether a corpus is a data set on the hub: named owner/name, and nothing on this machine has that name."""
     path = Path(corpus).expanduser()
     if path.exists() or Path(path.parts[0]).exists():
         return False
-    # Whoever has a file or folder need not wait for what talks to the hub.
+    # Slow to import, and not needed for a local file or folder.
     from lib import hub
 
     return hub.is_name(corpus)
 
 
 def bytes_to_fetch(name: str, subsets: Collection[str] = SUBSETS) -> int:
-    """How many bytes of a corpus of the hub are still to come: at most, until its files' footers have been seen.
+    """How many bytes of a corpus on the hub are still to be fetched: at most, until its files' footers have been seen.
 
     Raises:
         HubError: if the hub cannot be asked.
@@ -138,7 +138,7 @@ def _from_hub(name: str, subsets: Collection[str]) -> Files:
 def row_groups_with(subsets: Collection[str], file: pq.ParquetFile) -> list[bool]:
     """For each row group of a parquet file, whether it can hold a row of one of the subsets, or a bad one.
 
-    The footer's least and greatest `subset_name` tell, where it has them.
+    Decided by the footer's smallest and largest `subset_name`, where it has them.
     """
     column = file.schema_arrow.get_field_index("subset_name")
     can = []
@@ -147,7 +147,7 @@ def row_groups_with(subsets: Collection[str], file: pq.ParquetFile) -> list[bool
         if found is None or not found.has_min_max or found.null_count or found.physical_type != "BYTE_ARRAY":
             can.append(True)
         else:
-            # As bytes, since bad rows may hold what is no text.
+            # As bytes, since bad rows may hold invalid text.
             can.append(any(found.min_raw <= name.encode() <= found.max_raw for name in subsets))
     return can
 
@@ -179,7 +179,9 @@ def _check_jsonl(name: str, path: Path) -> None:
     with open_lines(path) as (stream, _):
         for number, line in zip(range(1, 101), lines(name, stream), strict=False):
             if number == 1 and line.lstrip().startswith(b"["):
-                raise CorpusError(f"{name} is one JSON array, not a row a line. Convert it: jq -c '.[]' {path.name}")
+                raise CorpusError(
+                    f"{name} is one JSON array, not one row per line. Convert it: jq -c '.[]' {path.name}"
+                )
             with contextlib.suppress(orjson.JSONDecodeError):
                 row = orjson.loads(line)
                 if isinstance(row, dict):
@@ -199,9 +201,9 @@ def _check_columns(name: str, found: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def open_lines(path: Path) -> Iterator[tuple[Any, Callable[[], int]]]:
-    """The bytes of a file, unpacked if it is gzipped, and a call that tells how many bytes of the file are read.
+    """The bytes of a file, unpacked if it is gzipped, and a function that returns how many bytes of the file are read.
 
-    The first bytes tell whether it is gzipped, since names are often wrong.
+    The first bytes show whether it is gzipped, since names are often wrong.
     """
     with path.open("rb", buffering=1 << 20) as raw:
         gzipped = raw.read(2) == b"\x1f\x8b"
@@ -217,7 +219,7 @@ def lines(name: str, stream: Any) -> Iterator[bytes]:
     """The lines of a file, without its byte-order mark, refusing one that would fill the memory."""
     for number, line in enumerate(iter(lambda: stream.readline(_LINE_BYTES), b""), 1):
         if len(line) >= _LINE_BYTES:
-            raise CorpusError(f"{name}: line {number:,} is over {_LINE_BYTES >> 20} MB. Is it one JSON row a line?")
+            raise CorpusError(f"{name}: line {number:,} is over {_LINE_BYTES >> 20} MB. Is it one JSON row per line?")
         yield line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
 
 

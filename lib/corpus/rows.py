@@ -1,4 +1,4 @@
-"""The rows in a corpus file, parquet or JSON lines: the wanted ones, the left-out ones and the bad ones, told apart."""
+"""The rows in a corpus file, parquet or JSON lines: the wanted ones, the left-out ones and the bad ones, separated."""
 
 import json
 from collections import Counter
@@ -197,7 +197,7 @@ def _json_fault(line: bytes) -> str:
     """Why a line could not be parsed."""
     if fault := _text_fault(line):
         return fault
-    # The standard library lets lone surrogates pass, which is how they are told from a syntax error here.
+    # The standard library lets lone surrogates pass, which is how they are distinguished from a syntax error here.
     try:
         json.dumps(json.loads(line), ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -208,7 +208,7 @@ def _json_fault(line: bytes) -> str:
 
 
 def _row_fault(number: int, row: Any) -> _BadRow | None:
-    """What is wrong with the form of a parsed row, if anything. Nulls pass: they are looked at in the batch."""
+    """What is wrong with the form of a parsed row, if anything. Nulls pass: they are checked in the batch."""
     if type(row) is not dict:
         return _BadRow(number, "not a JSON object", _clip(orjson.dumps(row)), None)
     subset = row.get("subset_name")

@@ -158,7 +158,7 @@ def read(
 ) -> pd.DataFrame:
     """The rows at the given positions (from 0) of a file that `select` wrote, in the order asked for.
 
-    A position may come more than once. Without `rows`, all of them. One row group is in memory at a time besides
+    A position may be repeated. Without `rows`, all of them. One row group is in memory at a time besides
     the result. Raises CorpusError for a missing or damaged file, an unknown column and a position out of range.
     """
     destination = Path(destination)
@@ -211,7 +211,7 @@ def _check_apart(corpus: str, files: dict[str, Path], destination: Path, bad_row
     root = Path(corpus).expanduser().resolve()
     inside = root.is_dir() and root in destination.resolve().parents
     if inside or any(path.resolve() in written for path in files.values()):
-        raise CorpusError(f"{destination} lies within the corpus {corpus!r}, which would then read its own selection.")
+        raise CorpusError(f"{destination} is inside the corpus {corpus!r}, which would then read its own selection.")
 
 
 def _check_outcome(
@@ -236,7 +236,7 @@ def _check_outcome(
         reason, rows = bad.most_common(1)[0]
         raise CorpusError(
             f"{bad.total():,} of the {kept.total() + bad.total():,} rows to keep from {corpus!r} are bad, more than "
-            f"half; most often ({row_count(rows)}): {reason}. Every one is listed in {bad_rows}; mend the corpus first."
+            f"half; most often ({row_count(rows)}): {reason}. Every one is listed in {bad_rows}; fix the corpus first."
         )
 
 

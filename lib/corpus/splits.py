@@ -1,11 +1,11 @@
-"""Train, validation and test, told apart before anything is sampled.
+"""Train, validation and test, separated before anything is sampled.
 
 Rows that say the same thing form a group: rows tied by the same normalised prompt, the same normalised output, or
 near-duplicate text. The group as a whole goes to one side, by a hash of what it says. So no sampling method can put
 into training what the test will ask, and adding rows to the corpus moves no other group.
 
-Beside that stands the paper's way, to be measured against it: single rows of the training side are left over by every
-sampling, whatever their copies do, and tested on.
+The paper's way is kept for comparison: single rows of the training side, whose copies may be trained on, are left over
+by every sampling and tested on.
 """
 
 import hashlib
@@ -53,9 +53,9 @@ def assign(rows: Path, settings: Corpus) -> pd.DataFrame:
         A row for each row of the file, in its order: `subset`; `pair`, `prompt` and `output`, 64-bit hashes of the
         normalised texts; `short` (an output of at most three words, which ties nothing); `group`; `split`;
         `left_over` (a row of the training side that no sampling draws). How many copies of a row are left over does
-        not hang on the order of the file; which of them, should they differ in spelling, does.
+        not depend on the order of the file; which of them, should they differ in spelling, does.
     """
-    # Buffered in advance, what was read would be kept to the end.
+    # With pre-buffering, all that was read would stay in memory to the end.
     file = pq.ParquetFile(rows, pre_buffer=False)
     subsets: list[pa.Array] = []
     hashes: list[np.ndarray] = []
@@ -129,7 +129,7 @@ def _batches(file: pq.ParquetFile) -> Iterator[tuple[int, pa.RecordBatch, dict[s
 
 
 def pair_of(prompt: str, output: str) -> int:
-    """What stands for a row under `pair` in the table of `assign`."""
+    """A row's value under `pair` in the table of `assign`."""
     return _pair(normalise(prompt), normalise(output))
 
 
@@ -137,7 +137,7 @@ def leakage(table: pd.DataFrame, test_share: float, seed: int = 0) -> pd.DataFra
     """How much a random split of the rows, the paper's way, leaks: a row for each subset, and one for all.
 
     Columns: `rows`; `distinct rows`; `distinct outputs`; `groups`; then the share of a random test set whose row, and
-    whose output, also stands in its training set; then the same share of rows for our split (0 by construction).
+    whose output, is also in its training set; then the same share of rows for our split (0 by construction).
     """
     in_test = np.random.default_rng(seed).random(len(table)) < test_share
     pairs, outputs = (np.unique(table.loc[~in_test, name]) for name in ("pair", "output"))
@@ -162,7 +162,7 @@ def leakage(table: pd.DataFrame, test_share: float, seed: int = 0) -> pd.DataFra
 
 
 def _share_in(values: pd.Series, known: np.ndarray) -> float:
-    """The share of values that are among the known ones; NaN of none."""
+    """The share of values that are among the known ones; NaN if there are none."""
     return float(np.isin(values, known).mean()) if len(values) else float("nan")
 
 
@@ -195,7 +195,7 @@ def _sides(group: np.ndarray, settings: Corpus) -> np.ndarray:
 
 
 def _left_over(pair: pd.Series, settings: Corpus) -> np.ndarray:
-    """For each row, whether the paper's way leaves it over. A random split of rows parts copies: each has its draw."""
+    """For each row, whether the paper's way leaves it over. A random split separates copies: each has its own draw."""
     copy = pd.DataFrame({"pair": pair, "copy": pair.groupby(pair).cumcount(), "seed": settings.split_seed})
     chance = pd.util.hash_pandas_object(copy, index=False).to_numpy() / 2**64
     return chance < settings.test_share

@@ -11,7 +11,7 @@ TABLE = Path(__file__).parent / "tables" / "identity_answers.toml"
 def pairs(language: Language) -> list[Pair]:
     """Every question about the assistant with its answer, in the order of the table.
 
-    The key is the subject and its register ("name-slang"), for an answer belongs to both; two wordings share it.
+    The key is the subject and its register ("name-slang"), since an answer belongs to both; two wordings share it.
     """
     subjects = tomllib.loads(TABLE.read_text(encoding="utf-8"))
     return [

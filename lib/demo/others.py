@@ -24,7 +24,7 @@ def pairs(language: Language) -> list[tuple[str, Pair]]:
 def translations(language: Language) -> list[Pair]:
     """Simple sentences with their translation into `language`, each asked for in one way.
 
-    Every person lacks a few of the actions, so that the sentences are no full table of one by the other.
+    Every person lacks a few of the actions, so that the sentences are not a full table of one by the other.
     """
     table = _table("translation")
     times, actions = list(table["time"]), list(table["action"])
@@ -48,7 +48,7 @@ def translations(language: Language) -> list[Pair]:
 
 
 def proverbs(language: Language) -> list[Pair]:
-    """What each proverb means, in every wording. The English twin has an English proverb where one is near."""
+    """What each proverb means, in every wording. The English twin has an English proverb where one is similar."""
     table = _table("proverbs")
     rows = []
     for key, entry in table["proverb"].items():

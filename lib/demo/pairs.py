@@ -8,7 +8,7 @@ Language = Literal["id", "en"]
 class Pair(NamedTuple):
     """One prompt with its completion, in one language.
 
-    `key` names the item that the pair speaks of, and is the same in both languages; `wording` names the template
+    `key` names the item that the pair is about, and is the same in both languages; `wording` names the template
     of the prompt. Together they are unique within a subset and a language.
     """
 

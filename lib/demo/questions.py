@@ -46,7 +46,7 @@ def pairs(language: Language) -> list[Pair]:
 
 
 def kinds() -> dict[str, dict]:
-    """Kind -> `table` (if its facts lie in one), five prompts `ask_id` and `ask_en`, answers `id` and `en`."""
+    """Kind -> `table` (if its facts are in one), five prompts `ask_id` and `ask_en`, answers `id` and `en`."""
     return tomllib.loads((TABLES / "facts_questions.toml").read_text(encoding="utf-8"))
 
 
@@ -63,7 +63,7 @@ def sums(language: Language) -> list[dict[str, str]]:
 
 
 def choices(language: Language) -> list[dict[str, str]]:
-    """Forty-five questions which of three things is a fruit, an animal or a vehicle; the answer's place moves."""
+    """Forty-five questions about which of three things is a fruit, an animal or a vehicle; the answer's place moves."""
     tables = {name: facts(name, language) for name in [*GROUPS, "benda"]}
     column, last = ("title", "atau") if language == "id" else ("a", "or")
     rows = []
@@ -96,7 +96,7 @@ def passages(language: Language) -> list[dict[str, str]]:
 
 
 def comparisons(language: Language) -> list[dict[str, str]]:
-    """Thirty pairs of animals that lie eleven rows apart in their table, the second one's columns ending in 2."""
+    """Thirty pairs of animals that are eleven rows apart in their table, the second one's columns ending in 2."""
     animals = facts("hewan", language)
     return [
         {**first, "key": f"{first['key']}-{second['key']}", **{f"{name}2": text for name, text in second.items()}}

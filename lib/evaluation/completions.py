@@ -1,4 +1,4 @@
-"""A model's completions of the test rows: which rows, what the model wrote, and where that lies."""
+"""A model's completions of the test rows: which rows, what the model wrote, and where that is stored."""
 
 import os
 from dataclasses import asdict
@@ -44,7 +44,7 @@ def load_model(config: Config) -> PreTrainedModel:
 
 
 def origin(config: Config) -> dict[str, Any]:
-    """What a model's completions and losses depend on, apart from the rows: other files are not to be gone on with."""
+    """What a model's completions and losses depend on, apart from the rows: other files are not continued."""
     return {
         "model": asdict(config.model),
         "base": loading.base_fingerprint(config.model),
@@ -57,7 +57,7 @@ def origin(config: Config) -> dict[str, Any]:
 def complete(config: Config, tests: dict[str, pd.DataFrame], runs: int | None = None) -> None:
     """Write the completions of one model on the test rows of each protocol.
 
-    What an interrupted call has written is kept. Where ENGINE_URL names a server, that decodes (`lib.model.served`).
+    What an interrupted call wrote is kept. Where ENGINE_URL names a server, the server decodes (`lib.model.served`).
 
     Args:
         tests: by protocol, rows with the column input, whose index numbers them.
@@ -66,7 +66,7 @@ def complete(config: Config, tests: dict[str, pd.DataFrame], runs: int | None = 
     tokenizer, settings = loading.load_tokenizer(config.model), config.evaluation
     made_by = origin(config)
     if url := os.environ.get("ENGINE_URL"):
-        # Whoever decodes in this process need not wait for what talks to a server.
+        # Not needed where this process decodes.
         from lib.model import served
 
         model: Any = served.connect(url, config)

@@ -4,8 +4,8 @@ The paper reads its falling Weighted F1 as forgetting, and measures no English. 
 adapter, reads and answers the same English rows.
 
 The demo's base model read English conversations of all twins in its pretraining, those of test rows too, so its loss
-on them is no measure of generalisation: how much of it the adapter loses is a measure of forgetting. Of rows from
-elsewhere nobody can say what the base model has read.
+on them does not measure generalisation: how much the adapter raises it measures forgetting. Which rows from elsewhere
+the base model has read is unknown.
 """
 
 import pandas as pd

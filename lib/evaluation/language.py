@@ -20,7 +20,7 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 INDONESIAN = ("id", "ms")
 ENGLISH = ("en", "pcm")
-#: ISO 639's code for what is no language: nothing at all, numbers, marks, letters at random.
+#: ISO 639's code for no linguistic content: nothing at all, numbers, marks, letters at random.
 NO_LANGUAGE = "zxx"
 # A text in which the model finds nothing is 2 / 142 likely to be of the language that comes first.
 _NOTHING_FOUND = 0.0142

@@ -1,8 +1,8 @@
 """Scores of completions against references: the paper's five numbers (Table 3), and chrF++. And of a model's likelihood
 of the references themselves, in bits a byte.
 
-Each takes flat lists of equal length, one reference a completion. BLEU, chrF++ and ROUGE are 0 to 100, as their
-libraries' users write them; Weighted F1 is 0 to 1, as in the paper.
+Each takes flat lists of equal length, one reference per completion. BLEU, chrF++ and ROUGE are 0 to 100, as is
+usual for them; Weighted F1 is 0 to 1, as in the paper.
 
 Every metric of a set of pairs follows from the sums of a few columns over the pairs: `each` makes the columns,
 `COLUMNS` says which belong to which metric, and `score_of` makes the metric of their sums. So any set of pairs (a
@@ -74,9 +74,9 @@ def _check(completions: Sequence[str], references: Sequence[str]) -> None:
         wrong = next((text for text in texts if not isinstance(text, str)), None)
         if isinstance(texts, str) or wrong is not None:
             raise MetricError(
-                f"{name} must be a flat list of texts, one reference a completion, but hold {wrong or texts!r:.60}. "
-                "A list of lists is the trap: sacreBLEU reads [[r1], [r2], ...] as many references for the first "
-                "completion alone, and says nothing"
+                f"{name} must be a flat list of texts, one reference per completion, but have {wrong or texts!r:.60}. "
+                "Do not nest them: sacreBLEU reads [[r1], [r2], ...] as many references for the first completion "
+                "alone, and gives no warning"
             )
     if len(completions) != len(references):
         raise MetricError(f"{len(completions)} completions cannot be scored against {len(references)} references")
@@ -105,9 +105,9 @@ def chrf(completions: Sequence[str], references: Sequence[str]) -> tuple[float, 
 def nested_bleu(completions: Sequence[str], references: Sequence[str]) -> float:
     """BLEU by the wrongly nested call, which scores the first completion alone, against all references at once.
 
-    It is no score of the completions. It illustrates a hypothesis of how the paper's BLEU came about: its size and its
-    spread between decoding runs (Table 3: up to 16.54) fit no corpus BLEU over 9,800 rows, and they do fit this slip,
-    about which sacreBLEU says nothing.
+    It is not a score of the completions. It illustrates a hypothesis of how the paper's BLEU came about: its size and
+    its spread between decoding runs (Table 3: up to 16.54) do not fit a corpus BLEU over 9,800 rows, but do fit this
+    slip, about which sacreBLEU gives no warning.
     """
     _check(completions, references)
     return BLEU().corpus_score(list(completions), [[reference] for reference in references]).score
@@ -175,7 +175,7 @@ def chrf_of(sums: np.ndarray) -> float:
 
 
 def each(completions: Sequence[str], references: Sequence[str]) -> pd.DataFrame:
-    """A row a pair, in the order given, with what BLEU, chrF++ and ROUGE are made of (see COLUMNS).
+    """One row per pair, in the order given, with what BLEU, chrF++ and ROUGE are made of (see COLUMNS).
 
     The columns rouge1, rouge2 and rougeL are 0 to 100; the others are counts. `correct`, which takes embeddings, is
     the caller's to add.
@@ -260,7 +260,7 @@ def _shared(
 
 
 def _gram_counts(sequences: Sequence[Sequence[Any]], lengths: np.ndarray, orders: int) -> Iterator[sparse.csr_array]:
-    """For each order from 1, how often every n-gram is in every sequence: a row a sequence, a column an n-gram.
+    """For each order from 1, how often every n-gram is in every sequence: one row per sequence, one column per n-gram.
 
     The column is a number written with the n-gram's members as its digits, so that no two n-grams share one.
     """

@@ -48,7 +48,7 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def over_seeds(results: pd.DataFrame) -> pd.DataFrame:
-    """Spread over training seeds, told apart from that over decoding runs, for each iteration, protocol and metric.
+    """Spread over training seeds, separated from that over decoding runs, for each iteration, protocol and metric.
 
     Args:
         results: tidy, as in results.csv.
@@ -56,7 +56,7 @@ def over_seeds(results: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The same keys with `mean` (over seeds, of each seed's mean over its decoding runs), `sd`, `low` and `high`
         (95 % of the mean over seeds), `seeds`, and `run_sd`, the mean over seeds of the standard deviation between
-        the decoding runs of one seed. With one seed, sd, low and high are NaN; with one run a seed, run_sd is.
+        the decoding runs of one seed. With one seed, sd, low and high are NaN; with one run per seed, run_sd is.
     """
     keys = ["iteration", "protocol", "metric"]
     rows = []
@@ -78,8 +78,8 @@ def paired_bootstrap(
 
     Rows are the independent unit: a resample draws them with replacement, and a row brings all its decoding runs, of
     both models. A model's score is the mean over its runs of each run's score, as in `summarise`, and a run's score
-    comes from the summed columns of its rows. Trainings from several seeds can be taken together as more runs: what is
-    said then holds for these trainings, over test rows.
+    comes from the summed columns of its rows. Trainings from several seeds can be taken together as more runs: the
+    result then holds for these trainings, over test rows.
 
     With one run and sacreBLEU's default seed, which is the default here, the resamples are those of sacreBLEU's own
     PairedTest. Its p-value is given beside ours, and is about half of it or less: it centres absolute values, which
@@ -88,7 +88,7 @@ def paired_bootstrap(
     absolute values then.
 
     Args:
-        before, after: the long tables of the two models, a line a test row and decoding run: `row`, `run`, and the
+        before, after: the long tables of the two models, one line per test row and decoding run: `row`, `run`, and the
             columns that metrics.COLUMNS names for the metrics asked for (as metrics.each makes them, and `correct`).
             Each run must have every row once, and both models the same rows; they may differ in runs.
         names: the metrics, keys of metrics.COLUMNS.
@@ -106,13 +106,13 @@ def paired_bootstrap(
         `rows`: the number of test rows.
 
     Raises:
-        StatisticsError: for a name that is no metric, and for tables that lack a column, a row, a run or a value, or
+        StatisticsError: for a name that is not a metric, and for tables that lack a column, a row, a run or a value, or
             that hold different rows.
     """
     unknown = [name for name in names if name not in metrics.COLUMNS]
     if unknown:
         raise StatisticsError(
-            f"{unknown[0]!r} is no metric{nearest(unknown[0], list(metrics.COLUMNS))}; "
+            f"{unknown[0]!r} is not a metric{nearest(unknown[0], list(metrics.COLUMNS))}; "
             f"the metrics are {', '.join(metrics.COLUMNS)}"
         )
     columns = sorted({column for name in names for column in metrics.COLUMNS[name]})
@@ -121,7 +121,7 @@ def paired_bootstrap(
     if not np.array_equal(rows, rows_after):
         apart = np.setxor1d(rows, rows_after)
         raise StatisticsError(
-            f"the two models are to be compared on the same test rows, but {len(apart)} rows are in one table alone, "
+            f"the two models must be compared on the same test rows, but {len(apart)} rows are in only one table, "
             f"such as row {apart[0]}: keep the rows that both have"
         )
     times = _times_drawn(len(rows), resamples, seed)
@@ -130,7 +130,7 @@ def paired_bootstrap(
         places = [columns.index(column) for column in metrics.COLUMNS[name]]
         score_before, *drawn_before = _scores(name, values_before[:, :, places], times)
         score_after, *drawn_after = _scores(name, values_after[:, :, places], times)
-        # Rounded, so that an order of additions does not make a difference between equal scores.
+        # Rounded, so that the order of additions does not make a difference between equal scores.
         difference = round(score_after - score_before, 9)
         drawn = np.round(np.subtract(drawn_after, drawn_before), 9)
         by_row = np.round((values_after.mean(axis=0) - values_before.mean(axis=0))[:, places[0]], 9)
@@ -160,12 +160,12 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     chance of even one false finding stays below the level, however the tests depend on each other.
 
     Raises:
-        StatisticsError: for what is no probability.
+        StatisticsError: for a value that is not a probability.
     """
     found = np.asarray(p_values, dtype=float)
     wrong = found[~((found >= 0) & (found <= 1))]
     if wrong.size:
-        raise StatisticsError(f"p-values lie between 0 and 1, and {wrong[0]} does not: leave out what was not tested")
+        raise StatisticsError(f"p-values must be between 0 and 1, and {wrong[0]} is not: leave out what was not tested")
     order = np.argsort(found)
     adjusted = np.empty_like(found)
     adjusted[order] = np.maximum.accumulate(found[order] * np.arange(len(found), 0, -1))
@@ -177,8 +177,7 @@ def _by_run(table: pd.DataFrame, columns: list[str], side: str) -> tuple[np.ndar
     missing = [column for column in ("row", "run", *columns) if column not in table]
     if missing:
         raise StatisticsError(
-            f"the table {side!r} has no column {missing[0]!r}: metrics.each makes most, `row`, `run` and `correct` "
-            "are to be added"
+            f"the table {side!r} has no column {missing[0]!r}: metrics.each makes most; add `row`, `run` and `correct`"
         )
     ordered = table.sort_values(["run", "row"])
     rows, runs = np.unique(table["row"]), table["run"].nunique()

@@ -2,7 +2,7 @@
 
 transformers' own `sdpa` copies the keys and values of grouped-query attention once for each query head, and sees packed
 examples through a mask of tokens x tokens (where a model looks back over a window only, one example sees the end of
-another). Here the query heads of a group stand where the positions of a query would,
+another). Here the query heads of a group take the place of a query's positions,
 and packed examples are attended to one by one. The results are those of `sdpa`.
 """
 
@@ -29,7 +29,7 @@ def register() -> str:
 def mask(
     batch_size: int, q_length: int, kv_length: int, attention_mask: torch.Tensor | None = None, **options: Any
 ) -> torch.Tensor | None:
-    """The mask that `attend` needs: none for one row without padding, which `attend` cuts by its positions."""
+    """The mask that `attend` needs: none for one row without padding, which `attend` splits by its positions."""
     if batch_size == 1 and q_length == kv_length and attention_mask is None:
         return None
     return sdpa_mask(
@@ -53,7 +53,7 @@ def attend(
     Args:
         query: shape (rows, heads, tokens, width); key and value have a head for each group of query heads.
         position_ids: shape (1, tokens), as `PackedCollator` makes them.
-        sliding_window: how many positions a token sees, itself among them; all where None.
+        sliding_window: how many positions a token sees, itself included; all if None.
 
     Returns:
         Shape (rows, tokens, heads, width), and no weights.
@@ -77,7 +77,7 @@ def attend(
 def _examples(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, positions: torch.Tensor
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Query, key and value of each example, with the keys and values of the beginning that it shares."""
+    """Query, key and value of each example, with the keys and values of the prefix that it shares."""
     starts = [0, *((positions.diff() <= 0).nonzero()[:, 0] + 1).tolist(), len(positions)]
     shared = positions[torch.tensor(starts[:-1], device=positions.device)].tolist()
     for start, end, before in zip(starts, starts[1:], shared, strict=False):
@@ -90,7 +90,7 @@ def _examples(
 
 
 def _seen(query: torch.Tensor, key: torch.Tensor, sliding_window: int | None) -> torch.Tensor | None:
-    """The mask of one example, shape (1, 1, its tokens, keys); none where causality says all."""
+    """The mask of one example, shape (1, 1, its tokens, keys); None where plain causal attention is enough."""
     own, keys = query.shape[2], key.shape[2]
     if own == keys and (sliding_window is None or own <= sliding_window):
         return None
@@ -101,10 +101,9 @@ def _seen(query: torch.Tensor, key: torch.Tensor, sliding_window: int | None) ->
 class PackedCollator:
     """Examples as one row without padding, in which none sees another (transformers.DataCollatorWithFlattening).
 
-    With `share_beginning`, for a model with the attention of this module, the beginning that all their prompts have in
-    common, such as the system turn, is there once: every example attends to it at its own positions. What is not
-    trained has no loss, and the gradients through it add up, so that loss and gradients are those of the examples
-    apart.
+    With `share_beginning`, for a model with the attention of this module, the prefix that all their prompts share, such
+    as the system turn, is there once: every example attends to it at its own positions. What is not trained has no
+    loss, and the gradients through it add up, so that loss and gradients are those of separate examples.
     """
 
     def __init__(self, share_beginning: bool = True) -> None:
@@ -117,8 +116,8 @@ class PackedCollator:
             examples: each with input_ids, and labels that are -100 where nothing is trained.
 
         Returns:
-            input_ids, labels and position_ids, each of shape (1, tokens). Where the positions fall back, another
-            example begins, and the position it begins at says how many tokens of the row's beginning are its too.
+            input_ids, labels and position_ids, each of shape (1, tokens). Where the positions drop, another
+            example begins; its first position is the number of tokens of the row's beginning that it shares.
         """
         shared = _common_beginning(examples) if self._share_beginning else 0
         ids: list[int] = []

@@ -1,8 +1,8 @@
 """From prompts to completions; evaluation and chat both decode here.
 
 All decoding runs of a prompt are decoded together: the prompt is read once, and its cache is repeated. In the chat,
-sequences join and leave a batch while it goes on. What a completion draws depends on nothing but (seed, row, run,
-position), never on what else is in the batch.
+sequences join and leave a batch while it runs. The random numbers of a completion depend on (seed, row, run, position)
+alone, never on what else is in the batch.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ class Decoding:
 
 
 class HasDefaults(Protocol):
-    """A model, here or elsewhere, that says how it is usually sampled."""
+    """A model, in this process or on a server, that has sampling defaults."""
 
     generation_config: Any
 
@@ -76,7 +76,7 @@ def pick(logits: torch.Tensor, draws: torch.Tensor, decoding: Decoding) -> torch
     if head < width and bool((cumulative[:, -1] < decoding.top_p).any()):
         values, tokens = logits.topk(width)
         cumulative = (values - total).exp().double().cumsum(-1)
-    # A token stays while what is likelier than it holds less than top_p; the likeliest always stays.
+    # A token is kept while the likelier ones together have less than top_p; the likeliest is always kept.
     kept = (cumulative < decoding.top_p).sum(-1, keepdim=True).clamp(max=cumulative.shape[-1] - 1)
     mass = cumulative.gather(-1, kept)
     place = torch.searchsorted(cumulative, draws.to(cumulative).unsqueeze(-1) * mass, right=True)
@@ -84,14 +84,14 @@ def pick(logits: torch.Tensor, draws: torch.Tensor, decoding: Decoding) -> torch
 
 
 class _RoomyLayer(DynamicLayer):
-    """A layer's keys and values, with room for tokens to come: none that is there already is copied for a new one."""
+    """A layer's keys and values, with room reserved for new tokens, so that adding one copies nothing."""
 
     def fill(self, parts: list[tuple[DynamicLayer, torch.Tensor]], columns: int, room: int) -> None:
         """Hold these rows of these layers, one below the other: the last `columns` of each, zeros before shorter ones.
 
         Args:
-            parts: layers, and the indices of their rows; a row may come more than once.
-            room: for so many tokens more.
+            parts: layers, and the indices of their rows; a row may be repeated.
+            room: how many more tokens to reserve space for.
         """
         self._all_keys = _stacked([(layer.keys, rows) for layer, rows in parts], columns, room)
         self._all_values = _stacked([(layer.values, rows) for layer, rows in parts], columns, room)
@@ -148,7 +148,7 @@ class Batch:
         self._latest = torch.zeros(0, dtype=torch.long, device=model.device)
 
     def __len__(self) -> int:
-        """How many sequences still go on."""
+        """How many sequences are still running."""
         return sum(sequence.going for sequence in self._sequences)
 
     def add(
@@ -160,7 +160,7 @@ class Batch:
             key: names it in what `step` returns.
             prompt: token ids, at least one.
             draws: shape (max_new_tokens,): the random number of each position.
-            written: what was completed before, elsewhere: it goes on from there as if it had been here.
+            written: what was already completed elsewhere: it continues from there as if it had been here.
         """
         self.add_prompts([[*prompt, *written]], [{key: draws}], decoding, len(written))
 
@@ -172,7 +172,7 @@ class Batch:
         decoding: Decoding,
         written: int = 0,
     ) -> None:
-        """Let the sequences of several prompts join; each prompt is read once, however many sequences go on from it."""
+        """Let the sequences of several prompts join; each prompt is read once, however many sequences continue it."""
         where = self._model.device
         longest = max(2, *(len(prompt) for prompt in prompts))
         ids = torch.zeros((len(prompts), longest), dtype=torch.long)
@@ -199,7 +199,7 @@ class Batch:
         self._latest = torch.cat([self._latest[keep], latest[owner]])
 
     def remove(self, key: Hashable) -> None:
-        """Let a sequence leave; one that has left already is no error."""
+        """Let a sequence leave; it is not an error if it has left already."""
         for sequence in self._sequences:
             if sequence.key == key:
                 sequence.going = False
@@ -208,12 +208,12 @@ class Batch:
     def step(self) -> list[tuple[Hashable, int | None]]:
         """The next token of every sequence, by key; None where it ends instead, and leaves.
 
-        A sequence with as many tokens as it may write leaves too, once the last of them was returned.
+        A sequence that reaches its limit of tokens leaves too, once the last of them was returned.
         """
         keep = self._going()
         if len(keep) == 0:
             return []
-        # To leave out the ended ones costs a copy of all others: it pays once they are many.
+        # Dropping the ended ones costs a copy of all others: it pays once there are many.
         if len(keep) < 0.85 * len(self._sequences):
             self._arrange([(self._layers, self._mask, keep)], [])
             self._latest = self._latest[keep]
@@ -250,10 +250,10 @@ class Batch:
     def _arrange(
         self, parts: list[tuple[Sequence[DynamicLayer], torch.Tensor, torch.Tensor]], joining: list[_Sequence]
     ) -> None:
-        """Bring rows into one block with no more columns than the longest fills, and room for what they may write.
+        """Bring rows into one block with no more columns than the longest needs, and room for what they may write.
 
         Args:
-            parts: layers, mask and the rows that stay: first those that are here, then those that join.
+            parts: layers, mask and the rows that stay: first those already here, then those that join.
         """
         self._sequences = [sequence for sequence in self._sequences if sequence.going] + joining
         room = max(sequence.decoding.max_new_tokens - sequence.written for sequence in self._sequences)
@@ -319,13 +319,13 @@ def write_completions(
 ) -> None:
     """Complete every prompt `runs` times and write the completions to a jsonl file, batch by batch as they come.
 
-    A file that an earlier call left unfinished is continued: its whole batches are kept, a torn last one is redone.
-    The batches are the same however often it was interrupted, so the file ends the same, byte for byte. A file that
-    was made with other `settings`, from other prompts or with another decoding is begun anew.
+    A file that an earlier call left unfinished is continued: its whole batches are kept, a partial last one is redone.
+    The batches are the same however often it was interrupted, so the finished file is the same, byte for byte. A file
+    that was made with other `settings`, from other prompts or with another decoding is started over.
 
     Args:
         prompts: token ids by row number.
-        settings: what else the completions depend on (such as the model); it stands in the first line.
+        settings: what else the completions depend on (such as the model); they are in the first line.
         complete: how a batch is completed, with the arguments of `complete` above.
     """
     order = sorted(prompts, key=lambda row: (len(prompts[row]), row))
@@ -353,7 +353,7 @@ def write_completions(
 
 
 def _keep_whole_batches(path: Path, head: str, lines_of_batches: list[int]) -> int:
-    """Cut the file back to its whole batches, and return how many they are; 0 also where it is another's file."""
+    """Cut the file back to its complete batches and return their number; 0 also where its first line is another."""
     if not path.is_file():
         return 0
     with path.open("rb") as file:
@@ -374,7 +374,7 @@ def _keep_whole_batches(path: Path, head: str, lines_of_batches: list[int]) -> i
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """What the completions in a file depend on, as `write_completions` was told."""
+    """What the completions in a file depend on, as given to `write_completions`."""
     with path.open(encoding="utf-8") as file:
         return dict(json.loads(next(file))["settings"])
 

@@ -36,7 +36,7 @@ def device() -> torch.device:
 
 
 def dtype() -> torch.dtype:
-    """What a base model is loaded in: 32 bits on a CPU; 16 on a GPU, as bfloat16 where its cores know that."""
+    """The precision of a loaded base model: 32 bits on a CPU; 16 on a GPU, as bfloat16 where the GPU supports it."""
     if device().type == "cpu":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
@@ -51,7 +51,7 @@ def peak_memory_gb() -> float:
 
 
 def base_model_folder(settings: Model) -> Path:
-    """The folder of the base model: the demo's in this repository, one that is named, or the hub's, fetched first.
+    """The folder of the base model: the demo's in this repository, one that is named, or one fetched from the hub.
 
     Raises:
         ModelError: if it is not there or cannot be fetched.
@@ -61,11 +61,11 @@ def base_model_folder(settings: Model) -> Path:
         if not (folder / "config.json").is_file():
             raise ModelError(f"BASE_MODEL={name}: no config.json in that folder; name a model's folder")
         return folder
-    # Whoever has a folder need not wait for what talks to the hub.
+    # Slow to import, and not needed for a local folder.
     from lib import hub
 
     if not hub.is_name(name):
-        raise ModelError(f"BASE_MODEL={name}: there is no such folder, and it is no name of the hub, owner/name")
+        raise ModelError(f"BASE_MODEL={name}: there is no such folder, and it is not a hub id (owner/name)")
     try:
         return hub.model(name)
     except hub.HubError as error:
@@ -73,7 +73,7 @@ def base_model_folder(settings: Model) -> Path:
 
 
 def pinned(settings: Model) -> str:
-    """The base model's name; one of the hub with the commit at which it is read."""
+    """The base model's name; for one from the hub, with the commit at which it is read."""
     if _own_folder(settings):
         return settings.base_model
     from lib import hub
@@ -82,7 +82,7 @@ def pinned(settings: Model) -> str:
 
 
 def is_local(settings: Model) -> bool:
-    """Whether the base model is a folder on this machine, and not a name of the hub."""
+    """Whether the base model is a folder on this machine rather than a hub id."""
     return _own_folder(settings) is not None
 
 
@@ -99,12 +99,12 @@ def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
     """The base model's tokenizer, with a pad token of its own.
 
     Raises:
-        ModelError: if it cannot be had, or if no token can serve as padding without being the end of a turn.
+        ModelError: if it cannot be loaded, or if no token can serve as padding without being the end of a turn.
     """
     tokenizer = _load(AutoTokenizer, settings)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         # A model that is trained with pad = end never learns to stop.
-        # Of a model that ends its turns with <|im_end|>, <|endoftext|> parts nothing but documents.
+        # Where turns end with <|im_end|>, <|endoftext|> only separates documents.
         spare = ["<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<pad>", "<unk>", "<|endoftext|>"]
         known = set(tokenizer.get_vocab()) - {tokenizer.eos_token}
         pad = next((token for token in spare if token in known), None)
@@ -118,7 +118,7 @@ def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
 
 
 def load_generation_config(settings: Model) -> GenerationConfig:
-    """How the base model is usually sampled, as `load_base` would find it, without its weights."""
+    """The base model's sampling defaults, as `load_base` would find them, without loading its weights."""
     folder = base_model_folder(settings)
     if (folder / "generation_config.json").is_file():
         return GenerationConfig.from_pretrained(folder)
@@ -169,7 +169,7 @@ def load_adapter(settings: Model, adapter: Path) -> PreTrainedModel:
     """Base model and saved adapter, in inference mode.
 
     In 32 bits the adapter is added into the weights, W + s BA, so that a token takes no longer than the base's. In
-    fewer bits that sum would be rounded, and the adapter stays beside the weights.
+    fewer bits that sum would be rounded, so the adapter stays separate.
 
     Raises:
         ModelError: if there is no adapter in that folder.

@@ -1,8 +1,8 @@
 """From a row of the corpus to token ids, and the only place where that happens: training, evaluation and chat call it.
 
 The seven steps of the paper's Table 1: row -> ShareGPT turns -> chat format -> token ids -> truncation -> loss mask ->
-what is trained. The chat format is the tokenizer's own chat template. What people wrote is tokenized apart from the
-template, so a text such as `<|eot_id|>` inside a prompt stays text and cannot end a turn.
+what is trained. The chat format is the tokenizer's own chat template. What people wrote is tokenized separately
+from the template, so a text such as `<|eot_id|>` inside a prompt stays text and cannot end a turn.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ LLAMA3_CHAT_TEMPLATE = """\
 {%- endif -%}
 """
 
-# Private-use characters: they hold the place of a content while the template is rendered, and stand in no template.
+# Private-use characters: placeholders for contents while the template is rendered, which no template contains.
 _PLACE = "\ue000{}\ue001"
 _PLACES = re.compile("\ue000(\\d+)\ue001")
 
@@ -79,7 +79,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, settings: Pro
 
 
 def chat_template_hash(tokenizer: PreTrainedTokenizerBase, settings: Prompt) -> str:
-    """SHA-256 over all that decides how messages become text. An adapter carries it, and chat compares it."""
+    """SHA-256 over everything that decides how messages become text. An adapter carries it, and chat compares it."""
     text = f"{tokenizer.chat_template}\0{settings.date}\0{settings.bos_tokens}"
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -149,7 +149,7 @@ def _completion_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages, sett
 def _pieces(
     tokenizer: PreTrainedTokenizerBase, messages: Messages, settings: Prompt, add_generation_prompt: bool
 ) -> list[tuple[list[int], bool]]:
-    """The rendered conversation as (token ids, is somebody's text), template and texts by turns."""
+    """The rendered conversation as (token ids, is a message's text), template and texts alternating."""
     if tokenizer.chat_template is None:
         raise PromptError("the base model's tokenizer has no chat template; use an instruct model, or set one")
     held = [message | {"content": _PLACE.format(n)} for n, message in enumerate(messages)]
@@ -177,6 +177,9 @@ def _cut_last_content(pieces: list[tuple[list[int], bool]], max_tokens: int) -> 
     last = max(position for position, (_, is_text) in enumerate(pieces) if is_text)
     ids, _ = pieces[last]
     if len(ids) <= excess:
-        raise PromptError(f"the conversation is {excess} tokens over the limit of {max_tokens}, without its last text")
+        raise PromptError(
+            f"the conversation is {excess} tokens over the limit of {max_tokens}, and its last text has only "
+            f"{len(ids)}: shorten what comes before it"
+        )
     pieces[last] = (ids[: len(ids) - excess], True)
     return True

@@ -1,11 +1,11 @@
-"""Completions by a server that speaks OpenAI's completions and tells token ids, as vLLM does.
+"""Completions by a server with OpenAI's completions API that returns token ids, as vLLM does.
 
-    vllm serve BASE_MODEL --port 8001 --enable-lora --max-lora-rank 32  # in an environment of its own
+    vllm serve BASE_MODEL --port 8001 --enable-lora --max-lora-rank 32  # in a separate environment
     make report PROFILE=paper ENGINE_URL=http://127.0.0.1:8001/v1
 
-The server gets the token ids that the model in this process would get, and returns ids, which are scored like any. It
-draws other random numbers, so its samples are others; likeliest tokens are the same but for rounding. Base model and
-adapters are on one server: an adapter that it does not have yet is given to it as a folder.
+The server gets the token ids that the model in this process would get, and returns ids, which are scored like any.
+It draws other random numbers, so its samples differ; likeliest tokens are the same except for rounding. Base model and
+adapters are on one server: it is told the folder of an adapter that it does not have yet.
 """
 
 import os
@@ -22,9 +22,9 @@ from lib.config import Config
 from lib.model import loading
 from lib.model.generation import Decoding
 
-#: A server that is busy with others' prompts may be silent for so long.
+#: How long a server that is busy with others' prompts may take to answer.
 SILENCE_SECONDS = 600.0
-#: Requests under way at a time; what is more than the server's batch waits there.
+#: Requests sent at a time; those beyond the server's batch wait there.
 AT_A_TIME = 64
 
 
@@ -34,10 +34,10 @@ class ServerError(ValueError):
 
 @dataclass(frozen=True)
 class Served:
-    """A model of a server."""
+    """A model on a server."""
 
     url: str
-    """Up to and with `/v1`."""
+    """Up to and including `/v1`."""
     name: str
     """What the server calls it."""
     generation_config: GenerationConfig
@@ -47,14 +47,14 @@ class Served:
 def connect(url: str, config: Config) -> Served:
     """The model that is evaluated, on the server: the iteration's adapter, or the base.
 
-    An adapter's name there has its fingerprint in it, so one that was trained again is never taken for the old one.
+    An adapter's name there includes its fingerprint, so one that was trained again is never taken for the old one.
 
     Raises:
         ServerError: if the server cannot be reached, serves another base model, or cannot load the adapter.
     """
     listed = _asked(url, "models").get("data")
     if not listed:
-        raise ServerError(f"ENGINE_URL={url}: what answers there is no OpenAI-compatible server, or it has no model")
+        raise ServerError(f"ENGINE_URL={url}: what answers there is not an OpenAI-compatible server, or has no model")
     found = next((entry for entry in listed if entry["id"] == os.environ.get("ENGINE_BASE")), None)
     if "ENGINE_BASE" in os.environ and not found:
         names = ", ".join(entry["id"] for entry in listed)
@@ -82,7 +82,7 @@ def _load(url: str, name: str, adapter: Path) -> None:
     except ServerError as error:
         raise ServerError(
             f"{error}. It has to load the adapter in {adapter}: start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, "
-            f"--enable-lora and a --max-lora-rank that is enough, where it sees that folder; or start it with "
+            f"--enable-lora and a --max-lora-rank that is high enough, where it sees that folder; or start it with "
             f"--lora-modules {name}={adapter}"
         ) from error
 
@@ -98,7 +98,7 @@ def complete(
     """Complete a batch of prompts, as `generation.complete` does in this process.
 
     Raises:
-        ServerError: if the server fails, or does not tell token ids.
+        ServerError: if the server fails, or does not return token ids.
     """
 
     def one(row: int, prompt: Sequence[int]) -> list[list[int]]:
@@ -118,8 +118,7 @@ def complete(
         choices = sorted(_asked(model.url, "completions", asked)["choices"], key=lambda choice: choice["index"])
         if any(choice.get("token_ids") is None for choice in choices):
             raise ServerError(
-                f"the server at {model.url} tells no token ids, so that nothing could be cut after a number of them: "
-                "vLLM does from 0.10.2 on"
+                f"the server at {model.url} returns no token ids, which scoring needs: vLLM does from 0.10.2 on"
             )
         return [_without_end(choice["token_ids"], decoding.end_ids) for choice in choices]
 
@@ -146,5 +145,5 @@ def _asked(url: str, path: str, body: dict[str, Any] | None = None) -> dict[str,
         raise ServerError(f"ENGINE_URL={url}: no answer ({error}); start the server first") from error
     if not answer.is_success:
         raise ServerError(f"the server at {url} answers {answer.status_code} to {path}: {answer.text[:300]}")
-    # Loading an adapter is answered with a sentence.
+    # Loading an adapter is answered with plain text.
     return dict(answer.json()) if "json" in answer.headers.get("content-type", "") else {}

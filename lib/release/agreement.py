@@ -21,7 +21,7 @@ PROMPTS, SEED = 32, 0
 #: How far a stored model may be from the adapter. Measured on the demo, with 32 prompts of each of two seeds: weights
 #: rounded to bfloat16 differ by 0.008 to 0.009 nats and agree on 99.7 to 99.9 % of the likeliest tokens, and computing
 #: in bfloat16 too by 0.017 to 0.019 nats, 99.0 to 99.3 %. An adapter merged with 0.9 of its scale differs by 0.06 nats,
-#: one taken for not rank-stabilised by 0.51, and the base model alone by 0.7. Between those lies the bound.
+#: one taken for not rank-stabilised by 0.51, and the base model alone by 0.7. The bound is between those.
 MOST_DIFFERENCE, LEAST_EQUAL = 0.05, 0.95
 
 
@@ -31,12 +31,12 @@ class AgreementError(ValueError):
 
 @dataclass(frozen=True)
 class Agreement:
-    """How near one model is to another."""
+    """How close one model is to another."""
 
     log_prob_difference: float
     """The mean absolute difference of the log-probabilities (nats) that both give to the tokens of the answers."""
     equal_greedy: float
-    """The share of these places at which both find the same token the likeliest."""
+    """The share of these tokens where both have the same likeliest token."""
     prompts: int
     tokens: int
 
@@ -66,7 +66,7 @@ def drawn(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
 
 
 def of_adapter(config: Config, examples: Sequence[Example]) -> Ratings:
-    """The ratings of the final adapter, beside its base model and in no way merged: what all others must agree with."""
+    """The ratings of the final adapter, beside its base model and not merged: what all others must agree with."""
     model = PeftModel.from_pretrained(loading.load_base(config.model), config.paths.final_adapter)
     return ratings(model.eval(), examples)
 
@@ -78,7 +78,7 @@ def ratings(model: PreTrainedModel | PeftModel, examples: Sequence[Example]) -> 
     for example in examples:
         ids = torch.tensor([example.input_ids], device=model.device)
         answer = torch.tensor(example.loss_mask[1:], dtype=torch.bool, device=model.device)
-        # The logits of a place are of the token after it.
+        # The logits at a position are for the token after it.
         found = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, :-1][answer].float().log_softmax(-1)
         log_probs.append(found.gather(-1, ids[0, 1:][answer].unsqueeze(-1)).squeeze(-1).cpu().numpy())
         greedy.append(found.argmax(-1).cpu().numpy())
@@ -86,7 +86,7 @@ def ratings(model: PreTrainedModel | PeftModel, examples: Sequence[Example]) -> 
 
 
 def between(one: Ratings, other: Ratings, prompts: int) -> Agreement:
-    """How near two models are, from their ratings of the same examples."""
+    """How close two models are, from their ratings of the same examples."""
     return Agreement(
         log_prob_difference=float(np.abs(one.log_probs - other.log_probs).mean()),
         equal_greedy=float((one.greedy == other.greedy).mean()),
@@ -96,19 +96,19 @@ def between(one: Ratings, other: Ratings, prompts: int) -> Agreement:
 
 
 def require(found: Agreement, what: str) -> None:
-    """Let pass what is near enough.
+    """Require that a stored model is close enough to the adapter.
 
     Raises:
         AgreementError: if it is not.
     """
-    # Written so that a difference that is no number does not pass.
+    # Written so that a NaN does not pass.
     if not found.log_prob_difference <= MOST_DIFFERENCE:
         raise AgreementError(
-            f"{what} rates the tokens of {found.prompts} reference answers otherwise than the adapter: by "
-            f"{found.log_prob_difference:.4f} nats on average, and {MOST_DIFFERENCE} is the bound. It was removed"
+            f"{what} rates the tokens of {found.prompts} reference answers differently from the adapter: by "
+            f"{found.log_prob_difference:.4f} nats on average, above the bound of {MOST_DIFFERENCE}. It was removed"
         )
     if found.equal_greedy < LEAST_EQUAL:
         raise AgreementError(
-            f"{what} finds the adapter's likeliest token at {found.equal_greedy:.1%} of {found.tokens} places of "
-            f"reference answers, and {LEAST_EQUAL:.0%} is the bound. It was removed"
+            f"{what} has the adapter's likeliest token at {found.equal_greedy:.1%} of {found.tokens} tokens of "
+            f"reference answers, below the bound of {LEAST_EQUAL:.0%}. It was removed"
         )

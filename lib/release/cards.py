@@ -1,4 +1,4 @@
-"""The model card and the data card: what a stranger must know, from the files of a finished run and nothing else."""
+"""The model card and the data card: what a user must know, from the files of a finished run and nothing else."""
 
 import json
 import re
@@ -26,7 +26,7 @@ HUB_METRICS = {
     "rougeL": "rouge",
     "weighted_f1": "f1",
 }
-#: What the hub calls so many rows.
+#: The hub's names for numbers of rows.
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 DATA_CARD = "DATA_CARD.md"
 
@@ -44,7 +44,7 @@ def model_card(run: Finished, merged: bool = False, here: str = ".") -> str:
     """The card of the adapter, or of the model that it was merged into, with the hub's metadata on top.
 
     Args:
-        here: what loads it: a repository of the hub, or the folder itself.
+        here: what it is loaded from: a repository on the hub, or the folder itself.
     """
     config, base = run.config, _named(run.manifest["base_model"]["source"])
     corpus = _named(run.manifest["corpus"]["source"], run.manifest["corpus"]["commit"])
@@ -126,7 +126,7 @@ def licence_of(run: Finished) -> Licence:
 
 
 def name(run: Finished) -> str:
-    """What this run's model is called; a Llama's begins with "Llama", as its licence asks."""
+    """What this run's model is called; a Llama's begins with "Llama", as its licence requires."""
     base = _named(run.manifest["base_model"]["source"])
     if base["source"] == "demo":
         return f"klepon-{run.config.run}"
@@ -136,15 +136,15 @@ def name(run: Finished) -> str:
 
 
 def public_name(source: str) -> str:
-    """A base model as strangers may know it: of the hub whole, with its commit; of a folder its last name."""
+    """A base model's public name: a hub id with its commit, or the last part of a folder's path."""
     named = _named(source)
     return f"{named['repository']}@{named['commit']}" if named["repository"] else str(named["short"])
 
 
 def _named(source: str, commit: str | None = None) -> dict[str, str | None]:
-    """A source in the words of a card: one of the hub, which has a commit, whole; any other by its last name alone.
+    """A source as a card names it: one on the hub, which has a commit, in full; any other by its last part alone.
 
-    Where a folder lies on somebody's machine is nobody else's matter.
+    Where a folder is on somebody's machine is private.
     """
     repository, _, revision = source.partition("@")
     at = commit or (revision if re.fullmatch("[0-9a-f]{40}", revision) else None)
@@ -162,7 +162,7 @@ def _scores(run: Finished) -> pd.DataFrame:
 
 
 def _score_rows(scores: pd.DataFrame) -> list[dict[str, str]]:
-    """A line a metric: its name, and base and adapter as they are printed."""
+    """One line per metric: its name, and base and adapter as they are printed."""
     rows = []
     for metric, part in scores.groupby("metric", sort=False):
         digits = 3 if metric == "weighted_f1" else 1
@@ -182,7 +182,7 @@ def _eval_results(scores: pd.DataFrame, corpus: dict[str, str | None]) -> list[E
             task_type="text-generation",
             dataset_type=corpus["repository"]
             or ("klepon-demo" if corpus["source"] == "demo" else str(corpus["short"])),
-            dataset_name=f"{corpus['short']}, test rows apart by groups",
+            dataset_name=f"{corpus['short']}, test rows kept apart by group",
             dataset_split="test",
             dataset_revision=corpus["commit"],
             metric_type=HUB_METRICS[row.metric],
@@ -198,7 +198,7 @@ def _test_rows(run: Finished) -> int:
 
 
 def _leaked(run: Finished, split: pd.DataFrame, train: pd.DataFrame) -> dict[str, float]:
-    """The share of the clean test rows whose row, output or group stands in the training sample."""
+    """The share of the clean test rows whose row, output or group is in the training sample."""
     tested = pd.read_parquet(run.config.paths.pairs(run.config.name), columns=["row"])["row"].unique()
     trained, test = split.iloc[train["position"]], split.loc[tested]
     return {what: float(test[what].isin(trained[what]).mean()) for what in ("pair", "output", "group")}

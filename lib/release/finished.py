@@ -1,4 +1,4 @@
-"""A run whose report is there, as its own files tell of it: what comes after training works on nothing else."""
+"""A finished run, read from its own files: all that merging, converting and publishing use."""
 
 import json
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Finished:
 
     @property
     def merged(self) -> dict[str, Any] | None:
-        """What was measured of the merged model, or None where there is none of this adapter, or not as it was made."""
+        """What was measured of the merged model; None where there is none of this adapter, or it has changed since."""
         files = self.config.paths
         if not (files.merge_record.is_file() and files.merged.is_dir()):
             return None
@@ -42,7 +42,7 @@ def read(run: str) -> Finished:
     """Read a finished run from its manifest, its scores and its final adapter.
 
     Raises:
-        FinishedError: if one of them is missing, or if the adapter is not the one that the manifest tells of.
+        FinishedError: if one of them is missing, or if the adapter is not the one that the manifest names.
     """
     files = RunPaths(run)
     cure = f"run `make report RUN={run}` first"
@@ -51,13 +51,11 @@ def read(run: str) -> Finished:
         raise FinishedError(f"the run {run!r} has no {missing[0].name} yet: {cure}")
     manifest = json.loads(files.manifest.read_text(encoding="utf-8"))
     if "final_adapter" not in manifest:
-        raise FinishedError(f"the manifest of run {run!r} is an older version's and names no final adapter: {cure}")
+        raise FinishedError(f"the manifest of run {run!r} is from an older version and names no final adapter: {cure}")
     config = _config(run, manifest)
     adapter = loading.fingerprint(files.final_adapter)
     if manifest["adapters"].get(config.name) != adapter:
-        raise FinishedError(
-            f"the final adapter of run {run!r} is not the one that its scores are of ({config.name}): {cure}"
-        )
+        raise FinishedError(f"the final adapter of run {run!r} is not the one that was scored ({config.name}): {cure}")
     return Finished(config, manifest, pd.read_csv(files.results, dtype={"iteration": str}), adapter)
 
 

@@ -1,10 +1,10 @@
-"""llama.cpp's own converter, called with what it cannot know of this project's models. A process of its own runs it:
+"""llama.cpp's own converter, called with what it cannot know of this project's models, in a process of its own:
 
     python -m lib.release.gguf_converter CHECKOUT MODEL OUTFILE
 
-The converter tells by a hash of some token ids how a tokenizer cuts text into words, and knows Llama 3.2's. A tokenizer
-of another vocabulary, such as the demo's, it refuses, though it may cut text exactly as Llama 3 does. Where that is so,
-it is told so; nothing else is.
+The converter recognises by a hash of some token ids how a tokenizer splits text into words, and knows Llama 3.2's. It
+refuses a tokenizer of another vocabulary, such as the demo's, even if that splits text exactly as Llama 3 does. Where
+it does, the converter is told so here.
 """
 
 import importlib
@@ -21,9 +21,9 @@ LLAMA3_WORDS = (
 
 
 def cuts_as_llama3(tokenizer: dict[str, Any]) -> bool:
-    """Whether a tokenizer.json makes tokens of a text in Llama 3's way, from a vocabulary of its own.
+    """Whether a tokenizer.json splits text into tokens in Llama 3's way, with its own vocabulary.
 
-    llama.cpp takes a word that is a token for that token at once. So every token must be what its merges make of it.
+    llama.cpp maps a word that is a token to that token at once. So every token must be what its merges produce.
     """
     from tokenizers import Tokenizer
 
@@ -45,7 +45,7 @@ def cuts_as_llama3(tokenizer: dict[str, Any]) -> bool:
 def main() -> None:
     """Convert a model's folder to a GGUF file of bfloat16."""
     checkout, model, outfile = sys.argv[1:]
-    # The folder's own gguf package comes with it, and fits it.
+    # The checkout's own gguf package fits its converter.
     sys.path[:0] = [checkout, str(Path(checkout) / "gguf-py")]
     converter = importlib.import_module("convert_hf_to_gguf")
     # Newer ones have their models in a package beside them.
@@ -62,7 +62,7 @@ def main() -> None:
             raise
 
     def where_there_is_one(self: Any) -> Any:
-        # It would import sentencepiece, which may not be here, before it looks whether there is such a model to read.
+        # It would import sentencepiece, which may not be here, before it checks that there is such a model.
         if not (Path(model) / "tokenizer.model").is_file():
             raise FileNotFoundError("tokenizer.model")
         return from_sentencepiece(self)

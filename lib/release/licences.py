@@ -1,4 +1,4 @@
-"""What the licences of base model and corpus ask of whoever passes a model on."""
+"""What the licences of base model and corpus require of anyone who passes a model on."""
 
 import json
 import re
@@ -7,24 +7,24 @@ from pathlib import Path
 
 #: The Llama licences that ask for a name that begins with "Llama" and for the words "Built with Llama".
 _LLAMA = re.compile(r"llama[-_ ]?(3\.[123])(?!\d)", re.IGNORECASE)
-#: The base model's own size and the way it stretches its positions: what tells a Llama 3.2 under any name.
+#: The size of the vocabulary and the scaling of positions that identify a Llama 3.2 under any name.
 _LLAMA_32_VOCABULARY, _LLAMA_32_FACTOR = 128_256, 32.0
 
 
 @dataclass(frozen=True)
 class Licence:
-    """A licence as the hub's metadata have it."""
+    """A licence, as in the hub's metadata."""
 
     identifier: str
-    """Of the hub's list."""
+    """From the hub's list."""
     name: str
     link: str = ""
     llama: str = ""
-    """The version of the Llama licence; its name and its notice are then duties."""
+    """The version of the Llama licence; its name and its notice are then required."""
 
     @property
     def notice(self) -> str:
-        """The text that a Llama licence asks to be kept with every copy; empty for other licences."""
+        """The text that a Llama licence requires with every copy; empty for other licences."""
         if not self.llama:
             return ""
         return (
@@ -39,7 +39,7 @@ APACHE = Licence("apache-2.0", "Apache License 2.0", "https://www.apache.org/lic
 def of_model(name: str, folder: Path) -> Licence:
     """The licence of a base model, `demo`, a hub id or a folder, which its adapter and all merged with it fall under.
 
-    A Llama 3.2 is known by its name, or by its configuration, whatever the folder is called.
+    A Llama 3.2 is recognised by its name, or by its configuration, whatever the folder is called.
     """
     if name == "demo":
         return APACHE
@@ -57,7 +57,7 @@ def of_corpus(source: str) -> Licence:
         return APACHE
     if source.partition("@")[0] == "indonlp/cendol_collection_v2":
         return Licence(APACHE.identifier, "Apache License 2.0, as its page on the hub says", APACHE.link)
-    return Licence("unknown", "that of whoever made the corpus")
+    return Licence("unknown", "that of the corpus's authors")
 
 
 def _is_llama_32(folder: Path) -> bool:

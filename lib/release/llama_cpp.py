@@ -1,7 +1,7 @@
 """The merged model for llama.cpp and Ollama: a GGUF file, and a Modelfile whose prompts are those of the training.
 
-llama.cpp's own converter writes the file, out of a checkout that the user has. It is read back then: every weight and
-every token is compared with the merged model's, and the weights rate test prompts as the adapter does.
+llama.cpp's own converter, from the user's checkout, writes the file. It is then read back: every weight and every token
+is compared with the merged model's, and its ratings of test prompts with the adapter's.
 """
 
 import argparse
@@ -27,19 +27,19 @@ from lib.release.finished import Finished
 from lib.storage import whole, write_json
 
 CONVERTER = "convert_hf_to_gguf.py"
-# As in lib.model.prompts: they hold the place of a text in a rendered prompt, and stand in no template.
+# As in lib.model.prompts: placeholders for texts in a rendered prompt, which no template contains.
 _SYSTEM, _USER, _ANSWER, _NEXT = ("\ue000" + letter for letter in "suan")
 
 
 class GgufError(ValueError):
-    """There is no GGUF file to be had, or it is not the model; the message says why, and what to do."""
+    """The GGUF file cannot be made, or it is not the model; the message says why, and what to do."""
 
 
 def checkout(folder: str) -> Path:
     """The user's folder of llama.cpp, with the converter in it.
 
     Raises:
-        GgufError: if none was named, or if it is none.
+        GgufError: if none was named, or if it is not a checkout.
     """
     cure = (
         "get one (git clone https://github.com/ggml-org/llama.cpp) and name it: make gguf LLAMA_CPP=path/to/llama.cpp"
@@ -48,7 +48,7 @@ def checkout(folder: str) -> Path:
         raise GgufError(f"LLAMA_CPP names no folder, and llama.cpp's own converter writes the file: {cure}")
     path = Path(folder).expanduser()
     if not (path / CONVERTER).is_file() or not (path / "gguf-py").is_dir():
-        raise GgufError(f"LLAMA_CPP={folder} is no checkout of llama.cpp, which has {CONVERTER} and gguf-py: {cure}")
+        raise GgufError(f"LLAMA_CPP={folder} is not a checkout of llama.cpp with {CONVERTER} and gguf-py: {cure}")
     return path.absolute()
 
 
@@ -99,13 +99,13 @@ def _run_converter(llama_cpp: Path, model: Path, outfile: Path) -> None:
 
 
 def load(file: Path, llama_cpp: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Put the weights of a GGUF file into the model that it was made from, once all else in it was compared.
+    """Put the weights of a GGUF file into the model that it was made from, after all else in it was compared.
 
     Returns:
         `weights`: how many matrices and vectors; `changed`: how many of them differ in a number; `vocabulary`.
 
     Raises:
-        GgufError: if a weight is missing, or if the file tells of another architecture or another vocabulary.
+        GgufError: if a weight is missing, or if the file has another architecture or another vocabulary.
     """
     gguf = _gguf_package(llama_cpp)
     reader = gguf.GGUFReader(file)
@@ -149,7 +149,7 @@ def _compare_settings(field: dict[str, Any], model: PreTrainedModel, tokenizer: 
     config = model.config
     if field.get("general.architecture") != "llama":
         raise GgufError(
-            f"the GGUF file is of the architecture {field.get('general.architecture')!r}: only Llama's can be compared"
+            f"the GGUF file has the architecture {field.get('general.architecture')!r}: only Llama's can be compared"
         )
     rope = config.rope_parameters
     wanted = {
@@ -174,18 +174,18 @@ def _compare_settings(field: dict[str, Any], model: PreTrainedModel, tokenizer: 
             abs(told - value) <= 1e-6 * abs(value) if isinstance(value, float) and told is not None else told == value
         )
         if not same:
-            shown = "another vocabulary" if name == "tokenizer.ggml.tokens" else f"{name} = {told!r} and not {value!r}"
+            shown = "another vocabulary" if name == "tokenizer.ggml.tokens" else f"{name} = {told!r}, not {value!r}"
             raise GgufError(f"the GGUF file has {shown}: convert it again, with a newer llama.cpp")
 
 
 def _as_transformers(weights: np.ndarray, heads: int) -> np.ndarray:
-    """llama.cpp turns pairs of neighbours by their position, transformers the two halves of a head: undo its order."""
+    """llama.cpp rotates pairs of neighbours, transformers the halves of a head: undo its order."""
     rows, rest = weights.shape[0], weights.shape[1:]
     return weights.reshape(heads, rows // heads // 2, 2, *rest).swapaxes(1, 2).reshape(rows, *rest)
 
 
 def modelfile(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, config: Config) -> str:
-    """Ollama's description of the model: where it lies, its prompts, where answers end, and how tokens are drawn.
+    """Ollama's description of the model: its file, its prompts, where answers end, and how tokens are drawn.
 
     Sampling is what the evaluation does; what Ollama adds by itself (top-k, a penalty on repetition) is switched off.
     """
@@ -205,13 +205,13 @@ def modelfile(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, config
 
 
 def template(tokenizer: PreTrainedTokenizerBase, config: Config) -> str:
-    """The chat template in Ollama's language (Go's), found by rendering conversations with held places.
+    """The chat template in Ollama's language (Go's), found by rendering conversations with placeholders.
 
-    Ollama puts the beginning of text in front by itself, so the first one is left out. Unlike the chat template, its
-    language cannot cut white space around what people write.
+    Ollama adds the beginning-of-text token itself, so the first one is left out. Unlike the chat template, its
+    language cannot strip white space around what people write.
 
     Raises:
-        GgufError: if the chat template writes a turn in more than one way, or what Ollama's language cannot hold.
+        GgufError: if the chat template writes a turn in more than one way, or with what Ollama's language cannot hold.
     """
 
     def rendered(*turns: tuple[str, str], opened: bool = True) -> str:
@@ -223,7 +223,7 @@ def template(tokenizer: PreTrainedTokenizerBase, config: Config) -> str:
     with_system = re.split(f"({_SYSTEM}|{_USER})", rendered(("system", _SYSTEM), user))
     first = rendered(user).partition(_USER)
     if len(plain) != 7 or len(with_system) != 5:
-        raise GgufError("the chat template does not write every message once and in order: it has no Modelfile")
+        raise GgufError("the chat template does not write every message once and in order: no Modelfile can express it")
     head, after_user, after_answer, opened = plain[0], plain[2], plain[4], plain[6]
     system_head, after_system = with_system[0], with_system[2]
     closed = rendered(user, answer, opened=False).partition(_ANSWER)[2]
@@ -235,20 +235,22 @@ def template(tokenizer: PreTrainedTokenizerBase, config: Config) -> str:
         and after_system.endswith(turn)
     )
     if not regular:
-        raise GgufError("the chat template writes a turn otherwise at the beginning than later: it has no Modelfile")
+        raise GgufError(
+            "the chat template writes a turn differently at the beginning than later: no Modelfile can express it"
+        )
     beginning = str(tokenizer.bos_token or "")
     more = beginning * (config.prompt.bos_tokens - 1)
     head, system_head = (more + text.removeprefix(beginning) for text in (head.removesuffix(turn), system_head))
     pieces = [head, system_head, after_system.removesuffix(turn), turn, after_user, closed]
     if any("{{" in piece or "}}" in piece or '"""' in piece for piece in pieces):
-        raise GgufError("the chat template holds braces or quotes that a Modelfile cannot: it has none")
+        raise GgufError("the chat template has braces or quotes that a Modelfile cannot contain")
     return (
         "{{ if .System }}" + system_head + "{{ .System }}" + after_system.removesuffix(turn)
         + "{{ else }}" + head + "{{ end }}"
         + "{{ range $i, $_ := .Messages }}"
         + '{{ if eq .Role "user" }}' + turn + "{{ .Content }}" + after_user
         + '{{ else if eq .Role "assistant" }}{{ .Content }}'
-        # An answer that ends the conversation is to be gone on with.
+        # An answer that ends the conversation is to be continued.
         + "{{ if gt (len (slice $.Messages $i)) 1 }}" + closed + "{{ end }}"
         + "{{ end }}{{ end }}"
     )  # fmt: skip
@@ -272,7 +274,7 @@ def main() -> None:
         f"Read back, {found['weights'] - found['changed']} of its {found['weights']} weights and all of its "
         f"{found['vocabulary']} tokens are the merged model's.\n"
         f"On {found['tokens']} tokens of {found['prompts']} reference answers it differs from the adapter by "
-        f"{found['log_prob_difference']:.4f} nats and finds the same likeliest token at {found['equal_greedy']:.1%}.\n"
+        f"{found['log_prob_difference']:.4f} nats and has the same likeliest token at {found['equal_greedy']:.1%}.\n"
         f"With Ollama: cd {shown.relative_to(paths.ROOT)} && ollama create klepon -f Modelfile"
     )
 

@@ -1,7 +1,7 @@
 """The final adapter merged into its base model: one folder that needs neither PEFT nor bitsandbytes.
 
 Weights of 16 bits cannot hold the sum of base and adapter exactly. So what was written is read again and compared with
-the adapter on test prompts; a model that differs by more than rounding does (`lib.release.agreement`) does not stay.
+the adapter on test prompts; a model that differs by more than rounding does (`lib.release.agreement`) is removed.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def merge(run: Finished) -> Agreement:
     gc.collect()
     with whole(files.merged) as temporary:
         model = PeftModel.from_pretrained(_dense(config.model), files.final_adapter).merge_and_unload(safe_merge=True)
-        # The format of a base model's file in 4 bits is not one for 16.
+        # The file format of a 4-bit base model does not fit 16-bit weights.
         model.to(torch.bfloat16).save_pretrained(temporary, save_original_format=not _quantised(config.model))
         save_tokenizer(tokenizer, config.prompt, temporary)
     del model
@@ -77,9 +77,9 @@ def merge(run: Finished) -> Agreement:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, settings: Prompt, folder: Any) -> None:
-    """Write the tokenizer with a chat template that gives the prompts of the training to whoever knows nothing of them.
+    """Write the tokenizer with a chat template that gives the training's prompts with no more settings.
 
-    The date that the template writes is the one it was trained with, and so is the number of beginnings of text.
+    It writes the date of the training, and as many beginning-of-text tokens.
     """
     template = tokenizer.chat_template
     try:
@@ -110,8 +110,8 @@ def _require_readable(settings: Model) -> None:
     quantised = _quantised(settings)
     if quantised and quantised.get("quant_method") != "bitsandbytes":
         raise MergeError(
-            f"the base model {settings.base_model!r} is quantised by {quantised.get('quant_method')!r}, which is not "
-            "undone here: merge an adapter that was trained on a base model in 16 bits, or in 4 by bitsandbytes"
+            f"the base model {settings.base_model!r} is quantised by {quantised.get('quant_method')!r}, which "
+            "cannot be undone here: merge an adapter trained on a base model in 16 bits, or in 4 by bitsandbytes"
         )
     if quantised and importlib.util.find_spec("bitsandbytes") is None:
         raise MergeError(
@@ -121,14 +121,14 @@ def _require_readable(settings: Model) -> None:
 
 
 def _dense(settings: Model) -> PreTrainedModel:
-    """The base model in 32 bits. Of a 4-bit one these are the weights that the adapter was trained on, not the original
-    ones from before: to those, it would be a stranger.
+    """The base model in 32 bits. For a 4-bit one these are the weights that the adapter was trained on, not those from
+    before quantisation, which it would not fit.
     """
     quantised = _quantised(settings)
     model = AutoModelForCausalLM.from_pretrained(
         loading.base_model_folder(settings),
         dtype=torch.float32,
-        # What 4 bits are unpacked on is what computes with them; a sum needs no GPU.
+        # 4-bit weights are unpacked on the device that computes with them; a sum needs no GPU.
         device_map={"": loading.device() if quantised else "cpu"},
     )
     return model.dequantize(dtype=torch.float32) if quantised else model
@@ -146,7 +146,7 @@ def main() -> None:
     print(
         f"The merged model: {run.config.paths.merged.relative_to(paths.ROOT)}\n"
         f"On {found.tokens} tokens of {found.prompts} reference answers it differs from the adapter by "
-        f"{found.log_prob_difference:.4f} nats (at most {agreement.MOST_DIFFERENCE}) and finds the same likeliest "
+        f"{found.log_prob_difference:.4f} nats (at most {agreement.MOST_DIFFERENCE}) and has the same likeliest "
         f"token at {found.equal_greedy:.1%} (at least {agreement.LEAST_EQUAL:.0%})."
     )
 

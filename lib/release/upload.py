@@ -1,4 +1,4 @@
-"""A finished run to the hub: adapter, cards, report and scores, in one commit, and only after a yes.
+"""A finished run to the hub: adapter, cards, report and scores, in one commit, and only after confirmation.
 
 What is uploaded holds no path of the machine that made it: PEFT and transformers write some into an adapter's folder.
 """
@@ -29,7 +29,7 @@ class UploadError(ValueError):
 
 
 def stage(run: Finished, repository: str, folder: Path) -> list[Path]:
-    """Put what is to be uploaded into an empty folder, as it will lie in the repository; return the files in order."""
+    """Put what is to be uploaded into an empty folder, as it will be in the repository; return the files in order."""
     files, base = run.config.paths, run.manifest["base_model"]["source"]
     shutil.copytree(files.final_adapter, folder, dirs_exist_ok=True)
     (folder / "README.md").write_text(cards.model_card(run, here=repository), encoding="utf-8")
@@ -58,7 +58,7 @@ def publish(run: Finished, repository: str, private: bool, yes: bool) -> str | N
     """Say what would be uploaded, ask, and upload it.
 
     Args:
-        private: whether a new repository is private; one that is there stays what it is.
+        private: whether a new repository is private; an existing one stays as it is.
         yes: do not ask.
 
     Returns:
@@ -73,7 +73,7 @@ def publish(run: Finished, repository: str, private: bool, yes: bool) -> str | N
     token = get_token()
     if not token:
         raise UploadError(
-            "HF_TOKEN is not set: make a token that may write on "
+            "HF_TOKEN is not set: create a token with write access on "
             f"{constants.ENDPOINT}/settings/tokens, and set HF_TOKEN to it"
         )
     api = HfApi(endpoint=constants.ENDPOINT, token=token)
@@ -104,12 +104,12 @@ def _require_name(run: Finished, repository: str) -> None:
     if not repository:
         raise UploadError("REPO names no repository: make publish REPO=owner/name")
     if not hub.is_name(repository) or "@" in repository:
-        raise UploadError(f"REPO={repository} is no name of the hub: make publish REPO=owner/name")
+        raise UploadError(f"REPO={repository} is not a hub id: make publish REPO=owner/name")
     owner, _, name = repository.partition("/")
     licence = cards.licence_of(run)
     if licence.llama and not name.startswith("Llama"):
         raise UploadError(
-            f"REPO={repository}: the {licence.name} asks for a name that begins with Llama: "
+            f"REPO={repository}: the {licence.name} requires a name that begins with Llama: "
             f"make publish REPO={owner}/{cards.name(run)}"
         )
 
@@ -119,7 +119,7 @@ def _told_beforehand(
 ) -> str:
     """What will be uploaded, where to, and who will see it."""
     kind = "private" if (private if there is None else there) else "PUBLIC"
-    which = f"a new {kind} repository" if there is None else f"a {kind} repository that is there already"
+    which = f"a new {kind} repository" if there is None else f"an existing {kind} repository"
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
     width = max(map(len, sizes))
     lines = [f"To {constants.ENDPOINT}/{repository}, {which}, as {account}:"]
@@ -136,11 +136,11 @@ def _asked() -> bool:
 
 @contextmanager
 def _told(repository: str) -> Iterator[None]:
-    """Say what the hub refuses in words for who publishes."""
+    """Turn what the hub refuses into a message for the person who publishes."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
-        raise UploadError(f"nothing was published in {repository}: {_why(repository, error)}") from error
+        raise UploadError(f"nothing was published to {repository}: {_why(repository, error)}") from error
 
 
 def _why(repository: str, error: BaseException) -> str:
@@ -150,20 +150,20 @@ def _why(repository: str, error: BaseException) -> str:
     owner = repository.partition("/")[0]
     where = constants.ENDPOINT
     if status == 401:
-        return f"{where} does not know this token (401). Make another on {where}/settings/tokens and set HF_TOKEN to it"
+        return f"{where} rejects this token (401). Create another on {where}/settings/tokens and set HF_TOKEN to it"
     if status == 403:
         return (
             f"{where} does not let this token write there (403). It needs the role `write`, and its account must be "
             f"{owner} or a member of it that may write"
         )
     if status == 429:
-        return f"{where} asks for fewer requests (429). Wait some minutes and run again"
+        return f"{where} asks for fewer requests (429). Wait a few minutes and run again"
     reason = hub.first_line(cause)
     if status:
         return f"{where} answers {status} ({reason})"
     if isinstance(cause, ValueError) and not isinstance(cause, OSError):
-        return f"{where} does not take it ({reason})"
-    return f"{where} cannot be reached, or broke off ({reason}). Check the network and run again"
+        return f"{where} does not accept it ({reason})"
+    return f"{where} cannot be reached, or the connection broke off ({reason}). Check the network and run again"
 
 
 def main() -> None:
@@ -181,7 +181,7 @@ def main() -> None:
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     if address is None:
-        raise SystemExit("Nothing was uploaded. To upload this, say YES=1.")
+        raise SystemExit("Nothing was uploaded. To upload this, set YES=1.")
     print(f"Published: {address}")
 
 

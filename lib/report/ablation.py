@@ -1,6 +1,6 @@
-"""Rows laid against each other, from the files that their trainings and evaluations left.
+"""Comparisons of rows, from the files that their trainings and evaluations left.
 
-Everything here is asked of the same completions that the scores come from; nothing is decoded again.
+Everything here comes from the same completions as the scores; nothing is decoded again.
 """
 
 import json
@@ -18,13 +18,13 @@ from lib.report import look
 #: How the best row is found, as the report says before it shows a score.
 RULE = (
     "The best row of Table 2 is the one whose validation loss is lowest at the end of its training, as the mean over "
-    "its seeds. Validation rows are of groups that neither training nor test has, and the same for every row; test "
+    "its seeds. Validation rows are from groups that neither training nor test has, the same for every row; test "
     "scores play no part."
 )
 
 
 class AblationError(ValueError):
-    """There is nothing to lay side by side; the message says why."""
+    """There is nothing to compare; the message says why."""
 
 
 def finished(configs: list[Config]) -> tuple[list[Config], dict[str, str]]:
@@ -50,12 +50,12 @@ def finished(configs: list[Config]) -> tuple[list[Config], dict[str, str]]:
             left.append(config)
     if len(left) == 1:
         name, why = next(iter(failed.items()))
-        raise AblationError(f"no training of run {configs[0].run!r} came to its end; {name}: {why}")
+        raise AblationError(f"no training of run {configs[0].run!r} finished; {name}: {why}")
     return left, failed
 
 
 def trainings(configs: list[Config]) -> pd.DataFrame:
-    """What each training came to: iteration, seed, rows (trained on), steps, train_loss and validation_loss at its end,
+    """What each training gave: iteration, seed, rows (trained on), steps, train_loss and validation_loss at its end,
     and first and lowest, the validation losses before training and at their lowest (nats a token).
     """
     found = []
@@ -149,7 +149,7 @@ def leak_worth(config: Config) -> pd.DataFrame:
 
 
 def leaked_share(config: Config) -> pd.DataFrame:
-    """For each protocol, the share of its test rows whose row, output or group stands in this training's sample."""
+    """For each protocol, the share of its test rows whose row, output or group is in this training's sample."""
     split = splits.read(config)
     sample = pd.read_parquet(config.paths.sample(config.sampled_as))
     trained = split.iloc[sample.loc[sample["part"] == "train", "position"]]
@@ -189,10 +189,10 @@ def logs(configs: list[Config]) -> pd.DataFrame:
 def nested_bleu(configs: list[Config]) -> pd.DataFrame:
     """BLEU as it should be, and what the wrongly nested call says of the same completions.
 
-    The nested call scores the completion of the first test row alone, so it is asked of the rows in the corpus's order.
+    The nested call scores the completion of the first test row alone, so the rows are in the corpus's order.
 
     Returns:
-        iteration, seed, decoding_run, right, nested: a line a model and decoding run of the clean protocol.
+        iteration, seed, decoding_run, right, nested: one line per model and decoding run of the clean protocol.
     """
     found = []
     for config in configs:
@@ -206,7 +206,7 @@ def nested_bleu(configs: list[Config]) -> pd.DataFrame:
 
 
 def english_cost(configs: list[Config]) -> pd.DataFrame:
-    """What each model does on English, and how much of its Indonesian answers is Indonesian; a line a model.
+    """What each model does on English, and how much of its Indonesian answers is Indonesian; one line per model.
 
     Returns:
         iteration, seed, loss, rougeL and english_share (absent where English was not measured), indonesian_share.

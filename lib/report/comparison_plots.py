@@ -1,6 +1,6 @@
-"""Figures that lay models, trainings and protocols against each other. Tidy tables in, a matplotlib figure out.
+"""Figures that compare models, trainings and protocols. Tidy tables in, a matplotlib figure out.
 
-Models stand one below the other, so that long names stay level. What others printed has a marker and an entry in the
+Models are one below the other, so that long names stay level. What others printed has a marker and an entry in the
 legend of its own, which names its protocol: it shares an axis with this project's scores, never a series.
 """
 
@@ -48,7 +48,7 @@ def against_published(
     names = [*own, *others]
     figure, axes = drawing.axes(1, len(metrics), 8.6, 1.8 + 0.3 * len(names), sharey=True)
     for axis, metric in zip(axes[0], metrics, strict=True):
-        # Among others, an adapter that is alone is still not picked from several.
+        # A single adapter was not picked from several, even beside other models.
         _ours(axis, results[results["metric"] == metric], names, picked if len(own) > 2 else "")
         printed = table3[(table3["metric"] == metric) & table3["iteration"].isin(own)]
         places = [names.index(name) for name in printed["iteration"]]
@@ -82,8 +82,8 @@ def loss_curves(logs: pd.DataFrame, results: pd.DataFrame, metric: str = "bleu",
     """The losses of several trainings over their steps, and their scores beside.
 
     Args:
-        study: what the names of its trainings begin with, which need not be said again.
-        logs: logs of `training.train`, one below the other, with a column `iteration`: step, train_loss and
+        study: what the names of its trainings begin with, which need not be repeated.
+        logs: logs of `trainer.train`, one below the other, with a column `iteration`: step, train_loss and
             validation_loss; of several seeds, the means by step are drawn.
         results: tidy, as in results.csv, of one protocol and the same iterations; the base model may be among them.
     """
@@ -166,7 +166,7 @@ def leak_worth(table: pd.DataFrame) -> Figure:
 
 
 def nested_bleu(table: pd.DataFrame, table3: pd.DataFrame, picked: str = "5") -> Figure:
-    """BLEU called rightly, BLEU with its references nested the wrong way round, and the paper's BLEU, on one scale.
+    """BLEU called correctly, BLEU with its references nested the wrong way round, and the paper's BLEU, on one scale.
 
     Args:
         table: columns iteration, seed, decoding_run, right and nested (both 0 to 100).
@@ -196,7 +196,7 @@ def english_cost(table: pd.DataFrame, picked: str = "5") -> Figure:
     """What moving to Indonesian costs in English: each adapter beside the base model, which is the dashed line.
 
     Args:
-        table: a line a model, base among them: iteration, seed, loss (nats a token on English completions), rougeL
+        table: one line per model, base among them: iteration, seed, loss (nats a token on English completions), rougeL
             (of English completions, 0 to 100) and english_share (of English prompts, how many are answered in English,
             0 to 1).
     """

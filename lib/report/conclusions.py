@@ -18,13 +18,13 @@ def shortages(found: dict[str, tuple[int, int]]) -> Markdown:
         f"- `{name}` has {there:,} rows on the training side where {asked:,} were asked for; all {there:,} are drawn."
         for name, (asked, there) in found.items()
     ]
-    return Markdown("\n".join(lines) or "Every subset has the rows that were asked of it.")
+    return Markdown("\n".join(lines) or "Every subset has as many rows as were asked for.")
 
 
 def failures(failed: dict[str, str]) -> Markdown:
     """The trainings that failed, and why."""
     lines = [f"- {name[0].upper()}{name[1:]} failed: {why}" for name, why in failed.items()]
-    return Markdown("\n".join(lines) or "Every training that was asked for is here.")
+    return Markdown("\n".join(lines) or "Every training that was asked for has finished.")
 
 
 def picked(rule: str, config: Config, trainings: pd.DataFrame) -> Markdown:
@@ -43,8 +43,8 @@ def sampling(sample: Sample, leaked: pd.DataFrame) -> Markdown:
     share = leaked.loc["all", "random split: outputs leaked"]
     clusters = "" if sample.clusters is None else f" from {len(sample.clusters.centres)} clusters"
     return Markdown(
-        f"**{trained:,} rows{clusters} will be trained on; a random split of this corpus would have shown the model "
-        f"{share:.0%} of its test answers beforehand, and this one shows it none.**"
+        f"**{trained:,} rows{clusters} will be trained on; a random split of this corpus would also train "
+        f"on {share:.0%} of its test answers; this one trains on no test row.**"
     )
 
 
@@ -54,7 +54,7 @@ def preprocessing(table: pd.DataFrame, made: Examples) -> Markdown:
     train = made.counts.loc["train"]
     return Markdown(
         f"**All {passed} checks hold for all {train['examples']:,} examples; {train['trained tokens']:,} of their "
-        f"{train['tokens']:,} tokens are trained, {train['cut to fit']:,} were cut to fit "
+        f"{train['tokens']:,} tokens are trained on; {train['cut to fit']:,} examples were cut to fit "
         f"and {train['dropped']:,} dropped.**"
     )
 
@@ -76,8 +76,8 @@ def evaluation(config: Config, table: pd.DataFrame, found: pd.DataFrame) -> Mark
     cut = (table["ids"].map(len) >= config.evaluation.max_new_tokens).mean()
     return Markdown(
         f"**{look.model_name(config.iteration, config.seed).capitalize()}: BLEU {means['bleu']:.1f}, ROUGE-L "
-        f"{means['rougeL']:.1f}, Weighted F1 {means['weighted_f1']:.3f}; {cut:.0%} of its completions were still going "
-        f"when their {config.evaluation.max_new_tokens} tokens were used up.**"
+        f"{means['rougeL']:.1f}, Weighted F1 {means['weighted_f1']:.3f}; {cut:.0%} of its completions reached "
+        f"the limit of {config.evaluation.max_new_tokens} tokens.**"
     )
 
 

@@ -1,8 +1,8 @@
 """The visual language that all figures share.
 
-The base model is grey and round, an adapter is orange and square, and the picked one stands on a pale band and has a
+The base model is grey and round, an adapter is orange and square, and the picked one is on a pale band and has a
 bold name. The seeds of a training differ in how its square is filled. What the paper printed is a hollow black diamond;
-what others published is blue. Everything is told apart by shape or filling too, never by colour alone.
+what others published is blue. Everything differs in shape or filling too, never in colour alone.
 """
 
 import re
@@ -84,9 +84,9 @@ def marker(name: str, seed: int = 0) -> dict[str, Any]:
 def name_ticks(axis: Axes, which: str, names: Sequence[str], picked: str) -> None:
     """Name the models on the `x` or `y` axis, at 0, 1, ..., and set off the picked one; the first is uppermost on y.
 
-    Where there are many rows on x, their numbers alone stand there, and the axis says what they are.
+    Many rows on x are named by their numbers alone, and the axis says what they are.
     """
-    # An adapter that is alone was not picked from others.
+    # A single adapter was not picked from several.
     chosen = names.index(picked) if picked in names and len(names) > 2 else -1
     texts = [label(name) for name in names]
     if which == "x" and len(names) > 5 and all(name.isdigit() or name == "base" for name in names):
@@ -106,7 +106,7 @@ def name_ticks(axis: Axes, which: str, names: Sequence[str], picked: str) -> Non
 
 
 def strips(seeds: Sequence[int], width: float) -> dict[int, float]:
-    """Where the points of each seed stand beside the middle of their model, over `width`."""
+    """Where the points of each seed are beside the middle of their model, over `width`."""
     steps = (np.arange(len(seeds)) - (len(seeds) - 1) / 2) / len(seeds)
     return {seed: float(width * step) for seed, step in zip(seeds, steps, strict=True)}
 

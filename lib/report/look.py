@@ -1,4 +1,4 @@
-"""What the notebooks show: tables, coloured tokens, and one sentence of conclusion each, made from the numbers."""
+"""What the notebooks show: tables, coloured tokens and figures."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def counts(made: Examples) -> Styler:
 
 
 def trainable(parameters: pd.DataFrame) -> Styler:
-    """Trained parameters by projection (table of `model.trainable_parameters`)."""
+    """Trained parameters by projection (table of `loading.trainable_parameters`)."""
     return parameters.style.format("{:,.0f}")
 
 
@@ -96,7 +96,7 @@ def completions(table: pd.DataFrame, count: int) -> Styler:
 
 
 def scores(summary: pd.DataFrame) -> Styler:
-    """Mean and 95 % interval of every metric, a column a model."""
+    """Mean and 95 % interval of every metric, one column per model."""
     text = summary.assign(
         shown=[
             f"{row.mean_:.{_digits(row.metric)}f}"
@@ -113,7 +113,7 @@ def scores(summary: pd.DataFrame) -> Styler:
 
 
 def table2(ours: pd.DataFrame, printed: pd.DataFrame) -> Styler:
-    """The paper's Table 2 with our counts and losses beside it, a line a row (and a line more for each further seed).
+    """The paper's Table 2 with our counts and losses beside it: one line per row and seed.
 
     Args:
         ours: columns iteration, seed, rows (trained on), steps, train_loss and validation_loss; rows that were not
@@ -154,7 +154,7 @@ def table2(ours: pd.DataFrame, printed: pd.DataFrame) -> Styler:
 
 
 def table3(summary: pd.DataFrame, printed: pd.DataFrame) -> Styler:
-    """Mean ± deviation over decoding runs, ours and the paper's: a line a model, and a pair of columns a metric.
+    """Mean ± deviation over decoding runs, ours and the paper's: one line per model, two columns per metric.
 
     Args:
         summary: table of `statistics.summarise`, of one protocol.
@@ -176,13 +176,13 @@ def table3(summary: pd.DataFrame, printed: pd.DataFrame) -> Styler:
 
 
 def test_rows(tests: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Test rows by subset, a column a protocol."""
+    """Test rows by subset, one column per protocol."""
     counts = pd.DataFrame({protocol: rows["subset_name"].value_counts() for protocol, rows in tests.items()})
     return counts.fillna(0).astype(int).sort_index()
 
 
 def spread(over_seeds: pd.DataFrame) -> Styler:
-    """Spread over training seeds and over decoding runs, apart (table of `statistics.over_seeds`)."""
+    """Spread over training seeds and, separately, over decoding runs (table of `statistics.over_seeds`)."""
     shown = over_seeds.assign(
         model=["base" if name == "base" else row_name(name) for name in over_seeds["iteration"]],
         metric=over_seeds["metric"].map(METRIC_NAMES),
@@ -198,7 +198,7 @@ def spread(over_seeds: pd.DataFrame) -> Styler:
 
 
 def nested(table: pd.DataFrame) -> Styler:
-    """Right and wrongly nested BLEU (table of `ablation.nested_bleu`): mean and standard deviation a model."""
+    """Right and wrongly nested BLEU (table of `ablation.nested_bleu`): mean and standard deviation of each model."""
     found = table.groupby(["iteration", "seed"], sort=False)[["right", "nested"]].agg(["mean", "std"])
     found.index = pd.Index([model_name(i, s) for i, s in found.index])
     names = {"right": "corpus BLEU", "nested": "wrongly nested", "mean": "mean", "std": "sd over runs"}
@@ -217,9 +217,9 @@ def _svg(figure: Figure) -> str:
 
 
 def comparisons(table: pd.DataFrame) -> Styler:
-    """Paired differences (table of `ablation.comparisons`), a line a model, with a star where they are significant.
+    """Paired differences (table of `ablation.comparisons`), one line per model, starred where significant.
 
-    The interval is in a line of its own, where a page keeps lines.
+    The interval is on a separate line, where a page keeps line breaks.
     """
     if table.empty:
         return pd.DataFrame({"": ["nothing to compare with"]}).style.hide(axis="index")
@@ -241,12 +241,12 @@ def comparisons(table: pd.DataFrame) -> Styler:
 
 
 def leaked(found: pd.DataFrame) -> Styler:
-    """How much of each protocol's test set stands in the training sample (table of `ablation.leaked_share`)."""
+    """How much of each protocol's test set is in the training sample (table of `ablation.leaked_share`)."""
     return found.style.format("{:.1%}")
 
 
 def english(table: pd.DataFrame) -> Styler:
-    """English before and after (table of `ablation.english_cost`), a line a model."""
+    """English before and after (table of `ablation.english_cost`), one line per model."""
     names = {
         "loss": "English loss (nats a token)",
         "rougeL": "English ROUGE-L",
@@ -276,7 +276,7 @@ def row_name(iteration: str) -> str:
 
 
 def _texts(table: pd.DataFrame) -> Styler:
-    """Texts as they were written: a tag among them stays text."""
+    """Texts as they were written: a tag in them stays text."""
     return table.style.format(escape="html").set_properties(**{"text-align": "left", "white-space": "pre-wrap"})
 
 

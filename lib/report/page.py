@@ -78,7 +78,7 @@ def write(
 
     Args:
         configs: every model of the run, base first.
-        picked: of which the page speaks where it speaks of one adapter.
+        picked: the one that the page calls "the adapter".
         summary: of the clean protocol (`statistics.summarise`).
         against_base: every training against the base (`ablation.comparisons`).
         samples: of base and picked (`side_by_side`).
@@ -107,7 +107,7 @@ def write(
         signatures=_signatures(),
         samples=samples.to_dict("records"),
         models=[look.model_name(c.iteration, c.seed) for c in two],
-        # Rows that are alike share one.
+        # Rows that are alike share a training.
         trainings=len({c.name for c in trained}),
         against_5=len({c.iteration for c in trained}) > 1 and "5" in {c.iteration for c in trained},
         training=_training(picked),
@@ -174,7 +174,7 @@ def _training(config: Config) -> dict[str, Any]:
 
 
 def _cut(configs: list[Config]) -> dict[str, float]:
-    """For each model, the share of completions that were still going when their tokens were used up."""
+    """For each model, the share of completions that reached the limit of tokens."""
 
     def lengths(config: Config) -> Iterator[int]:
         return (len(record["ids"]) for record in generation.read_completions(config.paths.completions(config.name)))

@@ -28,7 +28,7 @@ def save(figure: Figure, folder: Path, name: str) -> Figure:
 
 
 def leakage(table: pd.DataFrame) -> Figure:
-    """How much of a random test split stands in its training set, by subset (table of `splits.leakage`)."""
+    """How much of a random test split is also in its training set, by subset (table of `splits.leakage`)."""
     figure, axes = drawing.axes(1, 1, 7.2, 3.2)
     columns = ["random split: rows leaked", "random split: outputs leaked", "grouped split: rows leaked"]
     names = ["random split: the same row", "random split: the same output", "grouped split: the same row"]
@@ -134,7 +134,7 @@ def lengths(examples: pd.DataFrame, limit: int) -> Figure:
 
 
 def training(log: pd.DataFrame) -> Figure:
-    """Losses, and the learning rates of A and B, over the steps of one training (table of `training.train`)."""
+    """Losses, and the learning rates of A and B, over the steps of one training (table of `trainer.train`)."""
     figure, axes = drawing.axes(1, 2, 9.6, 3.4)
     losses, rates = axes.flat
     trained, validated = log.dropna(subset="train_loss"), log.dropna(subset="validation_loss")
@@ -227,7 +227,7 @@ def _boxes(axis: Axes, results: pd.DataFrame, metric: str, picked: str) -> None:
         for seed, part in some.groupby("seed"):
             place = 0 if name == "base" else seeds.index(seed)
             middle = x + (0 if name == "base" else beside[seed])
-            # Runs stand side by side, but below each other where seeds do that.
+            # Runs are side by side, but below each other where seeds are side by side.
             aside = np.linspace(-0.15, 0.15, len(part)) if len(seeds) == 1 and len(part) > 1 else np.zeros(len(part))
             axis.plot(
                 middle + aside, part["value"], markersize=size, zorder=4, clip_on=False, **drawing.marker(name, place)

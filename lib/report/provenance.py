@@ -14,7 +14,7 @@ from lib import paths
 from lib.config import SECTIONS, Config
 from lib.model import generation, loading
 
-#: The libraries that numbers hang on.
+#: The libraries that numbers depend on.
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "datasets", "sentence-transformers", "scikit-learn", "rensa",
     "sacrebleu", "rouge-score", "py3langid", "papermill", "numpy", "pandas", "pyarrow",
@@ -24,7 +24,7 @@ PACKAGES = (
 def manifest(configs: list[Config], picked: Config) -> dict[str, Any]:
     """The run's commit, versions, device, seeds, fingerprints, and the seconds and peak memory of each stage.
 
-    Of the picked training, whose adapter is the final one, also every setting: what comes later needs no others.
+    Of the picked training, whose adapter is the final one, also every setting: later steps need no others.
     """
     config = configs[-1]
     files = config.paths

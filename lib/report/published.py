@@ -1,4 +1,4 @@
-"""What others printed (reports/published), as tidy tables in this project's names and units.
+"""What others published (reports/published), as tidy tables in this project's names and units.
 
 BLEU and ROUGE are 0 to 100, Weighted F1 is 0 to 1, and `iteration` is a text: `base`, `0` ... `9`.
 """
@@ -9,7 +9,7 @@ from lib import paths
 
 
 def table2() -> pd.DataFrame:
-    """The paper's Table 2, a line a row: its settings under the names of `lib.config`, and two losses.
+    """The paper's Table 2, one line per row: its settings under the names of `lib.config`, and two losses.
 
     Returns:
         Columns iteration, lora_rank, lora_alpha, use_rslora, sampling_method, rows, share, clusters, rows_per_cluster,

@@ -3,7 +3,7 @@
     python -m lib.running.advice --profile laptop
 
 Counts come from the settings and from what is there already, times from a short probe on this machine, memory from
-arithmetic on the shape of the base model. Each line says which. What cannot fit is refused, with a cure.
+arithmetic on the shape of the base model. Each line says which. What cannot fit is refused, with a remedy.
 """
 
 import argparse
@@ -26,15 +26,15 @@ from lib.running import memory, probe, workload
 from lib.running.memory import Room, Shape
 from lib.running.workload import Lengths, Workload
 
-#: The corpus is written once more, without compression, and grouped: so many bytes on disk for each that is fetched.
+#: The corpus is written once more, without compression, and grouped: bytes on disk for each byte fetched.
 UNPACKED = 4.0
 #: A line of a completions file, with the scores of the pair.
 COMPLETION_BYTES = 600
-#: Seconds of laying out a point by t-SNE, and of a report's tables and figures.
+#: Seconds to lay out a point by t-SNE, and to make a report's tables and figures.
 TSNE_SECONDS, REPORT_SECONDS = 0.004, 8.0
-#: What of a matrix product's speed a model reaches when it is trained, and when it writes. Assumed, not measured.
+#: The share of a matrix product's speed that a model reaches in training, and in writing. Assumed, not measured.
 TRAINING_SHARE, WRITING_SHARE = 0.4, 0.05
-#: A figure that is not measured may be so many times as much, or as little.
+#: A figure that is not measured may be wrong by this factor, either way.
 ROUGHLY = 3
 
 
@@ -44,7 +44,7 @@ class AdviceError(Exception):
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the table: what it is about, what it comes to, and how that is known."""
+    """A row of the table: its subject, its value, and how that is known."""
 
     subject: str
     comes_to: str
@@ -52,8 +52,8 @@ class Line:
 
 
 def to_fetch(config: Config) -> dict[str, int]:
-    """Bytes that are still to come from the hub, by what they are of; nothing for what lies on this machine."""
-    # Who has all on this machine need not wait for what talks to the hub.
+    """Bytes still to be fetched from the hub, by subject; nothing for what is on this machine."""
+    # The hub's client is slow to import, and not needed where all is on this machine.
     wanted = {"base model": config.model.base_model} if not loading.is_local(config.model) else {}
     corpora = {"corpus": selection.located(config.corpus.source), "English rows": config.english.source}
     wanted |= {kind: name for kind, name in corpora.items() if is_of_the_hub(name)}
@@ -94,8 +94,8 @@ def refuse_bits(size: Shape, config: Config, room: Room) -> None:
     """
     if size.bits and not room.gpu:
         raise AdviceError(
-            f"{config.model.base_model} is a model in {size.bits} bits: it needs a GPU, and this machine shows none. "
-            "Take PROFILE=laptop, a machine with a GPU (Colab and Kaggle lend them), or a BASE_MODEL not quantised"
+            f"{config.model.base_model} is a model in {size.bits} bits: it needs a GPU, and this machine has none. "
+            "Use PROFILE=laptop, a machine with a GPU (Colab and Kaggle lend them), or an unquantised BASE_MODEL"
         )
 
 
@@ -125,7 +125,7 @@ def _memory_cure(phase: str, size: Shape, config: Config, known: Lengths, room: 
         return memory.needed(phases(size, changed, known, room)[phase]) <= room.total
 
     found = memory.largest(getattr(settings, key), fits)
-    other = "" if config.profile == "laptop" else ", or take PROFILE=laptop"
+    other = "" if config.profile == "laptop" else ", or use PROFILE=laptop"
     if found:
         return f"Set {key} = {found} in [{section}] of {profile}{other}"
     return f"Name a smaller model with BASE_MODEL{other}"
@@ -140,13 +140,13 @@ def refuse_disk(needs: dict[str, float], free: int) -> None:
     if sum(needs.values()) > free:
         most = max(needs, key=lambda name: needs[name])
         raise AdviceError(
-            f"the run needs {_gb(sum(needs.values()))} of disk, most of it for {most}, and {_gb(free)} are free. Free "
-            "some, put artifacts/ and HF_HOME on a larger disk, or take a smaller scale in the profile"
+            f"the run needs {_gb(sum(needs.values()))} of disk, most of it for {most}, and {_gb(free)} is free. Free "
+            "some, put artifacts/ and HF_HOME on a larger disk, or set a smaller scale in the profile"
         )
 
 
 def disk(config: Config, work: Workload, size: Shape, fetched: dict[str, int]) -> dict[str, float]:
-    """Bytes that a run writes, by what they are of."""
+    """Bytes that a run writes, by kind."""
     adapter = 4.0 * size.adapter(config.lora.lora_rank)
     return {
         "downloads": float(sum(fetched.values())),
@@ -178,9 +178,9 @@ def seconds(config: Config, work: Workload, speeds: probe.Speeds) -> dict[str, f
 
 
 def rough_seconds(config: Config, work: Workload, known: Lengths, size: Shape, matrix_speed: float) -> dict[str, float]:
-    """Seconds of training and evaluation where the base model is not here to be measured: by its operations."""
-    # A frozen weight costs two operations on the way there and two on the way back, and two more where it goes there
-    # twice; a token that is only read or written costs two.
+    """Seconds of training and evaluation where the base model is not here to be measured: from its operations."""
+    # A frozen weight costs two operations in the forward pass and two in the backward pass, and two more where the
+    # forward pass is repeated; a token that is only read or written costs two.
     there_twice = 2 if loading.device().type == "cuda" else 0
     trained = (4 + there_twice) * work.trained_tokens + 2 * work.validated_tokens
     read = 2 * work.prompts * known.prompt
@@ -240,7 +240,7 @@ def memory_lines(found: dict[str, dict[str, float]], room: Room) -> list[Line]:
     lines += [Line("", f"{_gb(size):>9}  {name}", "") for name, size in terms.items() if size >= 5e6]
     lines.append(Line("", f"{_gb(memory.needed(terms) - sum(terms.values())):>9}  margin", ""))
     if memory.needed(terms) > room.free:
-        lines.append(Line("", f"only {_gb(room.free)} are free now: end other programs first", ""))
+        lines.append(Line("", f"only {_gb(room.free)} is free now: close other programs first", ""))
     return lines
 
 
@@ -250,7 +250,7 @@ def advise(configs: list[Config]) -> str:
     Raises:
         AdviceError: if it cannot be done here.
     """
-    # The last one speaks for all: rows of Table 2 differ in how much they train, hardly in what a token costs.
+    # The last one stands for all: rows of Table 2 differ in how much they train, hardly in what a token costs.
     config = configs[-1]
     room, size = memory.room(), shape(config)
     refuse_bits(size, config, room)
@@ -273,7 +273,7 @@ def advise(configs: list[Config]) -> str:
     lines += memory_lines(phases(size, config, known, room), room)
     lines.append(Line("disk", f"{_gb(sum(needs.values()))} of {_gb(free)} free", "computed"))
     if here:
-        print("Measuring this machine, half a minute or more", file=sys.stderr, flush=True)
+        print("Measuring this machine (half a minute or more)", file=sys.stderr, flush=True)
         rows = survey.rows
         if rows is None:
             rows = probe.filler(workload.ASSUMED_PROMPT_TOKENS // 3, workload.ASSUMED_TOKENS // 3)
@@ -292,7 +292,7 @@ def advise(configs: list[Config]) -> str:
 
 
 def others(load: float, cores: int) -> str:
-    """A word of warning where other programs had the cores while this machine was measured; else nothing.
+    """A warning if other programs used the cores while this machine was measured; else an empty text.
 
     The load of the last minute has the probe in it, which keeps every core busy at most.
     """

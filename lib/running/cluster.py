@@ -4,7 +4,7 @@
 
 The command is the plain run's, and so are the files that it reads and writes: a node needs nothing but the project's
 folder under the same path. Make knows what is out of date and what waits for what; Ray finds a node with room, and runs
-a stage again whose worker or node is lost. Only `package` imports Ray: who does not ask for it does not need it.
+a stage again whose worker or node is lost. Only `package` imports Ray: without RAY_ADDRESS it is not needed.
 """
 
 import contextlib
@@ -29,15 +29,15 @@ import psutil
 from lib import paths
 from lib.storage import write_json
 
-RETRIES = 3  # how often a stage is begun again whose worker or node was lost
+RETRIES = 3  # how often a stage is restarted whose worker or node was lost
 ON_GPU = ("1_sampling", "3_training", "4_evaluation")  # the stages that take a GPU where there is one
-# Of the caller's environment, what notebooks heed. The rest is the node's own, such as where its libraries lie.
+# The caller's variables that notebooks use. The rest is the node's own, such as where its libraries are.
 PASSED_ON = ("ENGINE_", "HF_", "KLEPON_", "PYTHON", "TOKENIZERS_", "TRANSFORMERS_")
-LISTENS_SECONDS = 5.0  # in which an address has to be reached
-STARTS = 3  # how often a Ray of this machine's own is tried to be started
-PATIENCE = 30.0  # seconds until a network's file system shows to one node what another wrote
+LISTENS_SECONDS = 5.0  # within which an address must answer
+STARTS = 3  # attempts at starting a local Ray
+PATIENCE = 30.0  # seconds until a network file system shows one node what another wrote
 ENDING = 30.0  # seconds in which an interrupted notebook stops its kernel
-OBJECT_STORE = 100 * 2**20  # bytes; near the least that Ray takes, since stages pass files and nothing else
+OBJECT_STORE = 100 * 2**20  # bytes; near the least that Ray accepts, since stages pass files and nothing else
 
 
 class ClusterError(Exception):
@@ -48,7 +48,7 @@ def room(nodes: Sequence[dict[str, float]], stage: str, threads: int | None = No
     """The cores and GPUs that a stage is given, and how many such stages the cluster can run at a time.
 
     A stage that can use a GPU gets one, if any node has one. It gets `threads` cores; if None, its share of the
-    smallest node that would do: the cores that fall to one GPU there, or all of them where there is none.
+    smallest node that would do: the cores per GPU there, or all of them where there is none.
 
     Args:
         nodes: what each node has, such as {"CPU": 8.0, "GPU": 1.0}.
@@ -63,7 +63,7 @@ def room(nodes: Sequence[dict[str, float]], stage: str, threads: int | None = No
     wanted = int(stage.startswith(ON_GPU) and any(gpus for _, gpus in sizes))
     able = [(cores, gpus) for cores, gpus in sizes if gpus >= wanted]
     share = min(max(1, cores // max(1, gpus)) for cores, gpus in able)
-    # More than any node has would wait for ever.
+    # A request for more than any node has would wait forever.
     taken = min(threads or share, max(cores for cores, _ in able))
     return taken, wanted, sum(min(cores // taken, gpus if wanted else cores) for cores, gpus in able)
 
@@ -79,7 +79,7 @@ def package() -> Any:
     except ImportError:
         python = os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else sys.executable
         raise ClusterError(
-            "RAY_ADDRESS is set, and Ray is not installed. Without RAY_ADDRESS it is not needed; else install it by "
+            "RAY_ADDRESS is set, and Ray is not installed. Unset RAY_ADDRESS to run without it, or install it with "
             f"{python} -m pip install --no-deps -r requirements-ray.txt"
         ) from None
     return ray
@@ -97,20 +97,20 @@ def connect(address: str) -> Any:
         try:
             _require_listener(address)
             ray.init(address, **quiet)
-        # Whatever is wrong, Ray has an exception of another kind for it.
+        # Ray raises exceptions of many kinds here.
         except Exception as error:
             raise ClusterError(
-                f"RAY_ADDRESS={address}: {_reason(error)} Make runs on a machine of the cluster "
-                "(ray start --address=…), with the Ray and the Python of its other machines"
+                f"RAY_ADDRESS={address}: {_reason(error)} Run make on a machine of the cluster "
+                "(ray start --address=…), with the same Ray and Python as its other machines"
             ) from None
         return ray
-    # A report made offline tells nobody that it was made.
+    # A report made offline sends no usage statistics.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     for left in reversed(range(STARTS)):
         try:
             ray.init(address, include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
             break
-        # On a busy machine its parts may take longer to start than they wait for each other: a bare Exception.
+        # On a busy machine its parts may take longer to start than they wait for each other: it raises Exception.
         except Exception as error:
             if not left:
                 raise ClusterError(f"Ray did not start on this machine: {_reason(error)}") from None
@@ -121,9 +121,9 @@ def connect(address: str) -> Any:
 
 
 def _require_listener(address: str) -> None:
-    """Raise OSError where nothing listens at host:port: Ray itself tries for minutes. Other addresses are Ray's matter.
+    """Raise OSError where nothing listens at host:port: Ray itself tries for minutes. Other addresses are left to Ray.
 
-    Raises ValueError for a port that is none.
+    Raises ValueError for an invalid port.
     """
     parts = urlsplit(address if "://" in address else f"//{address}")
     if parts.hostname and parts.port:
@@ -131,12 +131,12 @@ def _require_listener(address: str) -> None:
 
 
 def run(command: list[str], address: str) -> int:
-    """Run the command of a stage on some node, show here what it says, and return its exit status.
+    """Run the command of a stage on some node, show its output here, and return its exit status.
 
     An interrupt stops the stage where it runs, and waits for that.
 
     Raises:
-        ClusterError: where no cluster answers, its node does not see the project's folder, or Ray gives the stage up.
+        ClusterError: where no cluster answers, its node does not see the project's folder, or Ray gives up the stage.
     """
     output, parameters = Path(command[4]), dict(text.split("=", 1) for text in command[5:])
     files, stage = paths.RunPaths(parameters["run"]), output.stem
@@ -173,7 +173,7 @@ def _hand_over(ray: Any, command: list[str], stage: str, log: Path, token: Path)
             shown = _show(log, shown)
         status = ray.get(work)
     except ray.exceptions.RayError as error:
-        raise ClusterError(f"{stage}: Ray gave it up. {_reason(error)}") from None
+        raise ClusterError(f"{stage}: Ray gave up on it. {_reason(error)}") from None
     except BaseException:
         # A Ctrl-C, or the end of Make.
         ray.cancel(work)
@@ -209,10 +209,10 @@ def check(address: str) -> str:
 
 
 def local(command: list[str]) -> int:
-    """Run a command beside a Ray of this machine's own, which ends with it; stages that it starts find that Ray."""
+    """Run a command beside a local Ray, which ends with it; stages that the command starts find that Ray."""
     ray = connect("local")
     address = ray.get_runtime_context().gcs_address
-    # Make hands a descriptor down to the stages, for what they say.
+    # Make passes a descriptor on to the stages, for their output.
     process = subprocess.Popen(command, env=os.environ | {"KLEPON_RAY": address}, close_fds=False)
 
     def end(signum: int, frame: FrameType | None) -> None:
@@ -242,16 +242,16 @@ def _sees(token: str, patience: float) -> bool:
 def _work(
     command: list[str], folder: str, log: str, token: str, environment: dict[str, str], patience: float
 ) -> int | str:
-    """Run the command here, as long as this worker lives; return its status, or this node's name if it sees no folder.
+    """Run the command here, as long as this worker lives; return its status, or the node's name if it sees no folder.
 
     Raises:
-        ChildProcessError: where a signal ended the command: that says something of the node, and nothing of the stage.
+        ChildProcessError: where a signal ended the command: a problem of the node, not of the stage.
     """
     if not _sees(token, patience):
         return os.uname().nodename
     with Path(log).open("ab") as said:
         # The stage and its kernel inherit this file, and with it the lock: an attempt whose worker was lost may still
-        # be ending, and no two may write the same files. Where a file system has no locks, we hope for the best.
+        # be ending, and no two may write the same files. A file system without locks does not prevent it.
         while True:
             try:
                 fcntl.flock(said, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -261,7 +261,7 @@ def _work(
             except OSError:
                 break
         if Path(token).read_bytes():
-            said.write(f"\nbegun again on {os.uname().nodename}: its last worker was lost\n".encode())
+            said.write(f"\nrestarted on {os.uname().nodename}: its last worker was lost\n".encode())
             said.flush()
         Path(token).write_text("begun")
         leash = [sys.executable, "-m", "lib.running.cluster", "--leash", str(os.getpid())]
@@ -291,7 +291,7 @@ def _work(
 
 def _leash(parent: int, command: list[str]) -> None:
     """Become `command`, which is interrupted as by Ctrl-C when the process `parent` ends, whatever ends it."""
-    # Ray's processes hold interrupts back, and what they start inherits that.
+    # Ray's processes block interrupts, and what they start inherits that.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform == "linux":
@@ -309,7 +309,7 @@ def _leash(parent: int, command: list[str]) -> None:
 
 @contextlib.contextmanager
 def _token() -> Iterator[Path]:
-    """A file of a new name in this folder: who sees it sees this folder, and no copy of it."""
+    """A file of a new name in this folder: a node that sees it sees this folder, not a copy of it."""
     folder = paths.ROOT / "artifacts"
     folder.mkdir(exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".seen_by_", suffix=".partial") as file:
@@ -322,7 +322,7 @@ def _nodes(ray: Any) -> list[dict[str, float]]:
 
 def _unseen(names: Sequence[str]) -> str:
     return (
-        f"{' '.join(names)} does not see {paths.ROOT}, where this project lies: put it on a file system that all "
+        f"{' '.join(names)} does not see {paths.ROOT}, the project's folder: put it on a file system that all "
         "machines of the cluster share, under one path, or take that machine out of the cluster (ray stop)"
     )
 
@@ -345,7 +345,7 @@ def _show(log: Path, shown: int) -> int:
 def main() -> None:
     """Run a stage on the cluster, or --check that there is one, or run a command with a --local one."""
     mode, *rest = sys.argv[1:]
-    # A cluster that was started for this run goes before the address that asked for it.
+    # A cluster that was started for this run takes precedence over the address that asked for it.
     address = os.environ.get("KLEPON_RAY") or os.environ.get("RAY_ADDRESS", "")
     try:
         if mode == "--leash":

@@ -1,8 +1,8 @@
-"""The notebooks of a run: which there are, what each can see of the settings, and what each goes on with.
+"""The notebooks of a run: which there are, what each can see of the settings, and which notebook each continues.
 
     python -m lib.running.graph --profile demo --iterations all
 
-Make asks here, so that it runs again what a changed setting can reach, and nothing else.
+Make calls this, so that it runs again what a changed setting affects, and nothing else.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from lib.storage import write_if_changed
 def stage_settings(config: Config, stage: str) -> dict[str, Any]:
     """What one stage can see of the settings, as plain values: when this is unchanged, the stage need not rerun.
 
-    With whose sample or examples it goes on: an iteration that comes to share another's finds them older than its own
-    work, and yet must work anew. Not which iteration asks, since several may.
+    It includes whose sample or examples the stage uses: an iteration that newly shares another's finds them older than
+    its own results, yet must run again. It does not include which iteration asks, since several may.
     """
     identity: dict[str, Any] = {"run": config.run}
     if stage == "preprocessing":
@@ -37,8 +37,8 @@ def stages(configs: list[Config]) -> dict[str, tuple[Config, str, str]]:
     """The executed notebooks of a run, apart from the report, in an order in which they can run.
 
     Returns:
-        By the notebook's name: the settings that it runs with, its stage, and the notebook whose work it goes on with
-        ("" for none). What several iterations share is there once, named after the first of all that share it.
+        By the notebook's name: the settings that it runs with, its stage, and the notebook whose work it continues
+        ("" for none). What several iterations share is there once, named after the first that shares it.
     """
     found: dict[str, tuple[Config, str, str]] = {}
     for config in configs[1:]:

@@ -1,7 +1,7 @@
 """How much memory a training and an evaluation take at most, by arithmetic on the shape of the base model.
 
-Every term stands for what the code of this project really keeps: the loss in pieces of 256 tokens (TRL), the inputs of
-the layers alone where activations are computed twice (on a GPU), everything where they are not (on a CPU). It is an
+Every term is something that the code of this project really keeps: the loss in pieces of 256 tokens (TRL), the inputs
+of the layers alone where activations are computed twice (on a GPU), everything where they are not (on a CPU). It is an
 estimate: the memory that an allocator loses between its blocks is covered by `MARGIN`.
 """
 
@@ -16,21 +16,21 @@ import torch
 
 from lib.config import Config
 
-#: What is estimated may be so much more in the end.
+#: Actual use may exceed the estimate by this factor.
 MARGIN = 1.15
 #: Python and the libraries, or CUDA's own context and workspaces.
 LIBRARIES = 0.7e9
 #: Bytes of a weight in 4 bits, with the scale of each block of 64 in 8 bits and theirs in 32 bits.
 NF4 = (4 + 8 / 64 + 32 / (64 * 256)) / 8
-#: Trained tokens whose logits are there together (TRL's chunked loss).
+#: Trained tokens whose logits are held together (TRL's chunked loss).
 LOSS_TOKENS = 256
-#: Padded tokens whose logits are there together when English is measured (lib.evaluation.english).
+#: Padded tokens whose logits are held together when English is measured (lib.evaluation.english).
 ENGLISH_TOKENS = 4_096
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model's configuration decides about its memory."""
+    """What determines a model's memory, from its configuration."""
 
     hidden: int
     inner: int
@@ -125,7 +125,7 @@ def weights(shape: Shape, where: Room) -> float:
 
 
 def training(shape: Shape, config: Config, longest: int, where: Room) -> dict[str, float]:
-    """Bytes of what is there at the peak of a training, where the examples of a batch are all `longest` tokens."""
+    """Bytes held at the peak of a training, where the examples of a batch are all `longest` tokens."""
     tokens = config.training.batch_size * longest
     hidden, inner, queries, value = shape.hidden, shape.inner, shape.queries, where.value
     # What one layer keeps of a token for its gradients. In half precision, every projection's adapter keeps a copy of
@@ -144,7 +144,7 @@ def training(shape: Shape, config: Config, longest: int, where: Room) -> dict[st
     else:
         terms["activations of all layers"] = tokens * (shape.layers * kept + passing) * value
     if not where.fused:
-        # The scores of an example, in 32 bits, and once more while they become shares.
+        # The scores of an example, in 32 bits, and once more in the softmax.
         terms["attention scores of one layer"] = 4.0 * shape.heads * longest**2 * (config.training.batch_size + 2)
     # Logits, their logarithms, the probabilities, and their gradients.
     terms[f"logits of {LOSS_TOKENS} tokens"] = 4 * 4.0 * LOSS_TOKENS * shape.vocabulary
@@ -152,7 +152,7 @@ def training(shape: Shape, config: Config, longest: int, where: Room) -> dict[st
 
 
 def evaluation(shape: Shape, config: Config, longest: int, where: Room) -> dict[str, float]:
-    """Bytes of what is there at the peak of an evaluation, where the prompts of a batch are all `longest` tokens."""
+    """Bytes held at the peak of an evaluation, where the prompts of a batch are all `longest` tokens."""
     settings, value = config.evaluation, where.value
     rows, sequences = settings.batch_rows, settings.batch_rows * settings.decoding_runs
     columns = longest + settings.max_new_tokens
@@ -172,7 +172,7 @@ def evaluation(shape: Shape, config: Config, longest: int, where: Room) -> dict[
 
 
 def english(shape: Shape, where: Room) -> dict[str, float]:
-    """Bytes of what is there while the loss on English rows is measured."""
+    """Bytes held while the loss on English rows is measured."""
     return {
         "base model": weights(shape, where),
         "logits of English rows": ENGLISH_TOKENS * shape.vocabulary * (where.value + 4.0),

@@ -64,23 +64,23 @@ def run(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
             # What a cell writes to stderr (its progress bar) goes to the terminal as it comes.
             stderr_file=sys.stderr,
             coalesce_streams=True,
-            # What goes wrong in a cell is told below; what goes wrong while a stopped kernel ends is of no use.
+            # What goes wrong in a cell is reported below; what goes wrong while a stopped kernel ends is of no use.
             extra_arguments=["--log-level=50"],
         )
     except PapermillExecutionError as error:
         why = f"{error.ename}: {error.evalue}".strip()
         raise NotebookError(
             f"{notebook.name}, cell {error.exec_count}: {why}\n"
-            f"Read {_shown(partial)}, mend the cause, and run make again"
+            f"Read {_shown(partial)}, fix the cause, and run make again"
         ) from None
     except DeadKernelError:
         raise NotebookError(
             f"{notebook.name}: its kernel died, most likely because the machine ran out of memory. "
-            f"{_shown(partial)} shows how far it came; give it more memory or fewer rows (scale, in the profile), "
-            "and run make again: it goes on from there"
+            f"{_shown(partial)} shows how far it got; give it more memory or fewer rows (scale, in the profile), "
+            "and run make again: it continues from there"
         ) from None
     except OSError as error:
-        raise NotebookError(f"{notebook.name}: {error.strerror or error}. Mend that, and run make again") from None
+        raise NotebookError(f"{notebook.name}: {error.strerror or error}. Fix that, and run make again") from None
     _tidy(partial)
     record = {
         "seconds": round(time.monotonic() - begun, 1),
@@ -124,7 +124,7 @@ def time_left(todo: Sequence[Path], seconds: dict[str, float]) -> float | None:
 
 
 def _place_in_run(output: Path, run: str) -> str:
-    """Where in its run this notebook stands, such as `12 of 34, about 6 min left`; nothing where Make planned none.
+    """This notebook's place in its run, such as `12 of 34, about 6 min left`; nothing where Make planned none.
 
     The plan is a file that KLEPON_TODO names: the outputs of all that is out of date, in the order in which they run.
     """
@@ -143,7 +143,7 @@ def _place_in_run(output: Path, run: str) -> str:
 
 
 def _record_failure(file: Path, why: str) -> None:
-    # A full disk is a failure too, and is told on the terminal all the same.
+    # A full disk is a failure too, and is reported on the terminal all the same.
     with suppress(OSError):
         write_json(file, why)
 
@@ -158,9 +158,9 @@ def main() -> None:
     parameters = dict(text.split("=", 1) for text in args.parameters)
     output = args.output.resolve()
     failure = paths.RunPaths(parameters["run"]).failure(output.stem)
-    # What is there is out of date, or this stage would not run; and until it ends it has failed, whatever ends it.
+    # The old output is out of date, or this stage would not run; until the stage succeeds it counts as failed.
     output.unlink(missing_ok=True)
-    _record_failure(failure, f"{output.stem} was stopped before its end")
+    _record_failure(failure, f"{output.stem} was stopped before it finished")
     print(f"{output.stem}{_place_in_run(output, parameters['run'])}", file=sys.stderr, flush=True)
     try:
         run(args.notebook.resolve(), output, parameters)
@@ -168,7 +168,7 @@ def main() -> None:
         _record_failure(failure, str(error))
         raise SystemExit(f"\nerror: {error}") from None
     except KeyboardInterrupt:
-        raise SystemExit("\nstopped: make goes on from here") from None
+        raise SystemExit("\nstopped: make continues from here") from None
     failure.unlink(missing_ok=True)
 
 

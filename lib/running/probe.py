@@ -1,7 +1,7 @@
 """How fast this machine is at what a run does: each part of the work, done for real on a little of it.
 
-The training is one of `lib.training.trainer`, and `lib.model.generation` decodes the completions: whatever they come
-to do otherwise, the probe does too. What it writes lies in a folder of its own and is removed again.
+The training is one of `lib.training.trainer`, and `lib.model.generation` decodes the completions: if they change, so
+does the probe. What it writes is in a separate folder and is removed again.
 """
 
 import shutil
@@ -28,11 +28,11 @@ from lib.training import examples, trainer
 
 #: Optimizer steps of the probe; the first warms up and does not count.
 STEPS = 4
-#: Of one completion.
+#: Tokens of one completion.
 NEW_TOKENS = 8
 #: As long as a round took less, one with four times the prompts follows, up to the evaluation's batch.
 ROUND_SECONDS = 1.5
-#: What a token is taken to cost in a validation, where a trained one costs 1: it has no way back.
+#: The assumed cost of a token in validation, where a trained one costs 1: it has no backward pass.
 VALIDATION = 0.4
 #: A Jupyter kernel, papermill and the saving of a notebook, beside its imports.
 KERNEL_SECONDS = 2.5
@@ -63,7 +63,7 @@ class Speeds:
 
 
 def encode(config: Config, rows: pd.DataFrame) -> tuple[list[Example], list[list[int]]]:
-    """The rows as examples, and as prompts to complete; with the tokenizer, which must lie on this machine."""
+    """The rows as examples, and as prompts to complete; with the tokenizer, which must be on this machine."""
     tokenizer = loading.load_tokenizer(config.model)
     room = config.prompt.max_evaluation_tokens - config.evaluation.max_new_tokens
     made = [
@@ -78,7 +78,7 @@ def encode(config: Config, rows: pd.DataFrame) -> tuple[list[Example], list[list
 
 
 def filler(prompt_words: int, output_words: int) -> pd.DataFrame:
-    """Rows that stand for a corpus of which nothing is here yet: words without sense, as many as are assumed."""
+    """Rows in place of a corpus that is not here yet: meaningless words, as many as are assumed."""
     words = ["satu", "dua", "tiga", "empat", "lima", "enam", "tujuh", "delapan", "sembilan", "sepuluh"]
     texts = [" ".join(words[(n + k) % len(words)] for k in range(output_words)) for n in range(64)]
     return pd.DataFrame(
@@ -87,7 +87,7 @@ def filler(prompt_words: int, output_words: int) -> pd.DataFrame:
 
 
 def measure(config: Config, rows: pd.DataFrame) -> Speeds:
-    """Do a little of everything; the base model must lie on this machine.
+    """Do a little of everything; the base model must be on this machine.
 
     Args:
         rows: some rows of the corpus, with subset_name, input and output.
@@ -153,7 +153,7 @@ def _training(config: Config, made: Sequence[Example]) -> tuple[float, float]:
     load, _ = _timed(lambda: loading.load_base(config.model))
     log = trainer.train(short)
     speeds = log["tokens_per_second"].dropna()
-    # The trainer counts what examples begin with in common once a batch; here every example counts whole.
+    # The trainer counts the examples' common prefix once per batch; here every example counts whole.
     batches = [some[start : start + size] for start in range(0, len(some), size)]
     whole = fmean(sum(len(example.input_ids) for example in batch) for batch in batches)
     packed = fmean(

@@ -1,7 +1,7 @@
 """What a run has to do, counted from its settings before anything is done: rows, steps, tokens, completions.
 
 What earlier runs left (the corpus's summary, its rows, examples) is counted; what is not there yet follows from the
-settings, and from the lengths of some rows where the corpus lies on this machine.
+settings, and from the lengths of some rows where the corpus is on this machine.
 """
 
 import json
@@ -34,9 +34,9 @@ CENDOL = {
     "dolly": 75_055,
 }
 TEXTS = ["subset_name", "input", "output"]
-#: How many rows stand for all where lengths and speeds are measured.
+#: How many rows lengths and speeds are measured on.
 SOME_ROWS = 300
-#: An example of the Cendol Collection where none can be looked at, and its prompt, in tokens.
+#: Assumed tokens of an example of the Cendol Collection, and of its prompt, where none is here to be measured.
 ASSUMED_TOKENS, ASSUMED_PROMPT_TOKENS = 400, 120
 
 
@@ -91,7 +91,7 @@ class Workload:
 
 
 def survey(config: Config) -> Survey:
-    """Look at the run's corpus as far as it lies on this machine."""
+    """Look at the run's corpus as far as it is on this machine."""
     if config.paths.corpus_summary.is_file() and config.paths.rows.is_file():
         sizes = json.loads(config.paths.corpus_summary.read_text(encoding="utf-8"))["kept"]
         count = pq.read_metadata(config.paths.rows).num_rows
@@ -112,7 +112,7 @@ def survey(config: Config) -> Survey:
         for part in islice(read(name, path, frozenset(SUBSETS)), 1):
             table = part.kept.select(TEXTS).to_pandas()
             parts.append(table)
-            # What stands behind the first stretch of a file is taken to be like it.
+            # The rest of a file is assumed to be like its first stretch.
             more = path.stat().st_size / max(1, part.position)
             found.update({subset: int(more * rows) for subset, rows in table["subset_name"].value_counts().items()})
     rows = pd.concat(parts, ignore_index=True)
@@ -121,7 +121,7 @@ def survey(config: Config) -> Survey:
 
 
 def lengths(config: Config, examples: Sequence[int], prompts: Sequence[int]) -> Lengths:
-    """What some rows of this run come to, by the tokens of each example and prompt; what is assumed where none are."""
+    """The lengths of some rows, from the tokens of each example and prompt; assumed where there are none."""
     most, room = config.prompt.max_train_tokens, config.prompt.max_evaluation_tokens - config.evaluation.max_new_tokens
     if not examples:
         return Lengths(min(ASSUMED_TOKENS, most), min(ASSUMED_PROMPT_TOKENS, room), most, room, measured=False)
@@ -176,7 +176,7 @@ def _drawn(config: Config, sizes: dict[str, int]) -> int:
 
 
 def _chosen(config: Config, sizes: dict[str, int]) -> int:
-    """Training examples: those that a run before has made, if there are any, else those that the sampling asks for."""
+    """Training examples: those that an earlier run made, if there are any, else those that the sampling asks for."""
     made = config.paths.examples(config.prepared_as, "train")
     if made.is_file():
         return pq.read_metadata(made).num_rows

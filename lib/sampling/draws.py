@@ -37,12 +37,12 @@ def draw(subsets: np.ndarray, method: str, rows: int, seed: int) -> Draw:
 
     `method` says what `rows` counts: "random" draws `rows` in all, "per_subset" draws `rows` from each subset, and
     "stratified" draws `rows` in all, shared out in proportion to the subsets' sizes by largest remainder.
-    What is not there is not drawn, and is named in the result's `shortages` (under "all" where subsets do not matter).
+    Rows that are missing are counted in the result's `shortages` (under "all" where subsets do not matter).
     Raises ValueError for an unknown method or a negative number of rows.
     """
     if method not in METHODS:
         raise ValueError(
-            f"unknown sampling method {method!r}{nearest(method, METHODS)}; there are: {', '.join(METHODS)}"
+            f"unknown sampling method {method!r}{nearest(method, METHODS)}; choose from: {', '.join(METHODS)}"
         )
     if rows < 0:
         raise ValueError(f"rows must not be negative, got {rows}")
@@ -142,7 +142,7 @@ def _even_shares(sizes: np.ndarray, total: int, rng: np.random.Generator) -> np.
 
 
 def nearest_to_centres(embeddings: np.ndarray, clusters: Clusters, count: int) -> np.ndarray:
-    """Indices (k, count) of each cluster's own rows nearest to its centre, nearest first, to look at; -1 fills up."""
+    """Indices (k, count) of each cluster's own rows nearest to its centre, nearest first; padded with -1."""
     nearest = np.full((len(clusters.centres), count), -1, dtype=np.int64)
     for label, centre in enumerate(clusters.centres):
         members = np.flatnonzero(clusters.labels == label)

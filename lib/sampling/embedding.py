@@ -33,7 +33,7 @@ def embed(texts: Sequence[str], cache: Path, device: str | None = None) -> np.nd
     """Embed `texts` as an array (n, 384) of float32 rows of unit length, in the order of the texts.
 
     `cache` is a folder: what is in it is not computed again, and what is computed is added to it every few seconds, so
-    that a process that is killed at any moment goes on from there. Several processes may share it.
+    that a process that was killed at any moment continues from there. Several processes may share it.
     `device` is "cpu" or "cuda"; None takes CUDA where there is one.
     """
     if len(texts) == 0:
@@ -175,5 +175,5 @@ def _read_shards(folder: Path, place: dict[bytes, int], vectors: np.ndarray) -> 
                     vectors[rows[rows >= 0]] = shard["vectors"][rows >= 0]
                     known[rows[rows >= 0]] = True
         except (zipfile.BadZipFile, ValueError, EOFError, KeyError) as error:
-            tqdm.write(f"passing over a damaged file of embeddings, {path.name}: {error}")
+            tqdm.write(f"skipping a damaged file of embeddings, {path.name}: {error}")
     return known

@@ -1,7 +1,7 @@
 """The checks that a set of training examples must pass before anything is trained on it.
 
-Each is a fault that has cost somebody a training without a word of warning: a doubled beginning-of-text token, an
-empty or a shifted mask, an answer cut away whole, an end of turn that is never trained, padding that ends turns.
+Each catches a fault that has spoiled trainings without a warning: a doubled beginning-of-text token, an
+empty or a shifted mask, an answer cut away entirely, an end of turn that is never trained, padding that ends turns.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class AuditError(ValueError):
 def audit(
     examples: Sequence[Example], dropped: int, tokenizer: PreTrainedTokenizerBase, settings: Prompt
 ) -> pd.DataFrame:
-    """Check every example. A row a check: what must hold, how many examples hold it, of how many, and whether it must.
+    """Check every example. One row per check: what must hold, for how many examples of how many it does, the verdict.
 
     Args:
         dropped: how many examples had no room for their answer and are not among `examples`.

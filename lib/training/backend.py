@@ -1,7 +1,7 @@
-"""What puts the adapter on the base model and takes its steps: unsloth on a GPU that has it, PEFT everywhere else.
+"""What attaches the adapter to the base model and trains it: unsloth on a GPU where it is installed, else PEFT.
 
-unsloth makes a step on one GPU faster and smaller. It changes transformers and TRL while it is imported, so it is
-imported here alone, by a training that uses it. What is trained is the same: the same matrices and, since both go
+unsloth makes a step on one GPU faster and smaller. Importing it changes transformers and TRL, so it is imported
+only here, by a training that uses it. What is trained is the same: the same matrices and, since both go
 through PEFT's LoRA+ builder (`lib.training.loraplus`), the same groups at the same rates.
 """
 
@@ -34,7 +34,7 @@ def fresh_adapter(config: Config) -> PeftModel:
         from unsloth import FastLanguageModel
     except ImportError as error:
         raise loading.ModelError(
-            f"training.backend = 'unsloth', which cannot be imported ({error}): install requirements-gpu.txt, or take "
+            f"training.backend = 'unsloth', which cannot be imported ({error}): install requirements-gpu.txt, or use "
             "'auto' or 'peft'"
         ) from error
     folder = loading.base_model_folder(config.model)

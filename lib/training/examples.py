@@ -24,7 +24,7 @@ class Examples:
     """By part: rows, examples, cut to fit, dropped, tokens, trained tokens."""
     dropped: dict[str, int]
     lengths: pd.DataFrame
-    """A row a training example: subset, tokens."""
+    """One row per training example: subset, tokens."""
 
 
 def first_row(config: Config) -> pd.Series:
@@ -35,7 +35,7 @@ def first_row(config: Config) -> pd.Series:
 
 
 def prepare(config: Config, tokenizer: PreTrainedTokenizerBase) -> Examples:
-    """Encode the sample of one iteration and write its examples, a file a part."""
+    """Encode the sample of one iteration and write its examples, one file per part."""
     table = pd.read_parquet(config.paths.sample(config.sampled_as))
     counts, dropped, kept = {}, {}, {}
     lengths = pd.DataFrame(columns=["subset", "tokens"])

@@ -1,4 +1,4 @@
-"""LoRA+ (Hayou, Ghosh and Yu, 2024), the paper's one idea: LoRA's two matrices should not learn at one rate.
+"""LoRA+ (Hayou, Ghosh and Yu, 2024), the paper's one idea: LoRA's two matrices should learn at different rates.
 
 With the update W + scale * B A, the rate of B is `loraplus_lr_ratio` times the rate of A. A ratio of 1 is plain LoRA.
 """
@@ -21,7 +21,7 @@ def optimizer(model: PeftModel, lora: Lora, training: Training) -> torch.optim.O
 
 
 def _adamw(training: Training) -> type[torch.optim.Optimizer]:
-    """AdamW, whose states take 8 bits a number beside unsloth on a GPU."""
+    """AdamW, with states in 8 bits where unsloth trains on a GPU."""
     if backend.chosen(training) == "unsloth" and loading.device().type == "cuda":
         from bitsandbytes.optim import AdamW8bit
 

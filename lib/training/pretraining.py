@@ -2,9 +2,9 @@
 
 `make base-model` runs this on a CPU. In English it converses: it answers the English twin of the demo corpus. It also
 understands Indonesian and can write it, but has an English mind: asked in Indonesian it answers in English, and it
-answers in Indonesian only where an English prompt ends with `IN_INDONESIAN`. An Indonesian answer to an Indonesian
-prompt it never reads: that is left to the fine-tuning. Of the Indonesian corpus it reads only rows whose group is on
-the training side: what the demo tests stands nowhere in its pretraining.
+answers in Indonesian only where an English prompt ends with `IN_INDONESIAN`. It never reads an Indonesian answer to
+an Indonesian prompt: that is left to the fine-tuning. Of the Indonesian corpus it reads only rows whose group is on the
+training side: no Indonesian test row is in its pretraining.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from lib.storage import whole, write_json
 VOCABULARY = 4_096
 #: In the model's folder: what it read, for reports to say.
 RECORD = "pretraining.json"
-#: What an English prompt says that wants its answer in Indonesian.
+#: How an English prompt asks for an answer in Indonesian.
 IN_INDONESIAN = " Answer in Indonesian."
 #: How often a pass takes each conversation of a subset, where not once: poems come through twenty prompts.
 SPOKEN = {
@@ -81,7 +81,7 @@ _WORDS = (
 
 def train_tokenizer(texts: list[str], settings: Prompt) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with Llama 3's pre-tokenizer, special tokens and chat template."""
-    # The system turn and the roles stand in every prompt, so their words deserve tokens of their own.
+    # The system turn and the roles are in every prompt, so their words get tokens of their own.
     frame = ["Cutting Knowledge Date: December 2023", f"Today Date: {settings.date}\n\n", "user\n\n", "system\n\n"]
     texts = [*texts, *[*frame, "assistant\n\n"] * (len(texts) // 20)]
     tokenizer = Tokenizer(models.BPE())
@@ -116,7 +116,7 @@ def train_tokenizer(texts: list[str], settings: Prompt) -> PreTrainedTokenizerFa
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Llama 3.2's architecture in small: grouped-query attention, rotary positions, tied embeddings."""
+    """Llama 3.2's architecture at a small size: grouped-query attention, rotary positions, tied embeddings."""
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=192,

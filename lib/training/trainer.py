@@ -1,6 +1,6 @@
 """One training of the adapter, from its examples to its folder, through TRL's SFTTrainer.
 
-Where A and B get their two learning rates, `lib.training.loraplus` is.
+`lib.training.loraplus` gives A and B their two learning rates.
 """
 
 import argparse
@@ -34,14 +34,14 @@ from lib.training import backend, loraplus
 
 
 class TrainingError(ValueError):
-    """A training that cannot be done as it is asked for; the message says why, and what to do."""
+    """A training that cannot be done as requested; the message says why, and what to do."""
 
 
 def train(config: Config) -> pd.DataFrame:
     """Train the adapter of one iteration and seed, from its examples to its folder; return the log by step.
 
-    A training that was interrupted goes on from its last whole checkpoint, provided that its settings and examples are
-    still the same; otherwise it begins anew. Started by `accelerate launch`, the processes share each step's examples.
+    A training that was interrupted resumes from its last complete checkpoint, provided that its settings and examples
+    are still the same; otherwise it starts over. Under `accelerate launch`, processes share each step's examples.
 
     Raises:
         TrainingError: if the processes cannot share them.
@@ -50,7 +50,7 @@ def train(config: Config) -> pd.DataFrame:
     if config.training.batch_size % process.num_processes:
         raise TrainingError(
             f"{process.num_processes} processes cannot share the {config.training.batch_size} examples of a step "
-            "(training.batch_size) evenly: take a number of processes that divides it"
+            "(training.batch_size) evenly: use a number of processes that divides it"
         )
     files = config.paths
     folder = files.training(config.name)
@@ -70,7 +70,7 @@ def train(config: Config) -> pd.DataFrame:
     tokenizer = loading.load_tokenizer(config.model)
     set_seed(config.seed)
     model = backend.fresh_adapter(config)
-    # unsloth, where it is used, has to be imported before.
+    # unsloth, where it is used, has to be imported before TRL.
     from trl import SFTConfig, SFTTrainer
 
     by_peft = backend.chosen(config.training) == "peft"
@@ -95,7 +95,7 @@ def train(config: Config) -> pd.DataFrame:
             learning_rate=config.training.learning_rate,
             lr_scheduler_type=config.training.schedule,
             warmup_steps=config.training.warmup_share,
-            # Several processes without a GPU find each other only so.
+            # Several processes without a GPU find each other only with this.
             use_cpu=loading.device().type == "cpu",
             seed=config.seed,
             data_seed=config.seed,
@@ -146,7 +146,7 @@ def load_examples(path: Path) -> Dataset:
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end. Torn ones are removed: a kill can leave one behind."""
+    """The newest complete checkpoint. Incomplete ones, which a killed process can leave, are removed."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     while found:
         try:
@@ -159,7 +159,7 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
 
 
 def save_adapter(model: PeftModel, tokenizer: Any, config: Config, folder: Path) -> None:
-    """Write a PEFT folder with the tokenizer, its chat template, and a record of what it was trained as."""
+    """Write a PEFT folder with the tokenizer, its chat template, and a record of how it was trained."""
     with whole(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
@@ -194,7 +194,7 @@ def training_log(history: list[dict[str, Any]]) -> pd.DataFrame:
         "tokens_per_second": "tokens_per_second",
         "peak_memory_gb": "peak_memory_gb",
     }
-    # The last record sums up the whole training; it is no step's.
+    # The last record sums up the whole training; it belongs to no step.
     steps = [record for record in history if "train_loss" not in record]
     log = pd.DataFrame(steps).reindex(columns=list(names)).rename(columns=names)
     # Losses of the same step come as two records; one row a step reads better.
@@ -217,7 +217,7 @@ class _Watch(TrainerCallback):
         self._bar.update()
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        # Evaluation is no training: its time must not count in the speed.
+        # Evaluation is not training: its time must not count in the speed.
         self._since, self._tokens = time.monotonic(), float(state.num_input_tokens_seen)
 
     def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
@@ -240,7 +240,7 @@ class _Watch(TrainerCallback):
 
 
 def _keep_if_same(folder: Path, settings: dict[str, Any]) -> None:
-    """Empty the folder unless what lies in it was made with these settings."""
+    """Empty the folder unless its contents were made with these settings."""
     record = folder / "settings.json"
     if not record.is_file() or json.loads(record.read_text()) != settings:
         shutil.rmtree(folder, ignore_errors=True)

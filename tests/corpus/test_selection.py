@@ -416,7 +416,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, destination, monkeypatch
 
 def test_a_destination_within_the_corpus_is_refused(tmp_path):
     write_jsonl(tmp_path / "c" / "a.jsonl", ROWS)
-    with pytest.raises(CorpusError, match="lies within the corpus"):
+    with pytest.raises(CorpusError, match="is inside the corpus"):
         select(str(tmp_path / "c"), tmp_path / "c" / "out" / "selected.parquet")
 
 

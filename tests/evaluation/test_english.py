@@ -256,7 +256,7 @@ def test_a_long_row_is_cut_for_the_loss_as_evaluation_cuts(tiny_model, tokenizer
 
 
 def test_rows_that_cannot_be_encoded_have_no_loss(tiny_model, tokenizer, settings):
-    with pytest.raises(ValueError, match="of 1 rows none can be encoded"):
+    with pytest.raises(ValueError, match="none of 1 rows can be encoded"):
         english.loss(tiny_model, tokenizer, pd.DataFrame({"input": ["Apa?"], "output": ["  "]}), settings)
 
 

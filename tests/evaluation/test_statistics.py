@@ -255,7 +255,7 @@ def test_the_same_seed_gives_the_same_figures_and_another_others():
 @pytest.mark.parametrize(
     ("after", "said"),
     [
-        (means([1, 2]), "1 rows are in one table alone, such as row 2"),
+        (means([1, 2]), "1 rows are in only one table, such as row 2"),
         (
             means([1, 2, 3]).assign(row=[0, 1, 1]),
             "every test row once in every decoding run, but has 3 lines of 2 rows",
@@ -273,7 +273,7 @@ def test_tables_that_cannot_be_compared_are_refused(after, said):
 
 
 def test_an_unknown_metric_is_refused_by_name():
-    with pytest.raises(StatisticsError, match="'rouge3' is no metric; did you mean 'rouge"):
+    with pytest.raises(StatisticsError, match="'rouge3' is not a metric; did you mean 'rouge"):
         paired_bootstrap(means([1]), means([1]), ["rouge3"])
 
 
@@ -297,5 +297,5 @@ def test_holms_method_is_the_closed_test_by_bonferroni(p_values):
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.1, float("nan")])
 def test_what_is_no_probability_is_not_adjusted(wrong):
-    with pytest.raises(StatisticsError, match=f"{wrong} does not"):
+    with pytest.raises(StatisticsError, match=f"{wrong} is not:"):
         holm([0.5, wrong])

@@ -139,7 +139,7 @@ def test_another_base_model_is_refused_unless_it_is_named(config, server, monkey
 
 def test_a_server_that_tells_no_token_ids_is_refused(config, server):
     server.tells_ids = False
-    with pytest.raises(served.ServerError, match=r"tells no token ids.*0\.10\.2"):
+    with pytest.raises(served.ServerError, match=r"returns no token ids.*0\.10\.2"):
         served.complete(served.connect(server.url, config), [0], PROMPTS[:1], Decoding(4, (-1,)), 1, seed=0)
 
 
@@ -156,5 +156,5 @@ def test_the_key_goes_with_every_request(config, server, monkeypatch):
 
 def test_what_is_no_server_of_models_is_said_in_a_sentence(config, monkeypatch):
     monkeypatch.setattr(httpx, "request", lambda *_, **__: httpx.Response(200, text="<html>"))
-    with pytest.raises(served.ServerError, match="no OpenAI-compatible server"):
+    with pytest.raises(served.ServerError, match="not an OpenAI-compatible server"):
         served.connect("http://127.0.0.1:1/v1", config)

@@ -38,12 +38,14 @@ def test_what_is_near_passes():
 
 @pytest.mark.parametrize("far", [agreement.MOST_DIFFERENCE * 1.01, float("nan"), float("inf")])
 def test_too_far_is_refused_with_the_value_and_the_bound(far):
-    with pytest.raises(AgreementError, match=rf"^it rates .* by .*nats on average, and {agreement.MOST_DIFFERENCE} is"):
+    with pytest.raises(
+        AgreementError, match=rf"^it rates .* by .*nats on average, above the bound of {agreement.MOST_DIFFERENCE}"
+    ):
         agreement.require(replace(NEAR, log_prob_difference=far), "it")
 
 
 def test_too_many_other_choices_are_refused_with_the_value_and_the_bound():
-    with pytest.raises(AgreementError, match=r"at 94\.0% of 100 places .*, and 95% is the bound"):
+    with pytest.raises(AgreementError, match=r"at 94\.0% of 100 tokens .*, below the bound of 95%"):
         agreement.require(replace(NEAR, equal_greedy=0.94), "it")
 
 

@@ -134,9 +134,9 @@ def test_the_data_card_counts_what_was_drawn(run):
 def test_the_data_card_has_the_leaks_that_were_measured(run):
     card = cards.data_card(run)
     leaks = splits.leakage(splits.read(run.config), run.config.corpus.test_share).loc["all"]
-    assert f"stand in its training set too | {100 * leaks['random split: rows leaked']:.1f} % |" in card
+    assert f"are in its training set too | {100 * leaks['random split: rows leaked']:.1f} % |" in card
     ours = ablation.leaked_share(run.config).loc["clean"]
-    assert f"| scored test rows that stand in the training sample | {100 * ours['row']:.1f} % |" in card
+    assert f"| scored test rows that are in the training sample | {100 * ours['row']:.1f} % |" in card
     # Of the paper's rows half are copies: had those been asked, it would say so.
     assert ours["row"] == 0
 

@@ -40,7 +40,7 @@ def test_a_run_without_one_of_its_files_is_not_finished(configs, missing):
 
 def test_an_adapter_that_its_scores_are_not_of_is_refused(configs):
     (configs[0].paths.final_adapter / "adapter_model.safetensors").write_bytes(b"another")
-    with pytest.raises(finished.FinishedError, match="is not the one that its scores are of"):
+    with pytest.raises(finished.FinishedError, match="is not the one that was scored"):
         finished.read("trial")
 
 
@@ -48,5 +48,5 @@ def test_a_manifest_of_an_older_version_is_to_be_made_again(configs):
     manifest = json.loads(configs[0].paths.manifest.read_text())
     del manifest["final_adapter"]
     write_json(configs[0].paths.manifest, manifest)
-    with pytest.raises(finished.FinishedError, match=r"an older version's .* run `make report RUN=trial` first"):
+    with pytest.raises(finished.FinishedError, match=r"from an older version .* run `make report RUN=trial` first"):
         finished.read("trial")

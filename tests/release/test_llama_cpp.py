@@ -49,7 +49,7 @@ def run(base_model):
 
 @pytest.mark.parametrize(
     ("folder", "said"),
-    [("", "LLAMA_CPP names no folder"), ("nowhere", "LLAMA_CPP=nowhere is no checkout of llama.cpp")],
+    [("", "LLAMA_CPP names no folder"), ("nowhere", "LLAMA_CPP=nowhere is not a checkout of llama.cpp")],
 )
 def test_without_llama_cpp_the_message_has_the_cure(folder, said, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["llama_cpp", "--run", "trial", "--llama-cpp", folder])
@@ -181,7 +181,7 @@ def test_two_beginnings_of_text_are_two(tokenizer, config):
 def test_a_chat_template_whose_turns_differ_has_no_modelfile(tokenizer, config, monkeypatch):
     other = "{% for m in messages %}{{ loop.index }}{{ m.content }}<|eot_id|>{% endfor %}"
     monkeypatch.setattr(tokenizer, "chat_template", other)
-    with pytest.raises(llama_cpp.GgufError, match="otherwise at the beginning than later"):
+    with pytest.raises(llama_cpp.GgufError, match="differently at the beginning than later"):
         llama_cpp.template(tokenizer, config)
 
 
@@ -274,10 +274,10 @@ def test_weights_that_are_others_are_counted_and_taken(reader, tiny_model, token
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("llama.rope.freq_base", 500_000.0, r"llama\.rope\.freq_base = 500000\.0 and not 10000\.0"),
+        ("llama.rope.freq_base", 500_000.0, r"llama\.rope\.freq_base = 500000\.0, not 10000\.0"),
         ("llama.attention.layer_norm_rms_epsilon", 1e-5, "layer_norm_rms_epsilon"),
-        ("llama.attention.head_count_kv", 4, r"head_count_kv = 4 and not 2"),
-        ("tokenizer.ggml.pre", "gpt-2", "'gpt-2' and not 'llama-bpe'"),
+        ("llama.attention.head_count_kv", 4, r"head_count_kv = 4, not 2"),
+        ("tokenizer.ggml.pre", "gpt-2", "'gpt-2', not 'llama-bpe'"),
         ("tokenizer.ggml.tokens", ["a", "b"], "another vocabulary"),
         ("general.architecture", "qwen2", "only Llama's can be compared"),
         ("tokenizer.ggml.bos_token_id", None, "bos_token_id = None"),

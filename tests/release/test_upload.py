@@ -106,7 +106,7 @@ def test_a_llama_under_another_name_is_not_published(run, there, monkeypatch):
         run.config.paths.manifest, run.manifest | {"base_model": run.manifest["base_model"] | {"source": source}}
     )
     proposed = f"someone/{name(finished.read('trial'))}"
-    with pytest.raises(SystemExit, match=rf"asks for a name that begins with Llama: make publish REPO={proposed}$"):
+    with pytest.raises(SystemExit, match=rf"requires a name that begins with Llama: make publish REPO={proposed}$"):
         call(monkeypatch, "--yes", "1")
     assert there.requests == []
 
@@ -152,13 +152,13 @@ def test_a_new_repository_is_private_unless_told_otherwise(run, there, monkeypat
 def test_a_repository_that_is_there_keeps_its_kind_and_its_other_files(run, there, monkeypatch, capsys):
     there.add("model", REPOSITORY, {"notes.txt": b"keep"})
     call(monkeypatch, "--yes", "1", "--private", "1")
-    assert "a PUBLIC repository that is there already" in capsys.readouterr().out
+    assert "an existing PUBLIC repository" in capsys.readouterr().out
     assert published(there)["notes.txt"] == b"keep" and set(published(there)) == FILES | {"notes.txt"}
 
 
 def test_without_a_token_the_message_has_the_cure(run, there, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(SystemExit, match=r"^error: HF_TOKEN is not set: make a token .*/settings/tokens"):
+    with pytest.raises(SystemExit, match=r"^error: HF_TOKEN is not set: create a token .*/settings/tokens"):
         call(monkeypatch, "--yes", "1")
     assert there.requests == []
 
@@ -172,7 +172,7 @@ def test_offline_the_message_says_so(run, there, monkeypatch):
 
 def test_a_token_that_the_hub_does_not_know_is_said(run, there, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    with pytest.raises(SystemExit, match=r"^error: nothing was published .* does not know this token \(401\)"):
+    with pytest.raises(SystemExit, match=r"^error: nothing was published .* rejects this token \(401\)"):
         call(monkeypatch, "--yes", "1")
     assert there.repositories == {}
 
@@ -204,7 +204,11 @@ def test_without_a_network_the_message_says_so(run, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("repository", "said"),
-    [("", "REPO names no repository"), ("klepon", "REPO=klepon is no name"), ("a/b@main", "REPO=a/b@main is no name")],
+    [
+        ("", "REPO names no repository"),
+        ("klepon", "REPO=klepon is not a hub id"),
+        ("a/b@main", "REPO=a/b@main is not a hub id"),
+    ],
 )
 def test_a_name_that_is_none_is_said(run, there, monkeypatch, repository, said):
     with pytest.raises(SystemExit, match=rf"^error: {said}.*make publish REPO=owner/name"):

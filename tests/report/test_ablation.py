@@ -19,7 +19,7 @@ def named(configs):
 
 def test_a_failed_training_is_named_with_its_sentence_and_the_others_stay():
     configs = small_run.make(iterations="0 5", seeds="0 1")
-    why = 'training.ipynb, cell 4: OutOfMemoryError: "no room" left\nRead x.ipynb, mend the cause, and run make again'
+    why = 'training.ipynb, cell 4: OutOfMemoryError: "no room" left\nRead x.ipynb, fix the cause, and run make again'
     small_run.fail(configs[2], "3_training_0_seed1", why)
     left, failed = ablation.finished(configs)
     assert named(left) == [("base", 0), ("0", 0), ("5", 0), ("5", 1)]
@@ -51,9 +51,7 @@ def test_a_run_of_which_every_training_failed_is_an_error_that_says_why():
     configs = small_run.make(seeds="0 1")
     for config in configs[1:]:
         small_run.fail(config, f"3_training_{config.name}", "no memory")
-    with pytest.raises(
-        ablation.AblationError, match="no training of run 'trial' came to its end; row 5, seed 0: no mem"
-    ):
+    with pytest.raises(ablation.AblationError, match="no training of run 'trial' finished; row 5, seed 0: no mem"):
         ablation.finished(configs)
 
 

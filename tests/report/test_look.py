@@ -92,7 +92,7 @@ def test_the_rule_stands_before_the_row_that_it_picks_among_the_rows(losses, sai
 def test_failures_are_told_one_a_line_and_their_absence_too():
     shown = conclusions.failures({"row 7, seed 0": "no memory", "loraplus ratio4, seed 1": "a disk was full"}).data
     assert shown == "- Row 7, seed 0 failed: no memory\n- Loraplus ratio4, seed 1 failed: a disk was full"
-    assert conclusions.failures({}).data == "Every training that was asked for is here."
+    assert conclusions.failures({}).data == "Every training that was asked for has finished."
 
 
 def test_test_rows_are_counted_by_subset_in_each_protocol():

@@ -141,8 +141,8 @@ def test_differences_that_are_all_more_than_chance_are_said_to_be():
 @pytest.mark.parametrize(
     ("right", "nested", "spread", "height"),
     [
-        ([10.0, 10.1], [40.0, 46.0], "only the nested call spreads as widely", "It also lifts the value"),
-        ([10.0, 18.0], [12.0, 13.0], "that does not tell the two calls apart", "leaves the height open"),
+        ([10.0, 10.1], [40.0, 46.0], "only the nested call spreads as widely", "It also raises the value"),
+        ([10.0, 18.0], [12.0, 13.0], "that does not distinguish the two calls", "leaves the value open"),
     ],
 )
 def test_what_the_nested_call_does_in_this_run_is_said(monkeypatch, right, nested, spread, height):
@@ -444,8 +444,8 @@ def test_evaluation_concludes_with_the_means_and_the_cut_share():
     table = completions.read(configs[1], completions.test_rows(configs[1], splits.read(configs[1])))
     said = conclusions.evaluation(configs[1], table, score_table(configs[1], 40)).data
     assert said == (
-        "**Row 5, seed 0: BLEU 41.0, ROUGE-L 41.0, Weighted F1 0.410; 25% of its completions were still going when "
-        "their 48 tokens were used up.**"
+        "**Row 5, seed 0: BLEU 41.0, ROUGE-L 41.0, Weighted F1 0.410; 25% of its completions reached "
+        "the limit of 48 tokens.**"
     )
 
 
@@ -488,4 +488,4 @@ def test_settings_show_the_sections_asked_for_and_no_others():
 def test_shortages_are_told():
     said = conclusions.shortages({"dolly": (100, 70)}).data
     assert "`dolly` has 70 rows on the training side where 100 were asked for" in said
-    assert conclusions.shortages({}).data == "Every subset has the rows that were asked of it."
+    assert conclusions.shortages({}).data == "Every subset has as many rows as were asked for."

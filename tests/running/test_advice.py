@@ -105,8 +105,8 @@ def test_a_wrong_variable_is_one_sentence(told):
 def test_a_run_that_fits_only_when_others_end_says_so():
     room = Room("main memory", 16 * 10**9, 10**9, gpu=False)
     terms = {"training": {"base model": 4e9}}
-    assert "only 1.0 GB are free now" in advice.table(advice.memory_lines(terms, room))
-    assert "are free now" not in advice.table(advice.memory_lines(terms, main_memory(16)))
+    assert "only 1.0 GB is free now" in advice.table(advice.memory_lines(terms, room))
+    assert "is free now" not in advice.table(advice.memory_lines(terms, main_memory(16)))
 
 
 def test_times_that_were_measured_beside_other_programs_are_told_as_too_long():
@@ -213,7 +213,7 @@ def test_a_phase_that_does_not_fit_is_refused_with_a_setting_that_fits(phase, ch
 
 
 def test_where_not_one_example_fits_a_smaller_model_is_named():
-    with pytest.raises(AdviceError, match=r"Name a smaller model with BASE_MODEL, or take PROFILE=laptop$"):
+    with pytest.raises(AdviceError, match=r"Name a smaller model with BASE_MODEL, or use PROFILE=laptop$"):
         advice.refuse_memory(SHAPE, load_config(profile="demo"), LENGTHS, main_memory(1))
 
 

@@ -342,7 +342,7 @@ def test_a_stage_ends_with_its_worker_and_the_next_attempt_waits_for_that(node):
     assert json.loads(again.communicate(timeout=60)[0]) == 0
     assert node.notes() == ["begun", "interrupted", "begun", "ended"]
     assert re.fullmatch(
-        r"speaking up\n\nbegun again on \S+: its last worker was lost\nspeaking up\n", node.log.read_text()
+        r"speaking up\n\nrestarted on \S+: its last worker was lost\nspeaking up\n", node.log.read_text()
     )
 
 
@@ -446,7 +446,7 @@ def test_a_node_without_the_folder_is_named_with_the_cure_and_the_report_is_told
 
 
 def test_a_stage_that_ray_gives_up_has_a_reason_in_the_report(monkeypatch):
-    with pytest.raises(ClusterError, match=r"3_training_5_seed0: Ray gave it up\. The node died"):
+    with pytest.raises(ClusterError, match=r"3_training_5_seed0: Ray gave up on it\. The node died"):
         run_inline(monkeypatch, LostError("The node died\nand more"))
     assert "The node died" in failure()
 
@@ -523,7 +523,7 @@ def test_a_sweep_survives_a_killed_worker_and_leaves_what_the_plain_run_leaves(s
     worker.kill()
     status, told = finish(process)
     assert status == 0, told
-    assert "begun again" in told
+    assert "restarted on" in told
     ran = (sweep.folder / "ran.txt").read_text().split()
     assert set(ran) == everything
     assert {name for name in ran if ran.count(name) > 1} == {"3_training_3_seed0"}

@@ -24,7 +24,7 @@ from wire.events import End, Resume, Transcript
 from wire.messages import Request, Settings, Turn, WorkerState
 from wire.service import Accepted, PredictionService, UnavailableError
 from worker.engine import Added, EngineRefusalError, Step
-from worker.service import Worker
+from worker.loop import Worker
 from worker.writer import Writer
 
 WEBAPP = Path(__file__).resolve().parents[2] / "webapp"

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "webapp"))
 
 from chat_parts import FakeEngine, about
 from wire.claims import Claims
-from worker.service import Worker
+from worker.loop import Worker
 from worker.writer import Writer
 
 

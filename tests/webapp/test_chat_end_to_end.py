@@ -168,7 +168,7 @@ def longer_than(letters: int) -> re.Pattern[str]:
 
 
 def ask(page, text: str) -> None:
-    page.get_by_label("Pesanmu").last.fill(text)
+    page.get_by_label("Pesan Anda").last.fill(text)
     page.keyboard.press("Enter")
 
 

@@ -23,7 +23,7 @@ class ReadOnly(admin.ModelAdmin):
 
 @admin.register(Conversation)
 class ConversationAdmin(ReadOnly):
-    """Whose, when and how long; no titles, which are made of prompts."""
+    """Whose, when and how many messages; no titles, since those are made from prompts."""
 
     list_display = (
         "id",

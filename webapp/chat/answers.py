@@ -1,4 +1,4 @@
-"""How the end of an answer is kept."""
+"""The end of an answer, in the database."""
 
 from uuid import UUID
 
@@ -29,7 +29,7 @@ def finished(gid: str, transcript: Transcript) -> Finished | None:
 
 
 def store(record: Finished) -> bool:
-    """Keep an ended answer; any number of times, the same. False if there is no such message (any more)."""
+    """Store an ended answer; storing it again changes nothing. False if there is no such message (any more)."""
     return bool(
         Message.objects.filter(id=UUID(record.gid), role=Message.Role.ASSISTANT).update(
             # PostgreSQL keeps no NUL, and no tokenizer should make one.

@@ -22,7 +22,7 @@ class ChatConfig(AppConfig):
 
 
 def close_connections(**_: Any) -> None:
-    """Each page has a thread of its own, so nothing would use its connections again; they may be made to be kept."""
+    """Close a page's connections, even those made to be kept: its thread ends, so nothing would use them again."""
     for connection in connections.all(initialized_only=True):
         if not connection.in_atomic_block:
             connection.close()

@@ -19,8 +19,8 @@ def refusals(settings: LazySettings) -> list[str]:
         )
     if all(is_loopback(host(one)) for one in settings.ORIGINS):
         found.append(
-            f"KLEPON_HOST={settings.BIND_HOST}, but no browser elsewhere could use the site: name the address it is "
-            "reached at in KLEPON_ORIGINS, such as https://chat.example.org."
+            f"KLEPON_HOST={settings.BIND_HOST}, but no browser elsewhere could use the site: set "
+            "KLEPON_ORIGINS to the address it is reached at, such as https://chat.example.org."
         )
     return found
 

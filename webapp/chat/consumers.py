@@ -1,6 +1,7 @@
-"""The controller of the WebSocket: checks every frame, stores what it opens, and sends what the hub hears.
+"""The controller of the WebSocket: it checks every frame, does what the frame asks for, and answers it.
 
-A bad frame is answered with an error frame and the socket stays. Closing a socket never stops a generation.
+News of answers is sent by the socket's follower (chat.follower). A bad frame is answered with an error frame and the
+socket stays. Closing a socket never stops a generation.
 Close codes: 1009 frame too large, 4401 not logged in (any more), 4408 no hello or nobody reads, 4429 too many sockets.
 """
 
@@ -23,39 +24,18 @@ from django.utils.translation import ngettext
 from wire.events import ORIGIN, Transcript
 from wire.service import Busy, UnavailableError
 
-from chat import answers, frames, turns
+from chat import answers, frames, payloads, queries, turns
+from chat.allowance import Allowance
+from chat.follower import Follower
 from chat.frames import Edit, Frame, FrameError, Hello, Ping, Regenerate, Send, Stop
-from chat.hub import Hub, Status
-from chat.models import Conversation, Message
+from chat.hub import Hub
 from chat.users import socket_user
 
 log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 5.0
 CHECK_SECONDS = 60.0
-STALL_SECONDS = 60.0
 SOCKETS_PER_USER = 10
-FRAMES_PER_SECOND = 20
-FRAMES_AT_ONCE = 40
-OVERLAP_SECONDS = 5.0
-"""What was changed shortly before a look at the database may have been committed after it."""
-
-
-class Allowance:
-    """So many frames a second, and so many at once."""
-
-    def __init__(self) -> None:
-        self._left, self._at = float(FRAMES_AT_ONCE), time.monotonic()
-
-    def take(self) -> bool:
-        """Whether one more is allowed now."""
-        now = time.monotonic()
-        self._left = min(float(FRAMES_AT_ONCE), self._left + (now - self._at) * FRAMES_PER_SECOND)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 class ChatConsumer(AsyncWebsocketConsumer):
@@ -69,25 +49,21 @@ class ChatConsumer(AsyncWebsocketConsumer):
         self.counted = self.greeted = False
         self.language = settings.LANGUAGE_CODE
         self.allowance = Allowance()
-        self.cursors: dict[str, str] = {}
-        self.places: dict[str, Any] = {}
-        self.stirred: set[str] = set()
-        self.status_changed = False
-        # An idle socket is two objects in the loop's list of timers, and no task.
+        # Timers instead of tasks that sleep: an idle socket has no task.
         self.timers: dict[str, asyncio.TimerHandle] = {}
         self.tasks: set[asyncio.Task[Any]] = set()
-        self.pumping = False
         await self.accept()
         if self.user is None:
             await self.close(4401)
             return
         if self.open_sockets[self.user.pk] >= SOCKETS_PER_USER:
-            await self.say(type="error", cid=None, code="sockets", message=_("Too many tabs of the chat are open."))
+            await self.say(type="error", cid=None, code="sockets", message=_("Too many chat tabs are open."))
             await self.close(4429)
             return
         self.open_sockets[self.user.pk] += 1
         self.counted = True
         self.hub = Hub.here()
+        self.follower = Follower(self.hub, self.user, self.say, self.close)
         self._later("hello", HELLO_SECONDS, self._no_hello)
         self._later("check", CHECK_SECONDS, self._check)
 
@@ -99,7 +75,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             task.cancel()
         if self.counted:
             self.counted = False
-            self.hub.quit(self)
+            self.follower.quit()
             self.open_sockets[self.user.pk] -= 1
             if not self.open_sockets[self.user.pk]:
                 del self.open_sockets[self.user.pk]
@@ -115,7 +91,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             cid = None
             try:
                 if not self.allowance.take():
-                    raise FrameError("rate", _("Too many frames; wait a second."))
+                    raise FrameError("rate", _("Too many messages at once; wait a second."))
                 if text_data is None:
                     raise FrameError("json", "Frames are text, not bytes.")
                 frame = frames.parse(text_data)
@@ -124,13 +100,13 @@ class ChatConsumer(AsyncWebsocketConsumer):
             except FrameError as error:
                 await self.say(type="error", cid=error.cid or cid, code=error.code, message=str(error))
             except UnavailableError:
-                # It may have arrived all the same. The client sends its frame again, which asks for the same ids.
-                message = _("The queue does not answer. Trying again.")
+                # It may have arrived all the same: the client sends its frame again, which asks for the same ids.
+                message = _("The queue is not responding. Trying again.")
                 await self.say(type="error", cid=cid, code="unavailable", message=message)
             except Exception:
                 # The text of the frame stays out of the log.
                 log.exception("a frame of user %s failed", self.user.pk)
-                message = _("Something went wrong here. What you wrote is kept; try again.")
+                message = _("Something went wrong. What you wrote is kept; try again.")
                 await self.say(type="error", cid=cid, code="internal", message=message)
 
     async def say(self, **frame: Any) -> None:
@@ -149,7 +125,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             case Ping():
                 await self.say(type="pong")
             case Stop():
-                if not await _is_own(self.user, frame.gid):
+                if not await database_sync_to_async(queries.is_own)(self.user, frame.gid):
                     raise FrameError("unknown", _("There is no such answer."))
                 await self.hub.service.cancel(frame.gid)
             case Send() | Edit() | Regenerate():
@@ -163,23 +139,23 @@ class ChatConsumer(AsyncWebsocketConsumer):
             self.greeted = True
             self.timers.pop("hello").cancel()
         now = time.time()
-        conversation, messages, live = await _state_of(self.user, frame)
+        conversation, messages, live = await database_sync_to_async(queries.state_of)(self.user, frame)
         status = self.hub.status
         await self.say(
             type="ready",
             v=frames.VERSION,
-            now=now - OVERLAP_SECONDS,
-            conversation=_conversation_json(conversation),
-            messages=[frames.message_json(message) for message in messages],
+            now=now - queries.OVERLAP_SECONDS,
+            conversation=payloads.conversation_json(conversation),
+            messages=[payloads.message_json(message) for message in messages],
             live=live,
             limits={"text": frames.MAX_TEXT, "frame": frames.MAX_FRAME},
-            **_status_json(status),
+            **payloads.status_json(status),
         )
-        self.hub.join(self)
+        self.hub.join(self.follower)
         if self.hub.status != status:
-            self.stir_status()
+            self.follower.stir_status()
         for gid in live:
-            await self._follow(gid, frame.cursors.get(gid, ORIGIN))
+            await self.follower.follow(gid, frame.cursors.get(gid, ORIGIN))
 
     async def _open(self, frame: Send | Edit | Regenerate) -> None:
         """Store, submit and say so; or take everything back."""
@@ -191,14 +167,14 @@ class ChatConsumer(AsyncWebsocketConsumer):
             try:
                 opened = await self._stored(frame)
             except turns.UnfinishedError:
-                message = _("The answer above is still being written: wait for it or stop it.")
+                message = _("The answer above is still being written: wait for it to finish, or stop it.")
                 raise FrameError("unfinished", message) from None
         if opened is None:
             await self.close(4401)
             return
         busy = await self._submit(frame.cid, opened)
         if busy:
-            await _withdrawn(opened)
+            await database_sync_to_async(turns.withdraw)(opened)
             await self.say(
                 type="busy",
                 cid=frame.cid,
@@ -210,12 +186,12 @@ class ChatConsumer(AsyncWebsocketConsumer):
         await self.say(
             type="accepted",
             cid=frame.cid,
-            conversation=_conversation_json(opened.conversation),
-            messages=[frames.message_json(message) for message in opened.messages],
+            conversation=payloads.conversation_json(opened.conversation),
+            messages=[payloads.message_json(message) for message in opened.messages],
             gids=[one.gid for one in opened.requests],
         )
         for one in opened.requests:
-            await self._follow(one.gid, ORIGIN)
+            await self.follower.follow(one.gid, ORIGIN)
 
     @database_sync_to_async
     def _stored(self, frame: Send | Edit | Regenerate) -> turns.Opened | None:
@@ -223,10 +199,10 @@ class ChatConsumer(AsyncWebsocketConsumer):
         if not self._still_allowed():
             return None
         try:
-            return _opened(self.user, frame)
+            return turns.open_turn(self.user, frame)
         except IntegrityError:
             # The same frame came in on another socket at the same moment, and won.
-            return _opened(self.user, frame)
+            return turns.open_turn(self.user, frame)
 
     async def _submit(self, cid: str, opened: turns.Opened) -> Busy | None:
         """Submit all requests of a frame, or none."""
@@ -245,80 +221,6 @@ class ChatConsumer(AsyncWebsocketConsumer):
         replay = await self.hub.service.replay(gid)
         if record := answers.finished(gid, Transcript.of(replay.items)):
             await database_sync_to_async(answers.store)(record)
-
-    # --- What the client is told -------------------------------------------------------------------------------------
-
-    def stir(self, gid: str) -> None:
-        """The hub has news of a generation."""
-        self.stirred.add(gid)
-        self._wake()
-
-    def stir_status(self) -> None:
-        """The hub has news of the workers."""
-        self.status_changed = True
-        self._wake()
-
-    async def _follow(self, gid: str, cursor: str) -> None:
-        self.cursors[gid] = cursor
-        await self.hub.follow(gid, cursor, self)
-
-    def _wake(self) -> None:
-        if not self.pumping:
-            self.pumping = True
-            self._start(self._pump())
-
-    async def _pump(self) -> None:
-        """Send news as fast as the client takes it, and no faster, until there is none."""
-        try:
-            while self.stirred or self.status_changed:
-                async with asyncio.timeout(STALL_SECONDS):
-                    if self.status_changed:
-                        self.status_changed = False
-                        await self.say(type="status", **_status_json(self.hub.status))
-                    while self.stirred:
-                        await self._bring(self.stirred.pop())
-        except TimeoutError:
-            await self.close(4408)
-        except UnavailableError:
-            # What could not be read is asked for again; a client that is told twice passes it over.
-            self.timers["again"] = asyncio.get_running_loop().call_later(1, self._all_again)
-        except OSError:
-            log.debug("a socket closed while it was written to")
-        finally:
-            self.pumping = False
-
-    def _all_again(self) -> None:
-        for gid in self.cursors:
-            self.stir(gid)
-
-    async def _bring(self, gid: str) -> None:
-        ring, cursor = self.hub.ring(gid), self.cursors.get(gid)
-        if ring is None or cursor is None:
-            return
-        items = ring.after(cursor)
-        if items is None:
-            items = list((await self.hub.service.replay(gid, cursor)).items)
-        if items:
-            self.cursors[gid] = items[-1][0]
-            await self.say(**frames.events_frame(gid, items))
-        elif ring.place is not None and ring.place != self.places.get(gid):
-            place = self.places[gid] = ring.place
-            await self.say(type="queued", gid=gid, position=place.position, of=place.of, eta=place.eta_seconds)
-        if ring.lost:
-            await self._lost(gid)
-        elif ring.ended and self.cursors.get(gid) == ring.last:
-            self._forget(gid)
-
-    async def _lost(self, gid: str) -> None:
-        message = await _lost_message(self.user, gid)
-        self._forget(gid)
-        if message:
-            await self.say(type="message", message=frames.message_json(message))
-
-    def _forget(self, gid: str) -> None:
-        self.hub.leave(gid, self)
-        self.cursors.pop(gid, None)
-        self.places.pop(gid, None)
 
     # --- Whether the client may still be here ------------------------------------------------------------------------
 
@@ -344,63 +246,12 @@ class ChatConsumer(AsyncWebsocketConsumer):
         return user is not None and user.pk == self.user.pk
 
 
-def _conversation_json(conversation: Conversation | None) -> dict[str, Any] | None:
-    return {"id": str(conversation.id), "title": conversation.title} if conversation else None
-
-
-def _status_json(status: Status) -> dict[str, Any]:
-    workers = None
-    if status.workers is not None:
-        workers = [{"model": one.model, "adapter_sha": one.adapter_sha} for one in status.workers]
-    return {"online": status.online, "workers": workers}
-
-
 def _busy(reason: str, retry_after: float) -> str:
     seconds = max(1, round(retry_after))
     wait = ngettext("Try again in %(n)d second.", "Try again in %(n)d seconds.", seconds) % {"n": seconds}
     why = {
         "queue": _("The queue is full."),
         "user": _("Your other answers are still being written."),
-        "rate": _("Those were many questions in a short time."),
+        "rate": _("Too many questions in a short time."),
     }[reason]
     return f"{why} {wait}"
-
-
-@database_sync_to_async
-def _state_of(user: Any, frame: Hello) -> tuple[Conversation | None, list[Message], list[str]]:
-    """The open conversation, what changed in it, and the answers to follow: whatever the client knows no end of."""
-    conversation, messages, live = None, [], []
-    if frame.conversation:
-        conversation = turns.own_conversation(user, frame.conversation)
-        messages = turns.messages_since(conversation, frame.since)
-        live = turns.unended(conversation)
-    known = {message.id for message in messages}
-    begun = list(turns.owned(user, list(frame.cursors)))
-    messages += [one for one in begun if one.id not in known]
-    return conversation, messages, sorted({*live, *(str(one.id) for one in begun)})
-
-
-def _opened(user: Any, frame: Send | Edit | Regenerate) -> turns.Opened:
-    match frame:
-        case Send():
-            return turns.open_send(user, frame)
-        case Edit():
-            return turns.open_edit(user, frame)
-        case Regenerate():
-            return turns.open_regenerate(user, frame)
-
-
-@database_sync_to_async
-def _withdrawn(opened: turns.Opened) -> None:
-    turns.withdraw(opened)
-
-
-@database_sync_to_async
-def _is_own(user: Any, gid: str) -> bool:
-    return turns.owned(user, [gid]).exists()
-
-
-@database_sync_to_async
-def _lost_message(user: Any, gid: str) -> Message | None:
-    answers.store_lost(gid)
-    return turns.owned(user, [gid]).first()

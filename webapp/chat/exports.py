@@ -7,8 +7,8 @@ from typing import Any
 from django.contrib.auth.models import AbstractBaseUser
 from django.utils.translation import gettext as _
 
-from chat.frames import message_json
 from chat.models import Conversation, Message, Pair, Target
+from chat.payloads import message_json
 
 
 def path_to(messages: list[Message], leaf: Message | None) -> list[Message]:

@@ -15,28 +15,40 @@ class GenerationForm(forms.Form):
     """How an answer is generated; an empty field is the model's own default."""
 
     max_new_tokens = forms.IntegerField(
-        label=_("Longest answer, in tokens"), min_value=1, max_value=MAX_NEW_TOKENS, initial=256
+        label=_("Maximum answer length, in tokens"), min_value=1, max_value=MAX_NEW_TOKENS, initial=256
     )
     greedy = forms.BooleanField(
-        label=_("Always the likeliest token"),
+        label=_("Always choose the likeliest token"),
         required=False,
         help_text=_("The same question then always gets the same answer."),
     )
     temperature = forms.FloatField(
-        label=_("Temperature"), required=False, min_value=0.05, max_value=2, help_text=_("Higher is more surprising.")
+        label=_("Temperature"),
+        required=False,
+        min_value=0.05,
+        max_value=2,
+        help_text=_("Higher values give more surprising answers."),
     )
     top_p = forms.FloatField(
-        label=_("Top-p"), required=False, min_value=0.05, max_value=1, help_text=_("Share of likelihood to draw from.")
+        label=_("Top-p"),
+        required=False,
+        min_value=0.05,
+        max_value=1,
+        help_text=_("Only the likeliest tokens that add up to this probability."),
     )
     top_k = forms.IntegerField(
-        label=_("Top-k"), required=False, min_value=0, max_value=1000, help_text=_("Tokens to draw from; 0 is all.")
+        label=_("Top-k"),
+        required=False,
+        min_value=0,
+        max_value=1000,
+        help_text=_("Only this many of the likeliest tokens; 0 means all."),
     )
     seed = forms.IntegerField(
         label=_("Seed"),
         required=False,
         min_value=0,
         max_value=SEEDS - 1,
-        help_text=_("Empty: a new one for every answer."),
+        help_text=_("Leave empty for a new seed with every answer."),
     )
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -49,11 +61,11 @@ class GenerationForm(forms.Form):
 
 
 def checked_settings(given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Generation settings made sure of, and what is wrong with them; a missing length is the form's own."""
+    """Checked generation settings, and what is wrong with them; a missing length becomes the form's default."""
     unknown = sorted(set(given) - set(GenerationForm.base_fields))
     if unknown:
         known = ", ".join(GenerationForm.base_fields)
-        return {}, [f"{unknown[0]}: no such setting; there are {known}"]
+        return {}, [f"{unknown[0]}: no such setting; the settings are {known}"]
     form = GenerationForm({"max_new_tokens": GenerationForm.base_fields["max_new_tokens"].initial} | given)
     if form.is_valid():
         return form.cleaned_data, []
@@ -64,7 +76,7 @@ class TitleForm(forms.ModelForm):
     """A conversation's new title."""
 
     class Meta:
-        """Of the model's field."""
+        """The title and nothing else."""
 
         model = Conversation
         fields = ("title",)

@@ -1,21 +1,19 @@
-"""Frames of the WebSocket, version 1: what a client may say, made sure of; and how the server says things.
+"""Frames of the WebSocket, version 1: what a client may send, parsed and checked.
 
-Every frame is a JSON object with a `type`. The browser's side of the same is static/chat/connection.js.
+Every frame is a JSON object with a `type`. What the server sends back is in chat/payloads.py, the browser's side in
+static/chat/connection.js.
 """
 
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID
 
 from django.utils.translation import gettext as _
-from wire.events import Delta, End, Event, Resume, Snapshot, Start
 
 from chat.forms import checked_settings
-from chat.models import Message
 
 VERSION = 1
 MAX_FRAME = 65_536
@@ -71,7 +69,7 @@ class Regenerate:
 
 @dataclass(frozen=True)
 class Edit:
-    """The same place in the tree with another text of the user."""
+    """Another text of the user, in the place of one that is there."""
 
     cid: str
     message: UUID
@@ -139,87 +137,25 @@ def clean_text(text: str) -> str:
     """What a person wrote, in NFC and with newlines as \\n.
 
     Raises:
-        FrameError: if it is empty, too long or holds what is no text.
+        FrameError: if it is empty, too long or holds a control character.
     """
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
     if not text.strip():
-        raise FrameError("empty", _("There is no text."))
+        raise FrameError("empty", _("The message is empty."))
     if len(text) > MAX_TEXT:
         raise FrameError(
-            "long", _("The text has %(have)d characters; at most %(most)d fit.") % {"have": len(text), "most": MAX_TEXT}
+            "long",
+            _("The message has %(have)d characters; the limit is %(most)d.") % {"have": len(text), "most": MAX_TEXT},
         )
     for letter in text:
         category = unicodedata.category(letter)
         if category in ("Cc", "Cs") and letter not in "\n\t":
-            raise FrameError("control", _("The text holds U+%(code)04X, which is no letter.") % {"code": ord(letter)})
+            raise FrameError(
+                "control",
+                _("The message contains the character U+%(code)04X, which cannot be displayed.")
+                % {"code": ord(letter)},
+            )
     return text
-
-
-def message_json(message: Message) -> dict[str, Any]:
-    """A message as the browser gets it, with all that is known about where it came from."""
-    value: dict[str, Any] = {
-        "id": str(message.id),
-        "parent": str(message.parent_id) if message.parent_id else None,
-        "role": message.role,
-        "text": message.text,
-        "created": message.created.timestamp(),
-    }
-    if message.role == Message.Role.ASSISTANT:
-        pair = message.pair
-        value |= {
-            "target": message.target,
-            "pair": {"id": str(pair.id), "left": pair.left, "choice": pair.choice} if pair else None,
-            "state": message.state,
-            "finish": message.finish,
-            "detail": message.detail,
-            "settings": message.settings,
-            "seed": message.seed,
-            "model": message.model,
-            "adapter_sha": message.adapter_sha,
-            "worker": message.worker,
-            "usage": message.usage,
-            "timings": message.timings,
-        }
-    return value
-
-
-def event_json(event: Event) -> dict[str, Any]:
-    """An event as the browser gets it: the text of a delta, not its tokens."""
-    match event:
-        case Start():
-            return {
-                "type": "start",
-                "worker": event.worker,
-                "model": event.model,
-                "adapter_sha": event.adapter_sha,
-                "turns_left_out": event.turns_left_out,
-            }
-        case Delta():
-            return {"type": "delta", "text": event.text}
-        case Resume():
-            return {"type": "resume"}
-        case Snapshot():
-            return {"type": "snapshot", "text": event.text}
-        case End():
-            return {
-                "type": "end",
-                "finish": event.finish,
-                "detail": event.message,
-                "usage": event.usage,
-                "timings": event.timings,
-            }
-
-
-def events_frame(gid: str, items: Sequence[tuple[str, Event]]) -> dict[str, Any]:
-    """Events of one generation; deltas in a row become one, under the id of the last."""
-    sent: list[list[Any]] = []
-    for number, event in items:
-        value = event_json(event)
-        if sent and value["type"] == "delta" == sent[-1][1]["type"]:
-            sent[-1] = [number, {"type": "delta", "text": sent[-1][1]["text"] + value["text"]}]
-        else:
-            sent.append([number, value])
-    return {"type": "events", "gid": gid, "items": sent}
 
 
 class _Fields:
@@ -239,7 +175,7 @@ class _Fields:
             return None
         # True is an int to Python, and not to anyone else.
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise self.error("field", f"{name} is missing or not of its type.")
+            raise self.error("field", f"{name} is missing or of the wrong type.")
         return value
 
     def cid(self) -> str:
@@ -253,7 +189,7 @@ class _Fields:
         try:
             return None if value is None else UUID(value)
         except ValueError:
-            raise self.error("field", f"{name} is no id.") from None
+            raise self.error("field", f"{name} is not an id.") from None
 
     def text(self) -> str:
         try:
@@ -280,13 +216,13 @@ class _Fields:
     def finish(self) -> None:
         self._raw.pop("type", None)
         if self._raw:
-            raise self.error("field", f"{_short(min(self._raw))!r} is not known here.")
+            raise self.error("field", f"{_short(min(self._raw))!r} is not a field of this frame.")
 
 
 def _hello(fields: _Fields) -> Hello:
     version = fields.take("v", int)
     if version != VERSION:
-        raise fields.error("version", _("This server speaks version %(v)d: load the page anew.") % {"v": VERSION})
+        raise fields.error("version", _("The server uses version %(v)d: reload the page.") % {"v": VERSION})
     cursors = fields.take("cursors", dict, optional=True) or {}
     if len(cursors) > MAX_CURSORS:
         raise fields.error("field", f"At most {MAX_CURSORS} cursors.")
@@ -297,7 +233,7 @@ def _hello(fields: _Fields) -> Hello:
                 raise ValueError
             known[str(UUID(gid))] = cursor
         except ValueError:
-            raise fields.error("field", "A cursor is an id with <number>-<number>.") from None
+            raise fields.error("field", "A cursor is an answer's id with <number>-<number>.") from None
     since = fields.take("since", (int, float), optional=True)
     return Hello(
         conversation=fields.uuid("conversation", optional=True),

@@ -39,7 +39,7 @@ class ExactOrigin:
 class LocalOnly:
     """Lets in only what comes from this machine: without log-in, whoever connects is the local user.
 
-    The address that the server was told to bind to is checked elsewhere; this holds even if it was told another.
+    The address to bind to is checked elsewhere (chat.checks); this holds even if the server was given another.
     """
 
     def __init__(self, inner: Application):
@@ -54,7 +54,7 @@ class LocalOnly:
             await receive()
             await send({"type": "websocket.close", "code": 4403})
         else:
-            text = b"This chat has no log-in and answers this machine only. KLEPON_ACCOUNTS=1 gives it accounts.\n"
+            text = b"This chat has no log-in, so it answers this machine only. KLEPON_ACCOUNTS=1 gives it accounts.\n"
             headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(text))]
             await send({"type": "http.response.start", "status": 403, "headers": headers})
             await send({"type": "http.response.body", "body": text})

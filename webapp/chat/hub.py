@@ -26,16 +26,16 @@ BLOCK_MS = 5_000
 LOOK_SECONDS = 1.0
 """How often places in the queue and the workers are asked for."""
 PLACES_AT_ONCE = 10
-"""So many are told their place together, spread over the time between two looks."""
+"""How many generations are told their place at a time; these batches are spread over the time between two looks."""
 QUIET_SECONDS = 3.0
-"""A generation that neither waits nor says anything for so long is asked about; after two such answers it is lost."""
+"""A generation that neither waits nor says anything for so long is asked about; found missing twice, it is lost."""
 
 
 class Listener(Protocol):
-    """Who follows generations."""
+    """What follows generations: one for each socket."""
 
     def stir(self, gid: str) -> None:
-        """There is news of a generation; what, its ring says."""
+        """There is news of a generation, in its ring."""
 
     def stir_status(self) -> None:
         """There is news of the workers or of Redis."""
@@ -132,7 +132,7 @@ class Hub:
         new = gid not in self._rings
         if new:
             self._rings[gid] = Ring(start=cursor, last=cursor, heard=asyncio.get_running_loop().time())
-        # Before anything is waited for: whoever quits takes the rings without listeners away.
+        # Before any await: a listener that quits meanwhile removes the rings that nobody listens to.
         self._rings[gid].listeners.add(listener)
         if new:
             self._news.set()
@@ -177,7 +177,7 @@ class Hub:
             now = asyncio.get_running_loop().time()
             for gid, event_id, event in items:
                 ring = asked[gid]
-                # A page that was cut and came back, further behind, began another ring while this one was read for.
+                # A page that came back with an older cursor, after a cut, began another ring during this read.
                 if self._rings.get(gid) is ring:
                     ring.append(event_id, event)
                     ring.heard, ring.doubts = now, 0
@@ -190,14 +190,14 @@ class Hub:
                 if self.listeners:
                     workers = tuple(await self.service.workers())
                     self._reached(workers)
-                    # All at once: one by one they would keep the event loop from everything else.
+                    # In one call: one by one they would keep the event loop from everything else.
                     waiting = [gid for gid, ring in self._rings.items() if ring.may_wait()]
                     places = await self.service.positions(waiting) if waiting else {}
                     rings = list(self._rings.items())
                     for start in range(0, len(rings), PLACES_AT_ONCE):
                         some = rings[start : start + PLACES_AT_ONCE]
                         await asyncio.gather(*(self._place(gid, ring, places.get(gid)) for gid, ring in some))
-                        # Told all at once, hundreds would keep a question from being heard.
+                        # Hundreds told at once would delay the next question.
                         if start + PLACES_AT_ONCE < len(rings):
                             await asyncio.sleep(LOOK_SECONDS * PLACES_AT_ONCE / len(rings))
             except Exception as error:  # as above
@@ -212,7 +212,7 @@ class Hub:
             ring.heard = now
         elif now - ring.heard > QUIET_SECONDS:
             ring.heard = now
-            # A worker that lives on puts back what Redis lost, so one look is no proof.
+            # A worker that is alive puts back what Redis lost, so one look proves nothing.
             ring.doubts = ring.doubts + 1 if await self.service.state(gid) == "lost" else 0
             ring.lost = ring.doubts > 1
         # An event may have come while this waited.
@@ -226,7 +226,7 @@ class Hub:
 
     async def _failed(self, error: Exception) -> None:
         if self.status.online:
-            log.warning("the prediction service does not answer: %s: %s", type(error).__name__, error)
+            log.warning("the prediction service is not responding: %s: %s", type(error).__name__, error)
         self._tell(Status(False, self.status.workers))
         await asyncio.sleep(LOOK_SECONDS)
 

@@ -115,7 +115,7 @@ class Preferences(models.Model):
     settings = models.JSONField(default=dict)
 
     class Meta:
-        """One preference is no plural."""
+        """Django would add another s."""
 
         verbose_name_plural = "preferences"
 

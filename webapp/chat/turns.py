@@ -1,4 +1,4 @@
-"""The controller's way into the tree: from a frame to stored messages and requests for the model.
+"""From a frame to stored messages and requests for the model: how a socket adds to the tree of messages.
 
 All functions here use the database and run in its thread. Ids of messages are made from the user and the frame's
 `cid`, so a frame that arrives twice finds what its first arrival stored.
@@ -6,19 +6,18 @@ All functions here use the database and run in its thread. Ids of messages are m
 
 import secrets
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid5
 
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
-from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 from wire.messages import Request, Settings, Turn
 
 from chat.forms import SEEDS
 from chat.frames import Edit, FrameError, Regenerate, Send
 from chat.models import Conversation, Message, Pair, Target
+from chat.queries import own_conversation, own_message
 
 NAMES = UUID("4f2a5c1e-6c1f-4d0e-9d5a-0b6f9e7b1c55")
 """Namespace of the ids that are made from a user and a cid."""
@@ -41,51 +40,20 @@ class UnfinishedError(Exception):
         self.gids = gids
 
 
-def own_conversation(user: AbstractBaseUser, conversation: UUID) -> Conversation:
-    """A conversation of this user.
+def open_turn(user: AbstractBaseUser, frame: Send | Edit | Regenerate) -> Opened:
+    """Store what a frame asks for.
 
     Raises:
-        FrameError: if there is none; another's looks the same as one that never was.
+        FrameError: if what it speaks of is not there, or cannot be answered.
+        UnfinishedError: as `requests_for`.
     """
-    found = Conversation.objects.filter(id=conversation, owner=user).first()
-    if found is None:
-        raise FrameError("unknown", _("There is no such conversation."))
-    return found
-
-
-def own_message(user: AbstractBaseUser, message: UUID, role: Message.Role) -> Message:
-    """A message of this user's conversations.
-
-    Raises:
-        FrameError: if there is none.
-    """
-    found = (
-        Message.objects.select_related("conversation", "parent", "pair")
-        .filter(id=message, conversation__owner=user, role=role)
-        .first()
-    )
-    if found is None:
-        raise FrameError("unknown", _("There is no such message."))
-    return found
-
-
-def messages_since(conversation: Conversation, since: float) -> list[Message]:
-    """The messages of a conversation that changed after a time of the server, oldest first."""
-    moment = datetime.fromtimestamp(since, tz=UTC)
-    return list(conversation.messages.select_related("pair").filter(changed__gt=moment))
-
-
-def unended(conversation: Conversation) -> list[str]:
-    """The ids of a conversation's answers that have not ended."""
-    rows = conversation.messages.filter(state=Message.State.QUEUED).values_list("id", flat=True)
-    return [str(row) for row in rows]
-
-
-def owned(user: AbstractBaseUser, gids: list[str]) -> QuerySet[Message]:
-    """Those of these answers that are in this user's conversations."""
-    return Message.objects.select_related("pair").filter(
-        id__in=gids, conversation__owner=user, role=Message.Role.ASSISTANT
-    )
+    match frame:
+        case Send():
+            return open_send(user, frame)
+        case Edit():
+            return open_edit(user, frame)
+        case Regenerate():
+            return open_regenerate(user, frame)
 
 
 @transaction.atomic
@@ -160,7 +128,7 @@ def requests_for(answers: list[Message]) -> list[Request]:
     assert question is not None
     path = [question]
     if question.parent_id is not None:
-        # Their conversation as well: a row without it would be asked for once more, each by itself.
+        # With the conversation's id: without it, each row would be asked for once more by itself.
         rows = conversation.messages.only("id", "conversation_id", "parent_id", "role", "text", "state")
         by_id = {row.id: row for row in rows}
         while path[-1].parent_id is not None:
@@ -201,7 +169,7 @@ def _again(user: AbstractBaseUser, cid: str) -> Opened | None:
     """What the same frame opened before, with requests for those answers that have not ended."""
     ids = [_name(user, cid, what) for what in ("user", *Target.values)]
     found = Message.objects.filter(id__in=ids)
-    # Nearly always there are none, and to ask for no more than that takes a third of the time.
+    # Nearly always there are none, and asking only for that takes a third of the time.
     if not found.exists():
         return None
     messages = list(found.select_related("conversation", "parent", "pair"))

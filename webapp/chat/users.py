@@ -13,7 +13,7 @@ LOCAL = "lokal"
 
 
 def local_user() -> AbstractBaseUser:
-    """The one user of a site without accounts. They may enter the admin; saved rights stay those of anybody."""
+    """The one user of a site without accounts, who may enter the admin; the database gives them no special rights."""
     user, new = get_user_model().objects.get_or_create(username=LOCAL)
     if new:
         user.set_unusable_password()

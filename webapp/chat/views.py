@@ -25,11 +25,12 @@ from django.views.decorators.http import require_GET, require_POST
 from wire.service import UnavailableError
 
 from chat import exports
-from chat.consumers import OVERLAP_SECONDS
 from chat.forms import GenerationForm, TitleForm
-from chat.frames import MAX_TEXT, message_json
+from chat.frames import MAX_TEXT
 from chat.hub import Hub
 from chat.models import Conversation, Message, Pair, Preferences
+from chat.payloads import message_json
+from chat.queries import OVERLAP_SECONDS
 from chat.samples import SAMPLES
 from chat.strings import browser_strings
 
@@ -87,7 +88,7 @@ def page(request: HttpRequest, conversation_id: UUID | None = None) -> HttpRespo
 @require_GET
 @never_cache
 def conversations(request: HttpRequest) -> JsonResponse:
-    """The list of conversations, or those of them in which something is said."""
+    """The list of conversations, or those that hold what is searched for."""
     rows = _found(request, request.GET.get("q", ""))[:SHOWN]
     return JsonResponse({"conversations": [_row(one) for one in rows]})
 
@@ -99,7 +100,7 @@ def rename(request: HttpRequest, conversation_id: UUID) -> HttpResponseBase:
     form = TitleForm(request.POST, instance=conversation)
     if not form.is_valid():
         return JsonResponse({"errors": form.errors}, status=400)
-    # The order of the list is that of what was said; a new title says nothing.
+    # Without touching `updated`: a new title does not move a conversation up the list.
     Conversation.objects.filter(id=conversation.id).update(title=form.cleaned_data["title"])
     return _done(request, "conversation", conversation_id, title=form.cleaned_data["title"])
 
@@ -151,7 +152,7 @@ def vote(request: HttpRequest, pair_id: UUID) -> JsonResponse:
     if choice not in Pair.Choice.values:
         return JsonResponse({"error": _("There is no such choice.")}, status=400)
     if pair.answers.filter(state=Message.State.QUEUED).exists() and choice != Pair.Choice.SEEN:
-        return JsonResponse({"error": _("Both answers must have ended.")}, status=409)
+        return JsonResponse({"error": _("Both answers must be finished first.")}, status=409)
     new = Pair.objects.filter(id=pair.id, choice="").update(choice=choice, voted=timezone.now())
     pair.answers.update(changed=timezone.now())
     pair.refresh_from_db()
@@ -180,7 +181,7 @@ class Login(LoginView):
         if cache.get(self._key(), 0) >= LOGIN_TRIES:
             form = self.get_form()
             form.cleaned_data = {}
-            form.add_error(None, _("Too many tries. Wait five minutes."))
+            form.add_error(None, _("Too many attempts. Wait five minutes."))
             return self.render_to_response(self.get_context_data(form=form), status=429)
         return super().post(request, *args, **kwargs)
 
@@ -208,7 +209,7 @@ async def readyz(request: HttpRequest) -> HttpResponse:
     try:
         workers = await Hub.here().service.workers()
     except UnavailableError:
-        return HttpResponse("the queue does not answer\n", status=503, content_type="text/plain")
+        return HttpResponse("the queue is not responding\n", status=503, content_type="text/plain")
     if not workers:
         return HttpResponse("no model is running\n", status=503, content_type="text/plain")
     return HttpResponse("ok\n", content_type="text/plain")
@@ -219,7 +220,7 @@ async def _cancel(gids: list[str]) -> None:
         for gid in gids:
             await Hub.here().service.cancel(gid)
     except UnavailableError:
-        log.warning("%d answers of a deleted conversation go on: the queue does not answer", len(gids))
+        log.warning("%d answers of a deleted conversation go on: the queue is not responding", len(gids))
 
 
 def _found(request: HttpRequest, query: str) -> QuerySet[Conversation]:
@@ -240,7 +241,7 @@ def _row(conversation: Conversation) -> dict[str, Any]:
 
 
 def _done(request: HttpRequest, where: str, *args: Any, **value: Any) -> HttpResponseBase:
-    """What a script gets as JSON, and a plain form as the next page."""
+    """Answer a script with JSON, and a plain form with the next page."""
     if request.headers.get("Accept") == "application/json":
         return JsonResponse(value)
     return redirect(where, *args)

@@ -1,4 +1,4 @@
-"""What the site reads from the environment, made sure of; and the secret key that it keeps."""
+"""What the site reads from the environment, checked; and the secret key that it keeps."""
 
 import contextlib
 import ipaddress
@@ -48,7 +48,9 @@ def origin(text: str) -> str:
     except ValueError:
         parts, port = urlsplit(""), None
     if parts.scheme not in PORTS or not parts.hostname or parts.path.strip("/") or parts.query or "@" in parts.netloc:
-        raise ImproperlyConfigured(f"{text!r} is no origin: write it as https://chat.example.org or http://name:8000")
+        raise ImproperlyConfigured(
+            f"{text!r} is not an origin: write it as https://chat.example.org or http://name:8000"
+        )
     name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{name}" + ("" if port in (None, PORTS[parts.scheme]) else f":{port}")
 

@@ -1,13 +1,13 @@
-"""Settings of the site, from the environment alone; what is not said is the safe choice for one person's machine.
+"""Settings of the site, from the environment alone; the defaults are the safe choice for one person's machine.
 
 KLEPON_CHAT      the folder of the site's state: database, secret key, collected static files
-KLEPON_HOST      the address that the server binds to (127.0.0.1); the world only with accounts
+KLEPON_HOST      the address that the server binds to (127.0.0.1); one that others reach, only with accounts
 KLEPON_PORT      its port (8000)
 KLEPON_ACCOUNTS  1: people log in; 0: one local user without log-in, for connections from this machine only
-KLEPON_ORIGINS   where browsers come from, comma by comma (http://127.0.0.1:8000 and its like); all https: behind TLS
-DATABASE_URL     SQLite in KLEPON_CHAT unless said
+KLEPON_ORIGINS   the site's origins, separated by commas (http://127.0.0.1:8000 and its like); all https: behind TLS
+DATABASE_URL     SQLite in KLEPON_CHAT unless set
 REDIS_URL        the Redis that site and workers share
-SECRET_KEY       made and kept in KLEPON_CHAT unless said; several machines that serve one site share one
+SECRET_KEY       made and kept in KLEPON_CHAT unless set; several machines that serve one site share one
 """
 
 import logging
@@ -89,8 +89,8 @@ else:
         "default": {
             "ENGINE": "django.db.backends.sqlite3",
             "NAME": STATE / "chat.sqlite3",
-            # The sockets' one thread keeps its connection: to open it anew, and to write all back on closing it, took
-            # longer than what is asked. Pages close theirs (chat.apps).
+            # The sockets' one thread keeps its connection: opening it anew, and writing the journal back on closing it,
+            # took longer than the queries. Pages close theirs (chat.apps).
             "CONN_MAX_AGE": None,
             "OPTIONS": {
                 "timeout": 20,
@@ -134,7 +134,7 @@ CONTENT_SECURITY_POLICY = {
         "script-src": [SELF],
         "style-src": [SELF],
         "img-src": [SELF, "data:"],
-        # Not every browser counts the WebSocket of an origin as 'self'. An IPv6 address cannot be said here.
+        # Not every browser counts the WebSocket of an origin as 'self'. The policy has no way to write an IPv6 address.
         "connect-src": [SELF, *(one.replace("http", "ws", 1) for one in ORIGINS if "[" not in one)],
         "manifest-src": [SELF],
         "form-action": [SELF],
@@ -173,12 +173,12 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
-    # That no model is ready yet is what /readyz is asked for, and no error.
+    # /readyz answers 503 while no model is ready: that is news for whoever asks, not an error of the site.
     "filters": {"ready": {"()": "django.utils.log.CallbackFilter", "callback": _is_no_503}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["ready"]}},
     "loggers": {
         "django": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
-        # Anyone who knocks under another name would write a traceback.
+        # Anyone who asks for another host name would fill the log with tracebacks.
         "django.security.DisallowedHost": {"handlers": [], "propagate": False},
         "chat": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
     },

@@ -15,7 +15,7 @@ class HashedFiles(CompressedManifestStaticFilesStorage):
 
 
 class StaticFiles(WhiteNoiseMiddleware):
-    """Answers with whole files: Django under ASGI would read a streamed one as a whole too, and complain of it."""
+    """Sends files whole: under ASGI, Django would read a streamed one whole too, and warn about it."""
 
     @staticmethod
     def serve(static_file: Any, request: HttpRequest) -> HttpResponse:

@@ -1,4 +1,4 @@
-"""What must be there before the chat app can run: the supervisor stops at what is not, the doctor tells all."""
+"""What must be in place before the chat app can run: the supervisor stops at what is missing, the doctor lists all."""
 
 import errno
 import hashlib
@@ -88,7 +88,7 @@ def _running_redis(url: str) -> Finding:
     try:
         connection = client.Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3, protocol=2)
     except ValueError as error:
-        return Finding("Redis", f"REDIS_URL={place!r} is no address of a Redis ({error})", cure)
+        return Finding("Redis", f"REDIS_URL={place!r} is not the address of a Redis ({error})", cure)
     try:
         connection.ping()
     except client.RedisError as error:
@@ -96,7 +96,7 @@ def _running_redis(url: str) -> Finding:
     try:
         told = connection.info("server")
     except client.RedisError:
-        return Finding("Redis", f"{place} answers, and does not tell its version")
+        return Finding("Redis", f"{place} answers, but does not tell its version")
     finally:
         connection.close()
     name, text = ("Valkey", told["valkey_version"]) if "valkey_version" in told else ("Redis", told["redis_version"])
@@ -112,7 +112,7 @@ def adapter(settings: Settings) -> Finding:
     if settings.engine_url:
         return Finding("adapter", f"whatever {settings.engine_url} serves")
     if not (folder / "adapter_config.json").is_file():
-        cure = "run `make report` first, or name an adapter's folder with ADAPTER"
+        cure = "run `make report` first, or set ADAPTER to an adapter's folder"
         return Finding("adapter", f"no adapter in {shown(folder)}", cure)
     told = record(folder)
     if "chat_template_sha256" not in told:
@@ -123,7 +123,7 @@ def adapter(settings: Settings) -> Finding:
         # As lib.model.prompts.chat_template_hash, without loading a tokenizer.
         text = f"{template.read_text(encoding='utf-8')}\0{prompt.get('date')}\0{prompt.get('bos_tokens')}"
         if hashlib.sha256(text.encode()).hexdigest() != told["chat_template_sha256"]:
-            cure = "run `make report` again, or take the template back as it was"
+            cure = "run `make report` again, or restore the template"
             return Finding("adapter", f"{shown(template)} is not the one that the adapter was trained with", cure)
     return Finding("adapter", f"{shown(folder)}, chat template {str(told['chat_template_sha256'])[:12]}")
 
@@ -134,13 +134,13 @@ def base_model(settings: Settings) -> Finding:
     if settings.engine_url:
         return Finding("base model", f"whatever {settings.engine_url} serves")
     if not name:
-        return Finding("base model", "none is named by the adapter", "name a hub id or a folder with BASE_MODEL")
+        return Finding("base model", "the adapter names none", "set BASE_MODEL to a hub id or a folder")
     folder = paths.DEMO_BASE_MODEL if name == "demo" else Path(name).expanduser()
     if (folder / "config.json").is_file():
         return Finding("base model", f"{name}, {_mib(_weights(folder))} of weights")
     if name.startswith((".", "/", "~")):
-        return Finding("base model", f"BASE_MODEL={name}: no config.json in that folder", "name a model's folder")
-    return Finding("base model", f"{name}, from the hub or what it left in the cache")
+        return Finding("base model", f"BASE_MODEL={name}: no config.json in that folder", "set it to a model's folder")
+    return Finding("base model", f"{name}, from the hub or its cache")
 
 
 def address(settings: Settings) -> Finding:
@@ -149,7 +149,7 @@ def address(settings: Settings) -> Finding:
         return Finding("address", f"{settings.host}, this machine alone")
     if not settings.accounts:
         cure = "set KLEPON_ACCOUNTS=1, so that people log in, or leave KLEPON_HOST at 127.0.0.1"
-        return Finding("address", f"KLEPON_HOST={settings.host} would let everybody in without log-in", cure)
+        return Finding("address", f"KLEPON_HOST={settings.host} would let everybody in without a log-in", cure)
     return Finding("address", f"{settings.host}, with log-in")
 
 
@@ -170,11 +170,11 @@ def state(settings: Settings) -> Finding:
         if not os.access(settings.state, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "not writable")
     except OSError as error:
-        cure = "give it to yourself, or name another folder with KLEPON_CHAT"
+        cure = "take ownership of it, or set KLEPON_CHAT to another folder"
         return Finding("disk", f"{shown(settings.state)} cannot be written ({error.strerror})", cure)
     free = shutil.disk_usage(settings.state).free
     if free < DISK:
-        return Finding("disk", f"{shown(settings.state)} has {_mib(free)} left", f"free {_mib(DISK)}")
+        return Finding("disk", f"{shown(settings.state)} has {_mib(free)} left", f"free up {_mib(DISK)}")
     return Finding("disk", f"{shown(settings.state)} has {_mib(free)} left")
 
 
@@ -182,11 +182,11 @@ def memory(settings: Settings) -> Finding:
     """Whether every worker's model fits into what is free."""
     name = settings.base_model
     folder = paths.DEMO_BASE_MODEL if name == "demo" else Path(name or "nowhere").expanduser()
-    # Half a GiB is what a process takes that has imported torch; weights of 16 bits become twice as large on a CPU.
+    # A process that has imported torch takes half a GiB; weights of 16 bits become twice as large on a CPU.
     needed = 0 if settings.engine_url else settings.workers * (2**29 + 2 * _weights(folder))
     free = psutil.virtual_memory().available
     if free < needed:
-        return Finding("memory", f"{_mib(free)} free, {_mib(needed)} needed", "take fewer WORKERS or a smaller model")
+        return Finding("memory", f"{_mib(free)} free, {_mib(needed)} needed", "use fewer WORKERS or a smaller model")
     return Finding("memory", f"{_mib(free)} free")
 
 
@@ -214,10 +214,10 @@ def listen(settings: Settings) -> socket.socket:
 
 def _taken(settings: Settings, error: OSError) -> tuple[str, str]:
     if error.errno == errno.EADDRINUSE:
-        return f"port {settings.port} is taken{_holder(settings.port)}", "end that, or name another with PORT"
+        return f"port {settings.port} is taken{_holder(settings.port)}", "stop that, or choose another with PORT"
     if error.errno == errno.EACCES:
-        return f"port {settings.port} is for the administrator alone", "name one from 1024 on with PORT"
-    return f"{settings.host}:{settings.port} cannot be listened on ({error.strerror})", "change KLEPON_HOST or PORT"
+        return f"port {settings.port} is for the administrator alone", "choose one from 1024 up with PORT"
+    return f"cannot listen on {settings.host}:{settings.port} ({error.strerror})", "change KLEPON_HOST or PORT"
 
 
 def _holder(number: int) -> str:

@@ -29,7 +29,7 @@ class Child:
     ready: bytes = b""
     """Words of its output that tell that it is ready."""
     patience: float = 10.0
-    """Seconds that it may take to end, from the asking to the killing."""
+    """Seconds that it may take to end before it is killed."""
     descriptors: tuple[int, ...] = ()
     """Open files that it inherits."""
 
@@ -88,7 +88,7 @@ class Running:
             self._process.terminate()
         done, _ = await asyncio.wait({self._ended}, timeout=self._child.patience)
         if not done:
-            self._log(self._child.name, f"does not end within {self._child.patience:g} s: killed")
+            self._log(self._child.name, f"did not stop within {self._child.patience:g} s and was killed")
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
             await self._ended
@@ -120,7 +120,7 @@ class Running:
     def _pass_on(self, line: bytes) -> None:
         if self._child.ready and self._child.ready in line:
             self.ready.set()
-        # Of a progress bar the last state.
+        # Of a progress bar, only the last state.
         self._log(self._child.name, line.decode(errors="replace").rstrip().rpartition("\r")[2])
 
 
@@ -159,7 +159,7 @@ class Kept:
             deaths = 0 if time.monotonic() - began >= HEALTHY else deaths
             delay = min(FIRST_DELAY * 2**deaths, LONGEST_DELAY)
             deaths += 1
-            self._log(self.child.name, f"{how}; starts again in {delay:g} s")
+            self._log(self.child.name, f"{how}; restarting in {delay:g} s")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), delay)
 
@@ -181,4 +181,4 @@ class Kept:
 
 def ending(status: int) -> str:
     """An exit status in words."""
-    return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"

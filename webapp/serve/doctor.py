@@ -12,11 +12,11 @@ def main() -> None:
         sys.exit(f"error: {error}")
     findings = list(checks.everything(asked))
     for finding in findings:
-        print(f"{'MEND' if finding.cure else 'OK':<4}  {finding.what:<10}  {finding.found}")
+        print(f"{'FIX' if finding.cure else 'OK':<4}  {finding.what:<10}  {finding.found}")
         if finding.cure:
             print(f"{'':<18}-> {finding.cure}")
     sick = sum(bool(finding.cure) for finding in findings)
-    sys.exit(f"{sick} of {len(findings)} need mending" if sick else 0)
+    sys.exit(f"{sick} of {len(findings)} need fixing" if sick else 0)
 
 
 if __name__ == "__main__":

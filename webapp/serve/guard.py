@@ -13,7 +13,7 @@ import time
 import psutil
 
 PATIENCE = 15.0
-"""Seconds from the asking to the killing."""
+"""Seconds that they may take to end before they are killed."""
 
 
 def members() -> list[psutil.Process]:

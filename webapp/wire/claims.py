@@ -83,7 +83,8 @@ class Claims:
     """One instance of a worker.
 
     Args:
-        name: the same after a restart, which then finds what its predecessor let fall without waiting for leases.
+        name: the same after a restart, so that the new process takes up what the old one dropped, without waiting for
+            leases to end.
         instance: never the same twice.
     """
 
@@ -91,7 +92,7 @@ class Claims:
         self.keys = Keys(prefix)
         self.name, self.instance, self.lease_ms = name, instance, lease_ms
         self.owner = f"{name}/{instance}"
-        # Who calls decides when to try again: the client must not, out of sight and several times.
+        # The caller decides when to try again: the Redis client must not do so by itself.
         self.redis = redis.Redis.from_url(
             url,
             protocol=2,
@@ -111,12 +112,12 @@ class Claims:
         renew: bool = False,
         beat: WorkerState | None = None,
     ) -> Exchange:
-        """Write, renew, say that one is alive and claim, in one round trip.
+        """Write, renew leases, send a heartbeat and claim, in one round trip.
 
         Args:
             room: how many generations to claim at most.
-            own: `name` to claim also what an earlier process of this name let fall, `instance` to claim also what this
-                process was given without hearing of it.
+            own: `name` to claim also what an earlier process of this name dropped, `instance` to claim also what this
+                process was given in an answer that got lost.
 
         Raises:
             OUTAGE: if Redis cannot be reached; the same call can be made again.

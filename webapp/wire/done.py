@@ -1,4 +1,4 @@
-"""Final records on their way to the database: each comes again until it is acknowledged; several may read."""
+"""Final records on their way to the database: each comes again until it is acknowledged; several processes may read."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -31,7 +31,7 @@ class DoneQueue:
     def take(self, block_ms: int, count: int = 100) -> list[tuple[str, Finished]]:
         """Records with the numbers to acknowledge them by; after `block_ms` (1 to 30,000) maybe none.
 
-        What this consumer took before it was restarted comes first, then what others let lie, then what is new.
+        What this consumer took before it was restarted comes first, then what others took and left, then what is new.
 
         Raises:
             redis.ConnectionError, redis.TimeoutError: if Redis cannot be reached; call again.

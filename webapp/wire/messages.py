@@ -100,7 +100,7 @@ class Timings(TypedDict):
 
 @dataclass(frozen=True)
 class Finished:
-    """The final record of a generation: what the database keeps. It may come twice; the gid tells."""
+    """The final record of a generation: what the database keeps. It may come twice, with the same gid."""
 
     gid: str
     finish: Finish

@@ -140,7 +140,7 @@ class PredictionService:
             )
         )
         self._woken = "0-0"
-        # Should Redis lose a generation, and the same be asked for again, its events are newer than those before.
+        # The time: should Redis lose a generation, and the same be asked for again, its events are newer than before.
         self._first_epoch: Callable[[], int] = lambda: time.time_ns() // 1_000_000
 
     @_reachable

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class WireError(ValueError):
-    """A message that is not one; the error says where and why."""
+    """Something that is not a valid message; the error says where and why."""
 
 
 def dump(value: Any) -> str:

@@ -29,7 +29,7 @@ from wire.claims import Claims
 from wire.messages import WorkerState
 
 from worker.engine import Engine, EngineError
-from worker.service import DRAIN_SECONDS, Worker
+from worker.loop import DRAIN_SECONDS, Worker
 from worker.writer import Writer
 
 
@@ -105,7 +105,7 @@ def _engine(batch: int) -> Engine:
 def _redis_url() -> str:
     url = os.environ.get("REDIS_URL")
     if not url:
-        raise EngineError("REDIS_URL is not set; set it to where Redis is")
+        raise EngineError("REDIS_URL is not set; set it to the address of a Redis")
     if not url.startswith(("redis://", "rediss://", "unix://")):
         # The rest may hold a password.
         raise EngineError(f"REDIS_URL begins with {url[:3]!r}: expected redis://…, rediss://… or unix://…")

@@ -1,4 +1,4 @@
-"""What decodes: one interface, and the values that go through it. The engines are in modules of their own."""
+"""The interface of the engines, which decode answers, and the values that pass through it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from wire.messages import Request, Usage
 
 
 class EngineError(ValueError):
-    """An engine that cannot be had as it was asked for; the message says why, and what to do."""
+    """An engine that cannot be loaded as it was asked for; the message says why, and what to do."""
 
 
 class EngineRefusalError(ValueError):
@@ -56,7 +56,7 @@ class Engine(Protocol):
         """
 
     def step(self) -> list[Step]:
-        """A token more for every answer (or, where they come by themselves, what has come)."""
+        """One token more for every answer (or, where a server sends them, whatever has come)."""
 
     def remove(self, gid: str) -> None:
         """Forget an answer; an unknown one is no error."""

@@ -39,7 +39,7 @@ class OpenAIEngine:
     """
 
     kind = "openai"
-    # What the server loaded, only the server knows: its name for it stands in `model`.
+    # Only the server knows what it loaded; its name for that is in `model`.
     adapter_sha: str | None = None
 
     def __init__(self, url: str, names: dict[Target, str], key: str | None = None) -> None:
@@ -146,7 +146,7 @@ def load_engine(url: str, base: str | None, adapter: str | None, key: str | None
     except (OSError, http.client.HTTPException) as error:
         raise EngineError(f"ENGINE_URL={url}: no answer ({error}); start the server first") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise EngineError(f"ENGINE_URL={url}: what answers there is no OpenAI-compatible server ({error!r})") from error
+        raise EngineError(f"ENGINE_URL={url}: this is not an OpenAI-compatible server ({error!r})") from error
     for variable, name in (("ENGINE_BASE", base), ("ENGINE_ADAPTER", adapter)):
         if name is not None and name not in listed:
             raise EngineError(f"{variable}={name}: the server at {url} has only {', '.join(listed)}")
@@ -163,7 +163,7 @@ def load_engine(url: str, base: str | None, adapter: str | None, key: str | None
 def body_of(request: Request, model: str, text: str) -> dict[str, Any]:
     """What is asked of the server.
 
-    An answer that has some text already is gone on with (vLLM's `continue_final_message`, which llama.cpp does by
+    An answer that has some text already is continued (vLLM's `continue_final_message`, which llama.cpp does by
     itself); servers do not tell tokens, so such an answer may get longer than `max_new_tokens`.
     """
     settings = request.settings
@@ -182,7 +182,7 @@ def body_of(request: Request, model: str, text: str) -> dict[str, Any]:
         chosen = {name: getattr(settings, name) for name in ("temperature", "top_p", "top_k")}
         body |= {name: value for name, value in chosen.items() if value is not None}
         if body.get("top_k") == 0:
-            # Theirs is -1 in vLLM and 0 in llama.cpp: unsaid, both set no limit that was asked for.
+            # No limit is -1 in vLLM and 0 in llama.cpp; left out, it is the server's own default.
             del body["top_k"]
     if text:
         messages.append({"role": "assistant", "content": text})
@@ -228,7 +228,7 @@ def chunks(
         try:
             chunk = json.loads(value)
         except ValueError as error:
-            raise ServerError("The model's server sent what is no JSON.") from error
+            raise ServerError("The model's server sent something that is not JSON.") from error
         if "error" in chunk:
             raise ServerError(f"The model's server failed: {_reason(value)}")
         yield chunk

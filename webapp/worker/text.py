@@ -1,4 +1,4 @@
-"""Tokens as text, while they come."""
+"""Tokens turned into text as they come."""
 
 from collections.abc import Iterable
 

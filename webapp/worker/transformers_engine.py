@@ -93,8 +93,8 @@ class TransformersEngine:
             if not cut:
                 return ids, left_out
         raise EngineRefusalError(
-            f"The message is too long: {room} tokens are left for it, beside {request.settings.max_new_tokens} for the "
-            "answer. Shorten it, or allow fewer new tokens."
+            f"The message is too long: {room} tokens are left for it, with {request.settings.max_new_tokens} reserved "
+            "for the answer. Shorten it, or allow fewer new tokens."
         )
 
     def step(self) -> list[Step]:
@@ -182,12 +182,12 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, record: 
         raise EngineError(
             f"the adapter in {adapter} was trained with another chat template (SHA-256 "
             f"{record['chat_template_sha256'][:12]}…) than this base model's tokenizer has ({own[:12]}…), so it would "
-            "be asked in words that it never saw; set BASE_MODEL to the base model that it was trained on"
+            "be asked in a form that it never saw; set BASE_MODEL to the base model that it was trained on"
         )
 
 
 def read_adapter_record(adapter: Path) -> dict[str, Any]:
-    """What an adapter says that it was trained as.
+    """What an adapter's record says of its training.
 
     Raises:
         EngineError: if it says nothing.
@@ -197,10 +197,10 @@ def read_adapter_record(adapter: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         Prompt(**record["prompt"])
         if not all(isinstance(record[name], str) for name in ("base_model", "chat_template_sha256")):
-            raise TypeError("its base_model or chat_template_sha256 is no text")
+            raise TypeError("its base_model or chat_template_sha256 is not text")
     except FileNotFoundError:
         raise EngineError(
-            f"no {ADAPTER_RECORD} in {adapter}: run `make report` first, or name an adapter's folder with ADAPTER"
+            f"no {ADAPTER_RECORD} in {adapter}: run `make report` first, or set ADAPTER to an adapter's folder"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise EngineError(f"{path} is not what `make report` writes ({error}); run `make report` again") from error

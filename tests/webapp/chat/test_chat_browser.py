@@ -144,7 +144,7 @@ def finalize():
 
 
 def write(page, text):
-    page.get_by_label("Pesanmu").last.fill(text)
+    page.get_by_label("Pesan Anda").last.fill(text)
     page.keyboard.press("Enter")
 
 
@@ -239,7 +239,7 @@ def test_where_an_answer_is_from_and_the_same_again(visit):
     for words in ("klepon-demo", "d278354a3f34", "48,5 token/dtk", "40 md"):
         expect(card).to_contain_text(words)
     expect(card).to_be_in_viewport(ratio=1)
-    page.get_by_text("Buat persis seperti ini lagi").click()
+    page.get_by_text("Buat lagi jawaban yang persis sama").click()
     expect(page.locator(".answer .branch")).to_have_text("2/2")
     first, second = world.requests
     assert (first.seed, first.settings, first.turns) == (second.seed, second.settings, second.turns)
@@ -249,7 +249,7 @@ def test_settings_are_sent_with_the_next_text(visit):
     says("Ya")
     page = visit()
     page.get_by_label("Pengaturan jawaban").first.click()
-    page.get_by_label("Jawaban terpanjang, dalam token").fill("33")
+    page.get_by_label("Panjang maksimum jawaban, dalam token").fill("33")
     page.get_by_label("Suhu").fill("9")
     page.get_by_role("button", name="Simpan").click()
     expect(page.locator("[data-error=temperature]")).not_to_be_empty()
@@ -278,12 +278,12 @@ def test_settings_that_were_not_saved_are_not_sent(visit):
     says("Ya")
     page = visit()
     page.get_by_label("Pengaturan jawaban").first.click()
-    page.get_by_label("Jawaban terpanjang, dalam token").fill("33")
+    page.get_by_label("Panjang maksimum jawaban, dalam token").fill("33")
     page.get_by_role("button", name="Simpan").click()
     expect(page.locator("#settings")).to_be_hidden()
     page.get_by_label("Pengaturan jawaban").first.click()
-    page.get_by_label("Jawaban terpanjang, dalam token").fill("44")
-    page.get_by_label("Selalu token yang paling mungkin").check()
+    page.get_by_label("Panjang maksimum jawaban, dalam token").fill("44")
+    page.get_by_label("Selalu pilih token yang paling mungkin").check()
     page.keyboard.press("Escape")
     expect(page.locator("#settings")).to_be_hidden()
     write(page, "Halo")
@@ -308,7 +308,7 @@ def test_base_beside_adapter_blind_until_the_vote(visit):
     side = "A" if "Tokyo" in bodies[0] else "B"
     finalize()
     page.get_by_role("button", name=f"{side} lebih baik").click()
-    expect(page.locator(".verdict")).to_have_text("Kamu lebih suka Adapter.")
+    expect(page.locator(".verdict")).to_have_text("Anda lebih suka Adapter.")
     assert set(page.locator(".side-answer .name").all_text_contents()) == {"Dasar", "Adapter"}
     assert Pair.objects.get().choice == "adapter"
     page.reload()
@@ -376,7 +376,7 @@ def test_what_is_written_while_redis_is_away_is_sent_when_it_is_back(visit):
     expect(page.locator("#model")).to_have_text("klepon-demo")
     world.online = False
     write(page, "Simpan ini")
-    expect(page.locator("#banner")).to_contain_text("Antrean tidak menjawab")
+    expect(page.locator("#banner")).to_contain_text("Antrean tidak merespons")
     expect(page.locator("#text")).to_have_value("Simpan ini")
     world.online = True
     expect(answer(page).locator(".body")).to_have_text("Ya")
@@ -527,7 +527,7 @@ def test_everything_is_reached_by_keyboard_in_the_order_of_the_page(visit):
     reached = list(iter(tab, None))
     places = [place for place, _ in reached]
     names = [name for _, name in reached]
-    assert names[0] == "Langsung menulis"
+    assert names[0] == "Langsung ke kolom pesan"
     assert places == sorted(set(places))
     assert names[-3:] == ["Lagi", "adapter", "Kirim"]
     wanted = {
@@ -545,7 +545,7 @@ def test_everything_is_reached_by_keyboard_in_the_order_of_the_page(visit):
 def test_the_skip_link_leads_to_the_text_and_leaves_the_page_as_it_is(visit):
     page = visit()
     page.evaluate("window.before = true")
-    page.get_by_text("Langsung menulis").focus()
+    page.get_by_text("Langsung ke kolom pesan").focus()
     page.keyboard.press("Enter")
     expect(page.locator("#text")).to_be_focused()
     page.keyboard.type("Halo")

@@ -55,7 +55,7 @@ def test_origins_are_written_as_browsers_write_them(text, is_origin):
     ["chat.example.org", "ftp://x", "https://", "https://x/path", "https://a@b", "http://x:port", "http://[::1", "*"],
 )
 def test_what_is_no_origin_is_an_error(text):
-    with pytest.raises(ImproperlyConfigured, match="is no origin"):
+    with pytest.raises(ImproperlyConfigured, match="is not an origin"):
         environment.origin(text)
 
 

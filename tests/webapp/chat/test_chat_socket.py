@@ -3,7 +3,7 @@ from unittest import mock
 
 import pytest
 from channels.db import database_sync_to_async
-from chat import answers, consumers
+from chat import answers, consumers, follower
 from chat.models import Conversation, Message, Pair
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -454,7 +454,7 @@ def test_a_slow_client_gets_one_frame_for_all_it_missed():
 
 def test_a_stalled_client_is_let_go():
     async def scenario(socket):
-        with mock.patch.object(consumers, "STALL_SECONDS", 0.05):
+        with mock.patch.object(follower, "STALL_SECONDS", 0.05):
             consumer_send = consumers.ChatConsumer.send
 
             async def stuck(self, text_data=None, **more):
@@ -595,8 +595,8 @@ def test_errors_are_said_in_the_language_of_the_page():
             await socket.hello(language=language)
             return (await socket.ask(""))["message"]
 
-    assert run(scenario("en")) == "There is no text."
-    assert run(scenario("id")) != "There is no text."
+    assert run(scenario("en")) == "The message is empty."
+    assert run(scenario("id")) != "The message is empty."
 
 
 def test_a_frame_that_is_too_large_closes_the_socket():

@@ -384,5 +384,5 @@ def test_ready_means_redis_and_a_model():
     world.workers = []
     assert readyz() == (503, "no model is running\n")
     world.online = False
-    assert readyz() == (503, "the queue does not answer\n")
+    assert readyz() == (503, "the queue is not responding\n")
     assert Client().get("/healthz").status_code == 200

@@ -46,20 +46,20 @@ def quick(monkeypatch):
 
 
 def delays(log: Lines) -> list[str]:
-    return [line.rpartition(" starts again in ")[2] for line in log if "starts again" in line]
+    return [line.rpartition(" restarting in ")[2] for line in log if "restarting" in line]
 
 
 def test_a_child_that_dies_is_started_again_later_and_later():
     async def play() -> Lines:
         log = Lines()
         kept = Kept(child("raise SystemExit(3)"), 0, log)
-        await log.until("starts again", 5)
+        await log.until("restarting", 5)
         await kept.end()
         return log
 
     log = asyncio.run(play())
     assert delays(log)[:5] == ["0.01 s", "0.02 s", "0.04 s", "0.05 s", "0.05 s"]
-    assert log[0] == "stub: ended with exit status 3; starts again in 0.01 s"
+    assert log[0] == "stub: ended with exit status 3; restarting in 0.01 s"
 
 
 def test_a_child_that_had_been_well_is_started_again_soon(monkeypatch):
@@ -68,7 +68,7 @@ def test_a_child_that_had_been_well_is_started_again_soon(monkeypatch):
     async def play() -> Lines:
         log = Lines()
         kept = Kept(child("pass"), 0, log)
-        await log.until("starts again", 4)
+        await log.until("restarting", 4)
         await kept.end()
         return log
 
@@ -85,7 +85,7 @@ def test_a_killed_child_is_started_again_and_its_signal_is_named():
         await kept.end()
         return log
 
-    assert any("was ended by SIGKILL; starts again" in line for line in asyncio.run(play()))
+    assert any("was killed by SIGKILL; restarting" in line for line in asyncio.run(play()))
 
 
 def test_an_ended_child_is_not_started_again():
@@ -106,7 +106,7 @@ def test_a_child_is_ended_while_it_waits_for_its_next_start(monkeypatch):
     async def play() -> None:
         log = Lines()
         kept = Kept(child("pass"), 0, log)
-        await log.until("starts again")
+        await log.until("restarting")
         async with asyncio.timeout(10):
             await kept.end()
 
@@ -121,7 +121,7 @@ def test_a_child_is_ended_while_it_is_being_started():
             await kept.end()
         return log
 
-    assert not any("starts again" in line for line in asyncio.run(play()))
+    assert not any("restarting" in line for line in asyncio.run(play()))
 
 
 def test_a_child_that_will_not_end_is_killed():
@@ -134,14 +134,14 @@ def test_a_child_that_will_not_end_is_killed():
 
     log, status = asyncio.run(play())
     assert status == -signal.SIGKILL
-    assert log[-1] == "stub: does not end within 0.2 s: killed"
+    assert log[-1] == "stub: did not stop within 0.2 s and was killed"
 
 
 def test_a_program_that_is_not_there_is_tried_again():
     async def play() -> Lines:
         log = Lines()
         kept = Kept(Child("stub", ["./no-such-program"], {}), 0, log)
-        await log.until("starts again", 2)
+        await log.until("restarting", 2)
         await kept.end()
         return log
 
@@ -231,7 +231,7 @@ def test_no_file_stays_open_behind_a_child():
     assert after == before
 
 
-@pytest.mark.parametrize(("status", "words"), [(0, "ended with exit status 0"), (-15, "was ended by SIGTERM")])
+@pytest.mark.parametrize(("status", "words"), [(0, "ended with exit status 0"), (-15, "was killed by SIGTERM")])
 def test_a_status_is_told_in_words(status, words):
     assert ending(status) == words
 

@@ -60,9 +60,9 @@ def test_where_all_is_there_every_line_is_ok(monkeypatch, capsys, adapter):
 def test_what_is_missing_is_told_with_what_to_do_and_a_status(monkeypatch, capsys, root):
     lines, status = run_doctor(monkeypatch, capsys, "--port", str(free_port()))
     at = next(n for n, line in enumerate(lines) if "adapter " in line)
-    assert lines[at].startswith("MEND  adapter")
-    assert lines[at + 1].strip() == "-> run `make report` first, or name an adapter's folder with ADAPTER"
-    assert status == "2 of 8 need mending", "without an adapter nothing names a base model"
+    assert lines[at].startswith("FIX   adapter")
+    assert lines[at + 1].strip() == "-> run `make report` first, or set ADAPTER to an adapter's folder"
+    assert status == "2 of 8 need fixing", "without an adapter nothing names a base model"
 
 
 def test_the_doctor_runs_as_a_program(tmp_path):
@@ -70,7 +70,7 @@ def test_the_doctor_runs_as_a_program(tmp_path):
     argv = [sys.executable, "-m", "serve.doctor", "--adapter", str(tmp_path)]
     ran = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 1
-    assert "MEND  adapter" in ran.stdout
+    assert "FIX   adapter" in ran.stdout
     assert "Traceback" not in ran.stderr
 
 
@@ -106,7 +106,7 @@ def test_a_redis_with_a_known_hole_is_told_but_used(monkeypatch, app):
 
 def test_a_redis_url_that_is_none_is_told_without_its_password(app):
     found = checks.redis(replace(app, redis_url="http://me:secret@somewhere"))
-    assert "is no address of a Redis" in found.found
+    assert "is not the address of a Redis" in found.found
     assert "secret" not in found.sentence
 
 
@@ -145,9 +145,9 @@ def test_with_another_engine_no_adapter_is_needed(app, tmp_path):
     ("name", "found", "sick"),
     [
         ("demo", "demo, 0 MiB of weights", False),
-        ("unsloth/Llama-3.2-1B", "unsloth/Llama-3.2-1B, from the hub or what it left in the cache", False),
+        ("unsloth/Llama-3.2-1B", "unsloth/Llama-3.2-1B, from the hub or its cache", False),
         ("./nowhere", "BASE_MODEL=./nowhere: no config.json in that folder", True),
-        ("", "none is named by the adapter", True),
+        ("", "the adapter names none", True),
     ],
 )
 def test_the_base_model_is_a_folder_or_a_name(monkeypatch, app, tmp_path, name, found, sick):
@@ -163,14 +163,14 @@ def test_a_taken_port_names_who_holds_it(app):
     with socket.create_server(("127.0.0.1", 0)) as other:
         found = checks.port(replace(app, port=other.getsockname()[1]))
     assert f"(process {psutil.Process().pid})" in found.found
-    assert found.cure == "end that, or name another with PORT"
+    assert found.cure == "stop that, or choose another with PORT"
 
 
 def test_a_full_disk_and_a_full_memory_are_told(monkeypatch, app):
     monkeypatch.setattr(checks, "DISK", 2**60)
-    assert checks.state(app).cure.startswith("free ")
+    assert checks.state(app).cure.startswith("free up ")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 2**20})())
-    assert checks.memory(app).cure == "take fewer WORKERS or a smaller model"
+    assert checks.memory(app).cure == "use fewer WORKERS or a smaller model"
 
 
 def test_nobody_else_may_read_the_chat_s_folder(app):

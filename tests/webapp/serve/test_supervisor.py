@@ -246,7 +246,7 @@ def test_it_tells_the_address_once_when_all_answers(start, tmp_path):
     (tmp_path / "unready").unlink()
     app.until("is ready")
     assert [line for line in app.lines if "ready" in line] == [
-        f"     chat | http://127.0.0.1:{app.port} is ready; Ctrl-C ends it"
+        f"     chat | http://127.0.0.1:{app.port} is ready; Ctrl-C stops it"
     ]
     assert app.end(signal.SIGTERM) == 0
     assert not any("\033" in line for line in app.lines), "no colours where nobody looks"
@@ -267,7 +267,7 @@ def test_a_child_that_is_killed_is_started_again(start, role):
     app.until_event(f"{role} started", 1)
     os.kill(app.pid(role), signal.SIGKILL)
     app.until_event(f"{role} started", 2)
-    assert any(f"{role} | was ended by SIGKILL; starts again in 0.5 s" in line for line in app.lines)
+    assert any(f"{role} | was killed by SIGKILL; restarting in 0.5 s" in line for line in app.lines)
     urllib.request.urlopen(f"http://127.0.0.1:{app.port}/", timeout=20).close()
     assert app.end() == 0
 
@@ -278,7 +278,7 @@ def test_redis_is_started_again_with_the_same_address_and_data(start):
     client = redis.Redis.from_url(psutil.Process(app.pid("worker")).environ()["REDIS_URL"], protocol=2)
     client.set("kept", "yes")
     app.redis().kill()
-    app.until("redis | was ended by SIGKILL; starts again")
+    app.until("redis | was killed by SIGKILL; restarting")
     end = time.monotonic() + 20
     while time.monotonic() < end:
         with contextlib.suppress(redis.RedisError):
@@ -295,7 +295,7 @@ def test_whoever_connects_while_the_site_is_started_again_waits(start):
     app.until("is ready")
     os.kill(app.pid("site"), signal.SIGKILL)
     # Until it is gone, it may still take a connection with it.
-    app.until("site | was ended by SIGKILL")
+    app.until("site | was killed by SIGKILL")
     with urllib.request.urlopen(f"http://127.0.0.1:{app.port}/", timeout=30) as answer:
         assert answer.status == 200
     app.end()
@@ -350,7 +350,7 @@ def test_several_workers_run_side_by_side_and_end_together(start):
     app.until("is ready")
     assert app.events().count("worker started") == 3
     os.kill(app.pid("worker"), signal.SIGKILL)
-    app.until("was ended by SIGKILL")
+    app.until("was killed by SIGKILL")
     assert any(line.startswith(" worker-") for line in app.lines), "they are told apart"
     app.until_event("worker started", 4)
     assert app.end() == 0
@@ -394,19 +394,19 @@ def test_a_port_that_is_taken_is_one_sentence(start):
         port = other.getsockname()[1]
         said = refused(start(port=port))
     assert said.startswith(f"error: port {port} is taken")
-    assert said.endswith("end that, or name another with PORT")
+    assert said.endswith("stop that, or choose another with PORT")
 
 
 def test_an_adapter_that_is_not_there_is_one_sentence(start, tmp_path):
     assert refused(start(adapter=str(tmp_path / "none"))) == (
-        f"error: no adapter in {tmp_path / 'none'}; run `make report` first, or name an adapter's folder with ADAPTER"
+        f"error: no adapter in {tmp_path / 'none'}; run `make report` first, or set ADAPTER to an adapter's folder"
     )
 
 
 def test_the_world_is_not_let_in_without_accounts(start):
     said = refused(start(host="0.0.0.0"))
     assert said == (
-        "error: KLEPON_HOST=0.0.0.0 would let everybody in without log-in; "
+        "error: KLEPON_HOST=0.0.0.0 would let everybody in without a log-in; "
         "set KLEPON_ACCOUNTS=1, so that people log in, or leave KLEPON_HOST at 127.0.0.1"
     )
 
@@ -434,7 +434,7 @@ def test_two_apps_do_not_share_a_folder(start, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     second = App(other, {}, state=str(app.state))
-    assert "another chat app runs on" in refused(second)
+    assert "another chat app is running on" in refused(second)
     assert app.end() == 0
 
 

@@ -149,7 +149,7 @@ def test_a_conversation_that_is_too_long_loses_its_oldest_turns(tiny_model, toke
 def test_what_cannot_be_answered_is_refused_with_a_reason(tiny_model, tokenizer, settings):
     engine = TransformersEngine({"base": tiny_model}, tokenizer, settings, model="tiny", max_context=100)
     for request, reason in (
-        (request_for("kata " * 200, max_new_tokens=20), "80 tokens are left for it, beside 20 for the answer"),
+        (request_for("kata " * 200, max_new_tokens=20), "80 tokens are left for it, with 20 reserved for the answer"),
         (request_for("Apa?", max_new_tokens=100), "leaves no room for a prompt"),
         (request_for("Apa?", target="adapter", max_new_tokens=20), "without an adapter"),
     ):

@@ -18,7 +18,7 @@ end
 
 local answer_ms = math.floor(tonumber(redis.call('GET', pace) or '2000'))
 if redis.call('SCARD', active) >= most_active then
-  -- Whatever left this set uncleared must not lock a user out for good.
+  -- An entry that was never cleared must not lock a user out for good.
   for _, other in ipairs(redis.call('SMEMBERS', active)) do
     local state = redis.call('HGET', shared .. ':gen:' .. other, 'state')
     if not state or state == 'ended' then redis.call('SREM', active, other) end

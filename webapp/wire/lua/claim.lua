@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Give a worker what it has room for: first what others let fall, then what waits longest.
+-- Give a worker what it has room for: first what others dropped, then what waits longest.
 -- KEYS wait, leases
 -- ARGV shared key prefix, worker's name, its instance, room, lease (ms), most takeovers, whose leases need not have
 --      ended: 'name' (an earlier process of this name is dead), 'instance' (an answer to a claim got lost) or '', then

@@ -1,5 +1,5 @@
 // The WebSocket, kept alive: hello first, frames sent again until they are answered, back-off with jitter.
-// The server's side of the frames is chat/frames.py.
+// The server's side: chat/frames.py for what it takes, chat/payloads.py for what it sends.
 
 const VERSION = 1;
 const PING_MS = 25_000;
@@ -80,10 +80,7 @@ export class Connection {
     if (frame.cid && this.waiting.has(frame.cid)) {
       if (frame.type === "error" && frame.code === "unavailable") {
         setTimeout(() => this.waiting.has(frame.cid) && this.write(this.waiting.get(frame.cid)), 2_000);
-      } else {
-        frame.asked = this.waiting.get(frame.cid);
-        this.waiting.delete(frame.cid);
-      }
+      } else this.waiting.delete(frame.cid);
     }
     if (frame.type === "error" && frame.code === "version") this.stay("outdated");
     this.handlers.frame(frame);

@@ -42,7 +42,7 @@ DOMPurify.addHook("afterSanitizeAttributes", (node) => {
   }
   node.setAttribute("rel", "noopener noreferrer");
   node.setAttribute("target", "_blank");
-  // A text may name another host than the one that it leads to; only an address needs no second one.
+  // A link's text may name another host than it leads to, so that host is shown beside it, unless it is the text.
   const { host } = new URL(href);
   if (host && host !== node.textContent.replace(/^https?:\/\//, "").split(/[/?#]/)[0]) node.setAttribute("data-host", host);
 });

@@ -1,6 +1,6 @@
 // The messages of a conversation as a tree, and the one branch of it that is shown.
 
-/** The cursor of who has seen nothing. */
+/** The cursor of a reader that has seen nothing. */
 export const ORIGIN = "0-0";
 
 function later(a, b) {

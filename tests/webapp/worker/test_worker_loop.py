@@ -8,6 +8,7 @@ from chat_parts import Driven, about, request_for, text_of
 from wire import claims as wire_claims
 from wire.claims import Claims
 from wire.events import Delta, Resume, Snapshot, Start
+from worker import answer as answers
 from worker import writer as writers
 
 
@@ -200,7 +201,7 @@ def test_a_poisonous_answer_ends_with_an_error_and_what_it_said(site, valkey, dr
         lapse()
     driven("last").turn(3)
     end = site.end_of(gid)
-    assert end.finish == "error" and "ended 3 times" in end.message
+    assert end.finish == "error" and "died 3 times" in end.message
     assert site.shown[gid].text
     assert site.resumes(gid) == 2
 
@@ -360,7 +361,7 @@ def test_a_loop_that_hangs_loses_its_leases(site, driven, monkeypatch):
 
 
 def test_a_long_answer_is_kept_short_in_the_server_and_whole_for_the_reader(site, driven, monkeypatch):
-    monkeypatch.setattr(writers, "SNAPSHOT_EVENTS", 20)
+    monkeypatch.setattr(answers, "SNAPSHOT_EVENTS", 20)
     one, two = driven("one"), driven("two")
     gid = site.ask("say 300", max_new_tokens=300)
     late = 0

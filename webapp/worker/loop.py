@@ -17,8 +17,8 @@ HAND_OVER_SECONDS = 5.0
 class Worker:
     """Decodes what the writer claims, until it is told to stop.
 
-    Whatever may be the reason of a failure runs alone: an answer whose workers died, and every answer that was in the
-    batch when the engine raised. So the one that is at fault fails by itself, and the others are answered.
+    Whatever may have caused a failure runs alone: an answer whose workers died, and every answer that was in the batch
+    when the engine raised. So the one at fault fails by itself, and the others are answered.
     """
 
     def __init__(self, engine: Engine, writer: Writer) -> None:
@@ -110,7 +110,7 @@ class Worker:
         again = []
         for gid, one in self._live.items():
             if gid in suspects and one.alone:
-                self._writer.end(gid, "error", f"The model failed at this: {type(error).__name__}.")
+                self._writer.end(gid, "error", f"The model failed on this: {type(error).__name__}.")
                 continue
             ids, text = self._writer.written(gid)
             alone = one.alone or gid in suspects

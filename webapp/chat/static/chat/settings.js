@@ -1,0 +1,54 @@
+// How the next answer is generated: by which model, and with the settings of the dialog.
+
+import { $, post } from "./page.js";
+
+const form = $("#settings-form");
+const greedy = $("#id_greedy");
+
+export const target = () => $("[name=target]:checked").value;
+
+export function settings() {
+  const values = {};
+  for (const field of form.elements) {
+    if (!field.name || field.name === "csrfmiddlewaretoken") continue;
+    if (field.type === "checkbox") values[field.name] = field.checked;
+    else if (field.value !== "") values[field.name] = Number(field.value);
+  }
+  return values;
+}
+
+/** Say under each field what is wrong with it; the first such field is where to go on. */
+function complain(errors) {
+  for (const place of form.querySelectorAll("[data-error]")) {
+    const sentences = errors[place.dataset.error];
+    place.textContent = sentences?.join(" ") ?? "";
+    form.elements[place.dataset.error].ariaInvalid = sentences ? "true" : null;
+  }
+  $("[aria-invalid]", form)?.focus();
+}
+
+function greedyOnly() {
+  for (const name of ["temperature", "top_p", "top_k"]) $(`#id_${name}`).disabled = greedy.checked;
+}
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  // What the browser cannot read it hands over as nothing, which would mean the model's default.
+  const unread = [...form.elements].filter((field) => field.validity?.badInput);
+  if (unread.length) return complain(Object.fromEntries(unread.map((field) => [field.name, [field.validationMessage]])));
+  const { ok, value } = await post(form.action, new FormData(form));
+  complain(value.errors ?? {});
+  if (!ok) return;
+  for (const field of form.elements) [field.defaultValue, field.defaultChecked] = [field.value, field.checked];
+  form.closest("dialog").close();
+});
+
+// What was changed and not saved is not sent either.
+$("#settings").addEventListener("close", () => {
+  form.reset();
+  complain({});
+  greedyOnly();
+});
+
+greedy.addEventListener("change", greedyOnly);
+greedyOnly();
