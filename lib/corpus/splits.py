@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from lib.config import Config, Corpus
+from lib.corpus.files import CorpusError
 from lib.corpus.ties import Texts, Ties, Words
 from lib.storage import whole
 
@@ -213,17 +214,36 @@ def _generic(prompt: np.ndarray, output: np.ndarray, limit: int) -> np.ndarray:
 
 
 def prepare(config: Config) -> pd.DataFrame:
-    """The split of a run's corpus: read from its file if that was made from the same rows, else made and written."""
+    """The split of a run's corpus: read from its file if that was made from the same rows, else made and written.
+
+    Raises:
+        CorpusError: if the corpus leaves a side without rows.
+    """
     if config.paths.split.is_file():
         made_from, table = _read(config.paths.split)
         if made_from == _origin(config):
             return table
     table = assign(config.paths.rows, config.corpus)
+    _require_every_side(table, config.corpus)
     frame = pa.Table.from_pandas(table, preserve_index=False)
     frame = frame.replace_schema_metadata({**(frame.schema.metadata or {}), b"made_from": _origin(config).encode()})
     with whole(config.paths.split) as temporary:
         pq.write_table(frame, temporary)
     return table
+
+
+def _require_every_side(table: pd.DataFrame, settings: Corpus) -> None:
+    wanted = {"train": 1.0, "validation": settings.validation_share, "test": settings.test_share}
+    there = {side: bool((table["split"] == side).any()) for side in SPLITS}
+    wanted["left over for the paper's protocol"] = settings.test_share
+    there["left over for the paper's protocol"] = bool(table["left_over"].any())
+    empty = [side for side, share in wanted.items() if share and not there[side]]
+    if empty:
+        raise CorpusError(
+            f"{settings.source!r} has {len(table):,} rows of the subsets, {table['pair'].nunique():,} distinct, "
+            f"in {table['group'].nunique():,} groups of rows that say the same. That leaves no row for: "
+            f"{', '.join(empty)}. Add rows that say other things: some hundred groups are enough."
+        )
 
 
 def read(config: Config) -> pd.DataFrame:

@@ -111,7 +111,8 @@ def _english(config: Config, rows: pd.DataFrame) -> dict[str, float]:
     texts = completions.read(config, tests)
     made = texts[["row", "run", "subset"]].assign(group=rows["group"].loc[texts["row"]].to_numpy())
     made = made.assign(**metrics.rouge_each(texts["text"].tolist(), texts["reference"].tolist()))
-    made = made.join(likelihood.measure(config, rows, "english"), on="row")
+    likelihood.measure(config, tests)
+    made = made.join(likelihood.read(config, "english"), on="row")
     with whole(config.paths.pairs(config.name, "english")) as temporary:
         made.to_parquet(temporary, index=False)
     return {

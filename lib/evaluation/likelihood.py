@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lib.config import Config, Prompt
-from lib.evaluation import completions
+from lib.evaluation import completions, metrics
 from lib.model import loading
 from lib.model.prompts import Example, encode_example, to_messages, to_sharegpt
 from lib.storage import whole
@@ -23,25 +23,34 @@ from lib.storage import whole
 _TOKENS_PER_BATCH = 4_096
 
 
-def measure(config: Config, rows: pd.DataFrame, protocol: str) -> pd.DataFrame:
-    """How one model predicts the rows' answers, from its file where that is of the same model and rows.
+def measure(config: Config, tests: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """How one model predicts the answers of the test rows, by protocol; from its files where they are of the same model
+    and rows.
 
     Returns:
-        `nats` and `bytes` (table of `answers`), indexed as the rows are.
+        `answers` and `bits a byte` by protocol: how many rows there are, and the likelihood of all together.
     """
-    path = config.paths.likelihood(config.name, protocol)
-    texts = hashlib.sha256(rows[["input", "output"]].to_json(orient="values").encode()).hexdigest()
-    origin = json.dumps(completions.origin(config) | {"rows": texts}, sort_keys=True)
-    if path.is_file():
-        known = pd.read_parquet(path)
-        if known.attrs.get("origin") == origin:
-            return known
-    model, tokenizer = completions.load_model(config), loading.load_tokenizer(config.model)
-    table = answers(model, tokenizer, rows, config.prompt, f"likelihood of {config.name}, {protocol}")
-    table.attrs["origin"] = origin
-    with whole(path) as temporary:
-        table.to_parquet(temporary)
-    return table
+    made_by, model, found = completions.origin(config), None, {}
+    for protocol, rows in tests.items():
+        path = config.paths.likelihood(config.name, protocol)
+        texts = hashlib.sha256(rows[["input", "output"]].to_json(orient="values").encode()).hexdigest()
+        origin = json.dumps(made_by | {"rows": texts}, sort_keys=True)
+        if not path.is_file() or read(config, protocol).attrs.get("origin") != origin:
+            model = model or completions.load_model(config)
+            tokenizer = loading.load_tokenizer(config.model)
+            table = answers(model, tokenizer, rows, config.prompt, f"likelihood of {config.name}, {protocol}")
+            table.attrs["origin"] = origin
+            with whole(path) as temporary:
+                table.to_parquet(temporary)
+        known = read(config, protocol)
+        bits = metrics.score_of("loss_per_byte", known[["nats", "bytes"]].sum().to_numpy(), len(known))
+        found[protocol] = {"answers": len(known), "bits a byte": bits}
+    return pd.DataFrame(found).T
+
+
+def read(config: Config, protocol: str) -> pd.DataFrame:
+    """What `measure` has written of one model."""
+    return pd.read_parquet(config.paths.likelihood(config.name, protocol))
 
 
 @torch.inference_mode()

@@ -102,15 +102,22 @@ def chrf(completions: Sequence[str], references: Sequence[str]) -> tuple[float, 
     return metric.corpus_score(list(completions), [list(references)]).score, str(metric.get_signature())
 
 
-def nested_bleu(completions: Sequence[str], references: Sequence[str]) -> float:
+def nested_bleu(completions: Sequence[str], references: Sequence[str]) -> np.ndarray:
     """BLEU by the wrongly nested call, which scores the first completion alone, against all references at once.
 
-    It is not a score of the completions. It illustrates a hypothesis of how the paper's BLEU came about: its size and
-    its spread between decoding runs (Table 3: up to 16.54) do not fit a corpus BLEU over 9,800 rows, but do fit this
-    slip, about which sacreBLEU gives no warning.
+    For each completion, what the call says if it is the first, 0 to 100, shape (n,).
+
+    It is no score of the completions. It illustrates a hypothesis of how the paper's BLEU came about: its size and its
+    spread between decoding runs (Table 3: up to 16.54) fit no corpus BLEU over 9,800 rows, and they do fit this slip,
+    about which sacreBLEU says nothing.
     """
     _check(completions, references)
-    return BLEU().corpus_score(list(completions), [[reference] for reference in references]).score
+    metric = BLEU()
+    known = metric._extract_reference_info([metric._preprocess_segment(reference) for reference in references])
+    # Only the nearest length counts, however many references have it.
+    known["ref_lens"] = sorted(set(known["ref_lens"]))
+    counts = (metric._compute_segment_statistics(metric._preprocess_segment(text), known) for text in completions)
+    return np.array([metric._compute_score_from_stats(of_one).score for of_one in counts])
 
 
 def rouge(completions: Sequence[str], references: Sequence[str]) -> dict[str, float]:

@@ -13,24 +13,25 @@ from lib.sampling.embedding import embed
 from lib.storage import whole
 
 
-def score(config: Config, tests: dict[str, pd.DataFrame], completions: pd.DataFrame) -> pd.DataFrame:
-    """The scores of every protocol and decoding run, tidy as in results.csv, from the completions on disk.
+def score(config: Config, completions: pd.DataFrame) -> pd.DataFrame:
+    """The scores of every protocol and decoding run, tidy as in results.csv, from the files of the model.
 
     Writes them to a file, and to another for each protocol what they are made of (`read_pairs`).
 
     Args:
-        tests: by protocol, the test rows (`completions.test_rows`).
-        completions: of those rows (table of `completions.read`).
+        completions: of the test rows (table of `completions.read`); `likelihood.measure` has been on them before.
     """
     tokenizer, settings = loading.load_tokenizer(config.model), config.evaluation
     # A run that may write 32 tokens writes the first 32 of these.
     short = [tokenizer.decode(ids[: settings.f1_tokens], skip_special_tokens=True) for ids in completions["ids"]]
     made = pairs(config, tokenizer, completions, completions["text"].tolist(), short)
+    scores = []
     for protocol, part in made.groupby("protocol", sort=False):
-        known = likelihood.measure(config, tests[str(protocol)], str(protocol))
+        part = part.drop(columns="protocol").join(likelihood.read(config, str(protocol)), on="row")
         with whole(config.paths.pairs(config.name, str(protocol))) as temporary:
-            part.drop(columns="protocol").join(known, on="row").to_parquet(temporary, index=False)
-    table = pd.concat([of_pairs(read_pairs(config, protocol), protocol) for protocol in tests], ignore_index=True)
+            part.to_parquet(temporary, index=False)
+        scores.append(of_pairs(part, str(protocol)))
+    table = pd.concat(scores, ignore_index=True)
     table.insert(0, "iteration", config.iteration)
     table.insert(1, "seed", config.seed)
     with whole(config.paths.scores(config.name)) as temporary:

@@ -5,6 +5,7 @@ Everything here comes from the same completions as the scores; nothing is decode
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import pandas as pd
 from lib.config import STUDIES, Config
 from lib.corpus import splits
 from lib.evaluation import completions, metrics, scoring, statistics
+from lib.model import loading
 from lib.parameters import rows
 from lib.report import look
 
@@ -187,22 +189,56 @@ def logs(configs: list[Config]) -> pd.DataFrame:
 
 
 def nested_bleu(configs: list[Config]) -> pd.DataFrame:
-    """BLEU as it should be, and what the wrongly nested call says of the same completions.
+    """What the wrongly nested call says of the completions behind the scores, for every choice of its first row.
 
-    The nested call scores the completion of the first test row alone, so the rows are in the corpus's order.
+    References are cut as for the scores.
 
     Returns:
-        iteration, seed, decoding_run, right, nested: one line per model and decoding run of the clean protocol.
+        iteration, seed, row, mean, sd: one line per model and test row of the clean protocol, over the decoding runs.
     """
     found = []
     for config in configs:
         tests = completions.test_rows(config, splits.read(config))
-        decoded = completions.read(config, {"clean": tests["clean"]}).sort_values("row")
+        decoded = completions.read(config, {"clean": tests["clean"]})
+        tokenizer = loading.load_tokenizer(config.model)
         for run, part in decoded.groupby("run"):
-            texts, references = part["text"].tolist(), part["reference"].tolist()
-            right, nested = metrics.bleu(texts, references)[0], metrics.nested_bleu(texts, references)
-            found.append((config.iteration, config.seed, run, right, nested))
-    return pd.DataFrame(found, columns=["iteration", "seed", "decoding_run", "right", "nested"])
+            references = scoring.first_tokens(tokenizer, part["reference"].tolist(), config.evaluation.reference_tokens)
+            values = metrics.nested_bleu(part["text"].tolist(), references)
+            keys = {"iteration": config.iteration, "seed": config.seed, "row": part["row"], "run": run}
+            found.append(pd.DataFrame(keys | {"value": values}))
+    rows = pd.concat(found).groupby(["iteration", "seed", "row"], sort=False)["value"]
+    return rows.agg(["mean", "std"]).rename(columns={"std": "sd"}).reset_index()
+
+
+def nested_verdict(table: pd.DataFrame, printed: pd.DataFrame) -> dict[str, Any]:
+    """How far the paper's BLEU may have come from the wrongly nested call, by one model's choices of the first row.
+
+    Args:
+        table: of `nested_bleu`, one model's lines.
+        printed: of `published.table3`.
+
+    Returns:
+        rows (the choices); low, median and high of their means (the central 95 %), sd_low, sd_median and sd_high of
+        their deviations over decoding runs; models (how many the paper has), means_within and sds_within (how many of
+        its means and of its deviations are in those ranges); explains, whether at least nine in ten of both are.
+    """
+    bleu = printed[printed["metric"] == "bleu"]
+    low, median, high = table["mean"].quantile([0.025, 0.5, 0.975])
+    sd_low, sd_median, sd_high = table["sd"].quantile([0.025, 0.5, 0.975])
+    means, deviations = bleu["mean"].between(low, high), bleu["sd"].between(sd_low, sd_high)
+    return {
+        "rows": len(table),
+        "low": low,
+        "median": median,
+        "high": high,
+        "sd_low": sd_low,
+        "sd_median": sd_median,
+        "sd_high": sd_high,
+        "models": len(bleu),
+        "means_within": int(means.sum()),
+        "sds_within": int(deviations.sum()),
+        "explains": bool(min(means.mean(), deviations.mean()) >= 0.9),
+    }
 
 
 def english_cost(configs: list[Config]) -> pd.DataFrame:

@@ -166,29 +166,37 @@ def leak_worth(table: pd.DataFrame) -> Figure:
 
 
 def nested_bleu(table: pd.DataFrame, table3: pd.DataFrame, picked: str = "5") -> Figure:
-    """BLEU called correctly, BLEU with its references nested the wrong way round, and the paper's BLEU, on one scale.
+    """BLEU with its references nested the wrong way round, over all choices of the first row, above the paper's BLEU.
+
+    A box holds the middle half of the choices, and its whiskers the central 95 %.
 
     Args:
-        table: columns iteration, seed, decoding_run, right and nested (both 0 to 100).
+        table: columns iteration, seed, row, mean and sd (over decoding runs; BLEU, 0 to 100).
         table3: as of `published.table3`.
     """
+    printed = table3[table3["metric"] == "bleu"]
     names = drawing.order(table)
-    figure, axes = drawing.axes(1, 3, 8.6, 1.5 + 0.3 * len(names), sharex=True, sharey=True)
-    for axis, column in zip(axes[0], ("right", "nested"), strict=False):
-        _ours(axis, table.rename(columns={column: "value"}), names, picked)
-    printed = table3[(table3["metric"] == "bleu") & table3["iteration"].isin(names)]
-    places = [names.index(name) for name in printed["iteration"]]
-    axes[0, 2].errorbar(printed["mean"], places, xerr=printed["sd"].fillna(0), capsize=2, markersize=5.5, **PAPER)
-    _lines(axes[0, 2], names, picked)
-    titles = (
-        "this run: corpus BLEU",
-        "this run: references nested\nthe wrong way round",
-        "as printed in the paper\n(mean ± sd)",
-    )
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=10)
-        axis.set(xlabel="BLEU", xlim=(0, None))
-    drawing.seed_legend(figure, drawing.seeds_of(table))
+    figure, axes = drawing.axes(1, 2, 7.2, 1.6 + 0.4 * (len(names) + 1), sharey=True)
+    titles = {"mean": "BLEU, mean over decoding runs", "sd": "its standard deviation over the runs"}
+    for axis, (column, title) in zip(axes[0], titles.items(), strict=True):
+        for place, name in enumerate(names):
+            values = table.loc[table["iteration"] == name, column].dropna()
+            axis.boxplot(
+                values,
+                positions=[place],
+                orientation="horizontal",
+                widths=0.5,
+                whis=(2.5, 97.5),
+                showfliers=False,
+                patch_artist=True,
+                boxprops={"facecolor": drawing.colour(name), "alpha": 0.35},
+                medianprops={"color": drawing.colour(name), "linewidth": 2},
+            )
+        axis.plot(printed[column], [len(names)] * len(printed), markersize=5.5, **PAPER)
+        drawing.name_ticks(axis, "y", names, picked)
+        labels = [*(drawing.label(name) for name in names), "the paper"]
+        axis.set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.4, -0.6), xlim=(0, None))
+        axis.set_xlabel(title)
     return figure
 
 

@@ -197,12 +197,20 @@ def spread(over_seeds: pd.DataFrame) -> Styler:
     return wide.style
 
 
-def nested(table: pd.DataFrame) -> Styler:
-    """Right and wrongly nested BLEU (table of `ablation.nested_bleu`): mean and standard deviation of each model."""
-    found = table.groupby(["iteration", "seed"], sort=False)[["right", "nested"]].agg(["mean", "std"])
-    found.index = pd.Index([model_name(i, s) for i, s in found.index])
-    names = {"right": "corpus BLEU", "nested": "wrongly nested", "mean": "mean", "std": "sd over runs"}
-    return found.rename(columns=names).style.format("{:.2f}", na_rep="-")
+def nested(table: pd.DataFrame, printed: pd.DataFrame) -> Styler:
+    """The wrongly nested BLEU over all choices of the first row (of `ablation.nested_bleu`), and the paper's BLEU.
+
+    Median and central 95 % of the means over decoding runs and of their standard deviations.
+    """
+    bleu = printed[printed["metric"] == "bleu"]
+    models = {model_name(i, s): part for (i, s), part in table.groupby(["iteration", "seed"], sort=False)}
+    models[f"the paper's {len(bleu)} models, as printed"] = bleu
+    shown: dict[str, dict[str, str]] = {}
+    for name, part in models.items():
+        for column, what in (("mean", "mean over runs"), ("sd", "sd over runs")):
+            low, median, high = part[column].quantile([0.025, 0.5, 0.975])
+            shown.setdefault(what, {})[name] = f"{median:.1f} [{low:.1f}, {high:.1f}]"
+    return pd.DataFrame(shown).style
 
 
 def figures(found: dict[str, Figure]) -> HTML:

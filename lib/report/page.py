@@ -18,7 +18,7 @@ from lib.evaluation import completions, metrics
 from lib.evaluation.metrics import METRIC_NAMES
 from lib.model import generation
 from lib.release import cards, finished
-from lib.report import ablation, look, provenance, published
+from lib.report import ablation, look, provenance
 from lib.storage import whole, write_json
 
 
@@ -73,6 +73,7 @@ def write(
     samples: pd.DataFrame,
     tables: dict[str, Styler],
     failed: dict[str, str],
+    nested: dict[str, Any],
 ) -> Path:
     """Write manifest.json and report.html, put the picked adapter where the chat finds it, and return the page's path.
 
@@ -84,6 +85,7 @@ def write(
         samples: of base and picked (`side_by_side`).
         tables: shown as they are, by the names that the template knows.
         failed: for each training that is missing, why.
+        nested: what the wrongly nested BLEU makes of the picked one's completions (`ablation.nested_verdict`).
     """
     files, trained = picked.paths, configs[1:]
     made = provenance.manifest(configs, picked)
@@ -112,7 +114,7 @@ def write(
         against_5=len({c.iteration for c in trained}) > 1 and "5" in {c.iteration for c in trained},
         training=_training(picked),
         cut=_cut(two),
-        nested=_nested(tables["nested"].data.loc[look.model_name(picked.iteration, picked.seed)]),
+        nested=nested,
         figure=lambda name: _figure(files.figures / f"{name}.png"),
         tables={name: table.set_uuid(name).to_html() for name, table in tables.items()},
         failed=failed,
@@ -185,14 +187,6 @@ def _cut(configs: list[Config]) -> dict[str, float]:
         )
         for c in configs
     }
-
-
-def _nested(row: pd.Series) -> dict[str, float]:
-    """One model's line of `look.nested`, beside the least and the largest standard deviation that the paper gives."""
-    printed = published.table3()
-    deviations = printed.loc[printed["metric"] == "bleu", "sd"]
-    names = ("right", "right_sd", "nested", "nested_sd")
-    return dict(zip(names, row, strict=True)) | {"paper_low": deviations.min(), "paper_high": deviations.max()}
 
 
 def _figure(path: Path) -> str | None:

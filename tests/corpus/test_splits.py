@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lib.config import Config, Corpus
 from lib.corpus import selection, splits
+from lib.corpus.files import CorpusError
 from lib.corpus.splits import normalise
 from lib.demo import generator
 from lib.training import pretraining
@@ -341,6 +342,30 @@ def test_a_split_is_made_anew_when_the_rows_change(prepared):
     config.paths.corpus_summary.write_text(json.dumps({"fingerprint": "b"}))
     splits.prepare(config)
     assert len(assigned) == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (
+            [("dolly", "Apa itu?", "Itu adalah sebuah benda saja.")],
+            r"'rows\.jsonl' has 1 rows of the subsets, 1 distinct, in 1 groups .* no row for: ",
+        ),
+        (
+            [("dolly", "Apa itu?", "Itu adalah sebuah benda saja.")] * 500,
+            r"has 500 rows of the subsets, 1 distinct, in 1 groups .*Add rows that say other things",
+        ),
+    ],
+    ids=["one row", "copies of one row"],
+)
+def test_a_corpus_that_leaves_a_side_empty_is_refused_with_its_counts_and_a_cure(root, rows, said):
+    config = replace(Config(run="kecil"), corpus=Corpus(source="rows.jsonl"))
+    config.paths.rows.parent.mkdir(parents=True)
+    pd.DataFrame(rows, columns=["subset_name", "input", "output"]).to_parquet(config.paths.rows)
+    config.paths.corpus_summary.write_text(json.dumps({"fingerprint": "a"}))
+    with pytest.raises(CorpusError, match=said):
+        splits.prepare(config)
+    assert not config.paths.split.exists()
 
 
 def test_a_split_that_was_never_made_is_asked_for_by_name(root):

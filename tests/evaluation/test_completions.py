@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -263,6 +264,10 @@ def decoded(config, tests, tokenizer):
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(record) for record in [{"settings": {}}, *records]]
         path.write_text("\n".join(lines) + "\n")
+        known = pd.DataFrame({"nats": range(1, len(rows) + 1), "bytes": 8}, index=rows.index)
+        likelihood_file = config.paths.likelihood("base", protocol)
+        likelihood_file.parent.mkdir(parents=True, exist_ok=True)
+        known.to_parquet(likelihood_file)
     return completions.read(config, tests)
 
 
@@ -270,7 +275,11 @@ def test_scores_are_tidy_and_written_to_a_file(config, decoded, embedded):
     table = scoring.score(config, decoded)
     assert list(table.columns) == ["iteration", "seed", "protocol", "decoding_run", "metric", "value"]
     assert [tuple(key) for key in table[["protocol", "decoding_run", "metric"]].to_numpy()] == [
-        (protocol, run, metric) for protocol in completions.PROTOCOLS for run in (0, 1) for metric in metrics.METRICS
+        (protocol, run, metric)
+        for protocol in completions.PROTOCOLS
+        for run in (0, 1)
+        # What does not depend on decoding is there once.
+        for metric in (metrics.METRICS if run == 0 else metrics.OF_COMPLETIONS)
     ]
     assert set(zip(table["iteration"], table["seed"], strict=True)) == {("base", 0)}
     pd.testing.assert_frame_equal(pd.read_csv(config.paths.scores("base")), table, check_dtype=False)
@@ -307,7 +316,7 @@ def test_scores_from_summed_columns_are_those_of_the_texts(config, decoded, embe
                 **{name: pytest.approx(value, rel=1e-12) for name, value in rouge.items()},
                 "weighted_f1": pytest.approx(2 * np.mean(right) / (1 + np.mean(right))),
             }
-            assert by_run(table, protocol).loc[run].to_dict() == expected
+            assert by_run(table, protocol).loc[run, list(metrics.OF_COMPLETIONS)].to_dict() == expected
 
 
 def test_what_scores_are_made_of_is_kept_a_line_a_completion(config, decoded, embedded):
@@ -321,14 +330,55 @@ def test_what_scores_are_made_of_is_kept_a_line_a_completion(config, decoded, em
         pd.testing.assert_frame_equal(pairs[list(each)], each)
         assert pairs["correct"].dtype == bool
         for run, some in pairs.groupby("run"):
-            for metric in metrics.METRICS:
+            for metric in metrics.OF_COMPLETIONS:
                 assert scoring.score_pairs(some, metric) == by_run(table, protocol).loc[run, metric]
+        split = splits.read(config)
+        assert pairs["group"].tolist() == split["group"].loc[pairs["row"]].tolist()
+        known = pd.read_parquet(config.paths.likelihood("base", protocol))
+        assert pairs["nats"].tolist() == known["nats"].loc[pairs["row"]].tolist()
+
+
+def test_bits_a_byte_are_of_all_answers_together_and_there_once(config, decoded, embedded):
+    table = scoring.score(config, decoded)
+    found = table[table["metric"] == "loss_per_byte"]
+    assert found["decoding_run"].tolist() == [0, 0]
+    rows = len(decoded[(decoded["protocol"] == "clean") & (decoded["run"] == 0)])
+    expected = sum(range(1, rows + 1)) / math.log(2) / (8 * rows)
+    assert found.iloc[0]["value"] == pytest.approx(expected)
+
+
+def test_references_are_cut_to_as_many_tokens_as_the_settings_say(config, decoded, embedded, tokenizer):
+    cut = replace(config, evaluation=replace(config.evaluation, reference_tokens=2))
+    scoring.score(cut, decoded)
+    pairs = scoring.read_pairs(config, "clean")
+    part = decoded[decoded["protocol"] == "clean"]
+    references = [
+        tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"][:2]) for text in part["reference"]
+    ]
+    assert set(references) != set(part["reference"])
+    assert pairs["rougeL"].tolist() == metrics.rouge_each(part["text"].tolist(), references)["rougeL"].tolist()
+    # Weighted F1 looks at no more of a reference than of a completion, and at no more than there is.
+    assert embedded[-1][: len(references)] == references
+
+
+def test_whole_references_are_possible_and_not_the_default(config, decoded, embedded):
+    assert Evaluation().reference_tokens == Evaluation().max_new_tokens == 48
+    scoring.score(replace(config, evaluation=replace(config.evaluation, reference_tokens=0)), decoded)
+    part = decoded[decoded["protocol"] == "clean"]
+    whole = metrics.rouge_each(part["text"].tolist(), part["reference"].tolist())["rougeL"]
+    assert scoring.read_pairs(config, "clean")["rougeL"].tolist() == whole.tolist()
+    assert embedded[-1] == decoded["reference"].tolist()
+
+
+@pytest.mark.parametrize("text", ["Ibu kota Jepang.", "<|eot_id|> tetap teks"])
+def test_a_text_that_is_short_enough_is_not_touched(tokenizer, text):
+    assert scoring.first_tokens(tokenizer, [text, text], 100) == [text, text]
 
 
 def test_weighted_f1_looks_at_the_first_tokens_only(config, decoded, embedded, tokenizer):
     scoring.score(config, decoded)
     short = [tokenizer.decode(ids[:3]) for ids in decoded["ids"]]
-    assert embedded == [short, decoded["reference"].tolist()]
+    assert embedded == [short, scoring.first_tokens(tokenizer, decoded["reference"].tolist(), 3)]
     assert set(short) != set(decoded["text"])
 
 
@@ -352,4 +402,4 @@ def test_scoring_loads_no_model_and_reads_only_files(config, decoded, embedded, 
     monkeypatch.setattr(loading, "load_base", refuse)
     monkeypatch.setattr(loading, "load_adapter", refuse)
     monkeypatch.setattr(selection, "read", refuse)
-    assert len(scoring.score(config, decoded)) == 24
+    assert len(scoring.score(config, decoded)) == 26

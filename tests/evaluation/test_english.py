@@ -1,20 +1,20 @@
 import json
+import math
 import random
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 import small_adapter
-import torch
 
 from lib.config import Config, English, Evaluation, Model, Prompt
 from lib.corpus import selection, splits
 from lib.corpus.files import CorpusError
 from lib.demo import generator
 from lib.demo.pairs import Pair
-from lib.evaluation import completions, english, language, metrics
+from lib.evaluation import completions, english, language, likelihood, metrics
 from lib.model import generation, loading
-from lib.model.prompts import encode_example, encode_prompt, to_messages, to_sharegpt
+from lib.model.prompts import encode_prompt
 
 KEYS = range(120)
 _RANDOM = random.Random(0)
@@ -127,7 +127,7 @@ def test_the_rows_are_the_twins_of_test_rows_and_never_of_a_training_or_validati
 
 
 def test_rows_whose_pair_the_runs_corpus_does_not_hold_are_all_unseen(config):
-    write_rows(config, [("dolly", f"Pertanyaan {n}?", f"Jawaban nomor {n} begini saja.") for n in range(40)])
+    write_rows(config, [("dolly", f"Pertanyaan {n}?", f"Jawaban {UNLIKE[n]} saja.") for n in range(80)])
     found = english.held_out(everything(config))
     assert len(found) == len({(p.prompt, p.completion) for some in generator.subsets("en").values() for p in some})
 
@@ -165,7 +165,7 @@ def test_the_rows_may_come_from_a_file_named_relative_to_the_repository(config, 
     write_corpus(root / "mine" / "english.jsonl", [*pairs, pairs[0]])
     named = replace(config, english=English("mine/english.jsonl", rows=100))
     found = english.held_out(named)
-    assert list(found.columns) == ["subset_name", "input", "output"]
+    assert list(found.columns) == ["subset_name", "input", "output", "group"]
     assert sorted(zip(found["input"], found["output"], strict=True)) == pairs
 
 
@@ -185,81 +185,6 @@ def test_a_split_without_a_test_side_leaves_no_row_and_says_so(config):
         english.held_out(untested)
 
 
-# --- The loss --------------------------------------------------------------------------------------------------------
-
-
-def texts(*lengths):
-    words = ["Ibu", "kota", "Jepang", "adalah", "Tokyo", "saya"]
-    made = [(f"Apa {' '.join(words[: n % 6])}?", " ".join((words * n)[:n])) for n in lengths]
-    return pd.DataFrame(made, columns=["input", "output"])
-
-
-def expected(model, tokenizer, rows, settings):
-    """The same loss by transformers, an example at a time: its mean over labels, weighted with their number."""
-    total, tokens = 0.0, 0
-    for prompt, output in zip(rows["input"], rows["output"], strict=True):
-        example = encode_example(
-            tokenizer, to_messages(to_sharegpt(prompt, output)), settings, settings.max_evaluation_tokens
-        )
-        ids = torch.tensor([example.input_ids])
-        labels = torch.where(torch.tensor([example.loss_mask]) == 1, ids, -100)
-        count = int((labels != -100).sum())
-        with torch.no_grad():
-            total += model(input_ids=ids, labels=labels).loss.item() * count
-        tokens += count
-    return total / tokens, tokens
-
-
-def test_the_loss_of_one_row_is_the_one_that_transformers_computes(tiny_model, tokenizer, settings):
-    row = texts(5)
-    value, tokens = english.loss(tiny_model, tokenizer, row, settings)
-    assert (value, tokens) == pytest.approx(expected(tiny_model, tokenizer, row, settings), rel=1e-5)
-    assert value > 1
-
-
-def test_the_loss_counts_the_completion_and_its_end_of_turn_but_no_prompt(tiny_model, tokenizer, settings):
-    row = texts(5)
-    completion = tokenizer(row["output"][0], add_special_tokens=False)["input_ids"]
-    assert english.loss(tiny_model, tokenizer, row, settings)[1] == len(completion) + 1
-
-
-@pytest.mark.parametrize("limit", [1, 200, 4_096])
-def test_the_loss_is_a_mean_over_tokens_however_rows_are_batched(tiny_model, tokenizer, settings, monkeypatch, limit):
-    monkeypatch.setattr(english, "_TOKENS_PER_BATCH", limit)
-    rows = texts(3, 40, 1, 17, 9, 25, 2)
-    found = english.loss(tiny_model, tokenizer, rows, settings)
-    assert found == pytest.approx(expected(tiny_model, tokenizer, rows, settings), rel=1e-5)
-
-
-def test_a_batch_holds_no_more_tokens_than_the_limit(tiny_model, tokenizer, settings, monkeypatch):
-    monkeypatch.setattr(english, "_TOKENS_PER_BATCH", 200)
-    shapes = []
-    forward = type(tiny_model).forward
-
-    def watched(self, *args, **options):
-        shapes.append(tuple(options["input_ids"].shape))
-        return forward(self, *args, **options)
-
-    monkeypatch.setattr(type(tiny_model), "forward", watched)
-    english.loss(tiny_model, tokenizer, texts(3, 40, 1, 17, 9, 25, 2), settings)
-    assert sum(count for count, _ in shapes) == 7
-    assert all(count * longest <= 200 or count == 1 for count, longest in shapes)
-    assert max(count for count, _ in shapes) > 1
-
-
-def test_a_long_row_is_cut_for_the_loss_as_evaluation_cuts(tiny_model, tokenizer):
-    settings = Prompt(max_evaluation_tokens=80)
-    rows = texts(200)
-    value, tokens = english.loss(tiny_model, tokenizer, rows, settings)
-    assert (value, tokens) == pytest.approx(expected(tiny_model, tokenizer, rows, settings), rel=1e-5)
-    assert tokens < 80
-
-
-def test_rows_that_cannot_be_encoded_have_no_loss(tiny_model, tokenizer, settings):
-    with pytest.raises(ValueError, match="none of 1 rows can be encoded"):
-        english.loss(tiny_model, tokenizer, pd.DataFrame({"input": ["Apa?"], "output": ["  "]}), settings)
-
-
 # --- The measure -----------------------------------------------------------------------------------------------------
 
 
@@ -275,9 +200,13 @@ def test_a_model_is_measured_in_english_and_in_its_indonesian_completions(config
         ("indonesian_share", 0): 1.0, ("indonesian_share", 1): 0.0, ("reference_indonesian_share", 0): 1.0,
     }  # fmt: skip
     found = values(table, "english")
-    assert set(found) == {(name, 0) for name in ("loss", "rougeL", "english_share", "reference_english_share")}
+    assert set(found) == {
+        (name, 0) for name in ("loss_per_byte_en", "rougeL", "english_share", "reference_english_share")
+    }
     tokenizer = loading.load_tokenizer(config.model)
-    assert found["loss", 0] == pytest.approx(expected(tiny_model, tokenizer, rows, config.prompt)[0], rel=1e-4)
+    known = likelihood.answers(tiny_model, tokenizer, rows, config.prompt)
+    bits = known["nats"].sum() / math.log(2) / known["bytes"].sum()
+    assert found["loss_per_byte_en", 0] == pytest.approx(bits, rel=1e-4)
     written = completions.read(config, {"english": rows})
     assert sorted(written["row"]) == sorted(rows.index)
     assert found["rougeL", 0] == metrics.rouge(written["text"].tolist(), written["reference"].tolist())["rougeL"]
@@ -330,7 +259,7 @@ def test_english_is_completed_once_from_the_prompts_as_in_evaluation(config, row
 
 def test_an_adapter_is_measured_beside_the_base_and_again_when_it_is_trained_anew(config, rows, decoded):
     def loss(of):
-        return values(english.measure(of, decoded), "english")["loss", 0]
+        return values(english.measure(of, decoded), "english")["loss_per_byte_en", 0]
 
     tuned = replace(config, iteration="5")
     base = loss(config)
@@ -346,7 +275,7 @@ def test_other_rows_or_other_prompts_are_measured_anew(config, split, decoded, m
     monkeypatch.setattr(loading, "base_fingerprint", lambda settings: "")
 
     def loss(of):
-        return values(english.measure(of, decoded), "english")["loss", 0]
+        return values(english.measure(of, decoded), "english")["loss_per_byte_en", 0]
 
     first = loss(config)
     assert loss(replace(config, english=English("demo", rows=3))) != first
@@ -365,7 +294,7 @@ def test_what_is_finished_is_not_done_again(config, split, decoded, monkeypatch)
     def refuse(*args):
         raise AssertionError("done again")
 
-    monkeypatch.setattr(english, "loss", refuse)
+    monkeypatch.setattr(likelihood, "answers", refuse)
     monkeypatch.setattr(generation, "decode", refuse)
     pd.testing.assert_frame_equal(english.measure(config, decoded), first)
 
@@ -408,11 +337,11 @@ def test_without_a_source_english_is_not_measured_and_no_model_is_loaded(config,
     monkeypatch.setattr(loading, "load_base", refuse)
     unasked = replace(config, english=English())
     assert english.held_out(unasked).empty
-    assert list(english.held_out(unasked).columns) == ["subset_name", "input", "output"]
+    assert list(english.held_out(unasked).columns) == ["subset_name", "input", "output", "group"]
     table = english.measure(unasked, decoded)
     assert set(table["protocol"]) == {"clean"}
     assert values(table, "clean")["indonesian_share", 0] == 1
-    assert not config.paths.english_loss("base").exists()
+    assert not config.paths.likelihood("base", "english").exists()
 
 
 def test_what_was_measured_before_is_gone_when_english_is_no_longer_asked_for(config, split, decoded):

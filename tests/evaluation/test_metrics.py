@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -135,7 +137,7 @@ def test_each_keeps_the_order_of_the_pairs_when_texts_repeat():
 
 def test_every_metric_of_a_table_follows_from_the_sums_of_its_columns():
     vectors = rows_with_share(2, 3)
-    table = metrics.each(COMPLETIONS, REFERENCES).assign(correct=metrics.correct(*vectors))
+    table = metrics.each(COMPLETIONS, REFERENCES).assign(correct=metrics.correct(*vectors), nats=[1.0, 2, 3], bytes=4)
     assert set().union(*metrics.COLUMNS.values()) == set(table.columns)
     found = {
         name: metrics.score_of(name, table[list(columns)].to_numpy().sum(axis=0), len(table))
@@ -147,6 +149,7 @@ def test_every_metric_of_a_table_follows_from_the_sums_of_its_columns():
         assert found[name] == pytest.approx(value, abs=1e-12)
     assert found["weighted_f1"] == pytest.approx(metrics.weighted_f1(*vectors))
     assert found["correct"] == pytest.approx(2 / 3)
+    assert found["loss_per_byte"] == pytest.approx(6 / math.log(2) / 12)
 
 
 def test_rouge_worked_by_hand():
@@ -177,10 +180,18 @@ def test_sacrebleu_itself_says_nothing_when_the_references_are_nested_wrongly():
 
 def test_nested_bleu_scores_the_first_completion_alone_against_all_references():
     scored = metrics.nested_bleu(COMPLETIONS, REFERENCES)
-    assert scored == BLEU().corpus_score(COMPLETIONS[:1], [[reference] for reference in REFERENCES]).score
-    assert scored == metrics.nested_bleu([COMPLETIONS[0], "lain", ""], REFERENCES)
-    assert scored != metrics.nested_bleu(COMPLETIONS[::-1], REFERENCES)
-    assert metrics.nested_bleu([REFERENCES[2], "salah", "salah"], REFERENCES) == pytest.approx(100)
+    assert scored[0] == BLEU().corpus_score(COMPLETIONS[:1], [[reference] for reference in REFERENCES]).score
+    assert scored[0] == metrics.nested_bleu([COMPLETIONS[0], "lain", ""], REFERENCES)[0]
+    assert scored[0] != metrics.nested_bleu(COMPLETIONS[::-1], REFERENCES)[0]
+    assert metrics.nested_bleu([REFERENCES[2], "salah", "salah"], REFERENCES)[0] == pytest.approx(100)
+
+
+def test_nested_bleu_is_there_for_every_choice_of_the_first_completion():
+    completions = [*COMPLETIONS, "", "Ibu kota"]
+    references = [*REFERENCES, "Air.", "Ibu kota Jepang ialah Tokyo, sebuah kota besar."]
+    nested = [[reference] for reference in references]
+    expected = [BLEU().corpus_score([text, *completions], nested).score for text in completions]
+    assert metrics.nested_bleu(completions, references).tolist() == expected
 
 
 @pytest.mark.parametrize("score", SCORES)
