@@ -200,7 +200,7 @@ def _why(kind: Kind, name: str, error: Exception) -> str:
     if isinstance(error, RevisionNotFoundError):
         return f"{hub}: it has no such revision. Check what follows the @"
     if isinstance(error, RepositoryNotFoundError):
-        return f"{hub}: none of this name that HF_TOKEN may read. Check the name, and HF_TOKEN if it is private"
+        return f"{hub}: it has none of this name that HF_TOKEN may read. Check the name, and HF_TOKEN if it is private"
     if status in (401, 403):
         return f"{hub}: it answers {status}. Set HF_TOKEN to a token that may read it"
     if status == 429:

@@ -74,7 +74,7 @@ def _check(completions: Sequence[str], references: Sequence[str]) -> None:
         wrong = next((text for text in texts if not isinstance(text, str)), None)
         if isinstance(texts, str) or wrong is not None:
             raise MetricError(
-                f"{name} must be a flat list of texts, one reference per completion, but have {wrong or texts!r:.60}. "
+                f"{name} must be a flat list of texts, one reference per completion, not {wrong or texts!r:.60}. "
                 "Do not nest them: sacreBLEU reads [[r1], [r2], ...] as many references for the first completion "
                 "alone, and gives no warning"
             )
