@@ -116,7 +116,7 @@ STAGED := $(NAMES:%=$(REPORTS)/%.ipynb)
 FIRST  := $(firstword $(STAGED))
 goes_on = $(REPORTS)/$(1).ipynb: $(if $(2),$(REPORTS)/$(2).ipynb)
 $(foreach edge,$(GRAPH),$(eval $(call goes_on,$(firstword $(subst :, ,$(edge))),$(word 2,$(subst :, ,$(edge))))))
-# A stem is an iteration, with its seed where there is one.
+# A stem is an iteration, with its seed where there is one (of a sample, where each seed draws its own).
 iteration_and_seed = iteration=$(firstword $(subst _seed, ,$*)) seed=$(or $(word 2,$(subst _seed, ,$*)),0)
 
 # The corpus and its split are written by whichever sampling comes first, and only when they change.
@@ -124,11 +124,11 @@ $(filter-out $(FIRST),$(filter $(REPORTS)/1_sampling_%,$(STAGED))): | $(FIRST)
 $(ARTIFACTS)/corpus/split.parquet: $(FIRST) ; +@:
 
 $(REPORTS)/1_sampling_%.ipynb: notebooks/1_sampling.ipynb $(SETTINGS)/sampling_%.json $(SAMPLING) $(CORPUS_FILES)
-	@$(call run_notebook,$<,$@,$(on_ray)) iteration=$* $(heard)
+	@$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed) $(heard)
 
 $(REPORTS)/2_preprocessing_%.ipynb: notebooks/2_preprocessing.ipynb $(SETTINGS)/preprocessing_%.json $(PREPROCESSING) \
     $(BASE_MODEL_FILES)
-	@$(call run_notebook,$<,$@,$(on_ray)) iteration=$* $(heard)
+	@$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed) $(heard)
 
 $(REPORTS)/3_training_%.ipynb: notebooks/3_training.ipynb $(SETTINGS)/training_%.json $(TRAINING) $(BASE_MODEL_FILES)
 	@$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed) $(heard)

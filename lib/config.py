@@ -47,6 +47,9 @@ class Sampling:
     """K of K-means on the embedded outputs; 0 for none."""
     rows_per_cluster: int = 1_000
     validation_rows: int = 2_000
+    redraw: bool = False
+    """Whether a training seed draws the sample again as well. Otherwise all seeds train on the same rows, and the
+    spread over seeds leaves out that of the draw."""
     tsne_rows: int = 10_000
     """How many of the drawn rows the t-SNE figure shows at most."""
 
@@ -141,7 +144,7 @@ class Config:
     scale: float = 1.0
     """One factor on every count of rows (never on K, epochs or tokens): how the demo is made small."""
     sampled_as: str = "5"
-    """The first iteration that samples alike: its sample is used for this one too."""
+    """The first iteration that samples alike: its sample is used for this one too. With the seed where seeds differ."""
     prepared_as: str = "5"
     """The first iteration with the same examples."""
     trained_as: str = "5"

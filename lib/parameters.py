@@ -43,10 +43,11 @@ def _shared(config: Config, others: list[Config]) -> Config:
     def first(sections: Sequence[str]) -> str:
         return next(o.iteration for o in others if all(getattr(o, s) == getattr(config, s) for s in sections))
 
+    drawn_by = f"_seed{config.seed}" if config.sampling.redraw and config.seed else ""
     return replace(
         config,
-        sampled_as=first(STAGES["sampling"]),
-        prepared_as=first(STAGES["sampling"] + STAGES["preprocessing"]),
+        sampled_as=first(STAGES["sampling"]) + drawn_by,
+        prepared_as=first(STAGES["sampling"] + STAGES["preprocessing"]) + drawn_by,
         trained_as=first(SECTIONS),
     )
 

@@ -362,6 +362,18 @@ def test_who_shares_a_stage_has_the_same_settings_for_it():
     assert all(settings == same[0] for same in written.values() for settings in same)
 
 
+def test_seeds_share_a_sample_unless_each_is_to_draw_its_own(files):
+    shared = load_configs(profile="small", iterations="5", seeds="0 1")[1:]
+    assert [config.sampled_as for config in shared] == ["5", "5"]
+    (files / "iterations" / "5.toml").write_text("[sampling]\nredraw = true")
+    drawn = load_configs(profile="small", iterations="5", seeds="0 1")[1:]
+    assert [(config.sampled_as, config.prepared_as) for config in drawn] == [("5", "5"), ("5_seed1", "5_seed1")]
+    names = list(graph.stages([shared[0], *drawn]))
+    assert {"1_sampling_5", "1_sampling_5_seed1", "2_preprocessing_5_seed1", "3_training_5_seed1"} <= set(names)
+    first, second = (stage_settings(config, "sampling") for config in drawn)
+    assert first != second
+
+
 def test_sharing_other_examples_is_another_training(files):
     # They may be older than the training, so their time says nothing.
     (files / "iterations" / "4.toml").write_text("")

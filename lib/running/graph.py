@@ -26,7 +26,7 @@ def stage_settings(config: Config, stage: str) -> dict[str, Any]:
         identity["sampled_as"] = config.sampled_as
     if stage == "training":
         identity["prepared_as"] = config.prepared_as
-    if stage not in ("sampling", "preprocessing"):
+    if stage not in ("sampling", "preprocessing") or (stage == "sampling" and config.sampling.redraw):
         identity["seed"] = config.seed
     if stage == "report":
         identity["iteration"] = config.iteration

@@ -173,19 +173,21 @@ def sample(config: Config, split: pd.DataFrame) -> Sample:
     validation rows, which are all distinct, come from the validation side.
     """
     settings, seed = config.sampling, config.corpus.split_seed
+    # Validation rows are the same for every training.
+    draw_seed = seed + (config.seed if settings.redraw else 0)
     # Column by column: to choose rows of the whole table, pandas would copy it first.
     subset = split["subset"]
     side = np.flatnonzero((split["split"] == "train") & ~split["left_over"])
-    found = draw(subset.iloc[side].to_numpy(), settings.method, settings.rows, seed)
+    found = draw(subset.iloc[side].to_numpy(), settings.method, settings.rows, draw_seed)
     drawn = pd.DataFrame({"position": side[found.rows], "cluster": -1, "chosen": True})
     embeddings, clusters = np.empty((0, 0), dtype=np.float32), None
     if settings.clusters:
         outputs = selection.read(config.paths.rows, drawn["position"].to_numpy(), columns=["output"])["output"]
         embeddings = embed(outputs.tolist(), config.paths.embeddings)
-        clusters = cluster(embeddings, settings.clusters, seed)
+        clusters = cluster(embeddings, settings.clusters, draw_seed)
         drawn["cluster"] = clusters.labels
         drawn["chosen"] = False
-        drawn.loc[take_equally(clusters.labels, settings.rows_per_cluster, seed), "chosen"] = True
+        drawn.loc[take_equally(clusters.labels, settings.rows_per_cluster, draw_seed), "chosen"] = True
     drawn["subset"] = subset.iloc[drawn["position"]].to_numpy()
 
     held_out = np.flatnonzero(split["split"] == "validation")

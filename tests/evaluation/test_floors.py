@@ -63,8 +63,8 @@ def test_shuffled_references_are_all_there_and_none_is_in_its_place():
 @pytest.fixture
 def config(base_model, root, monkeypatch):
     """A run with a sample, in which texts are alike that begin with the same word."""
-    config = Config(run="kecil", model=Model(str(base_model)), evaluation=Evaluation(test_rows=6, max_new_tokens=8))
-    config = replace(config, evaluation=replace(config.evaluation, reference_tokens=8, f1_tokens=4))
+    config = Config(run="kecil", model=Model(str(base_model)), evaluation=Evaluation(test_rows=6, max_new_tokens=30))
+    config = replace(config, evaluation=replace(config.evaluation, reference_tokens=30, f1_tokens=8))
     rng = np.random.default_rng(0)
     unlike = [" ".join("".join(rng.choice(list("aiueokstnbm"), 6)) for _ in range(9)) for _ in range(200)]
     table = made(*[("dolly", f"Apa itu {unlike[n]}?", f"Itu {unlike[100 + n]}.") for n in range(100)])
@@ -91,7 +91,7 @@ def test_floors_are_scored_on_the_rows_and_with_the_cuts_of_a_model(config):
     found = floors.measure(config, tests)
     assert set(found["protocol"]) == set(completions.PROTOCOLS)
     clean = found[found["protocol"] == "clean"].set_index(["iteration", "decoding_run", "metric"])["value"]
-    # References are longer than 8 tokens: the ceiling is reached because they are cut like the answer.
+    # References are longer than 30 tokens: the ceiling is reached because they are cut like the answer.
     assert clean["reference", 0, "bleu"] == pytest.approx(100)
     assert clean["reference", 0, "weighted_f1"] == 1
     assert clean["shuffled", 0, "bleu"] < 20

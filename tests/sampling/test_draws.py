@@ -171,3 +171,15 @@ def test_no_sampling_draws_a_row_that_is_left_over_or_of_another_side(prepared, 
     validated = found.table.loc[found.table["part"] == "validation", "position"]
     assert set(split.loc[validated, "split"]) == {"validation"}
     pd.testing.assert_frame_equal(pd.read_parquet(config.paths.sample("5")), found.table)
+
+
+@pytest.mark.parametrize("redraw", [False, True])
+def test_a_seed_draws_other_training_rows_where_it_is_to_and_never_other_validation_rows(prepared, redraw):
+    config, split = prepared
+    asked = replace(config.sampling, rows=20, clusters=4, rows_per_cluster=5, validation_rows=10, redraw=redraw)
+    tables = [draws.sample(replace(config, sampling=asked, seed=seed), split).table for seed in (0, 1)]
+    trained, validated = (
+        [table.loc[table["part"] == part, "position"].tolist() for table in tables] for part in ("train", "validation")
+    )
+    assert (trained[0] != trained[1]) == redraw
+    assert validated[0] == validated[1]
