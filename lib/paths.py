@@ -48,6 +48,11 @@ class RunPaths:
         return self.artifacts / "corpus" / "split.parquet"
 
     @property
+    def alike(self) -> Path:
+        """Test texts to which a text on the other side of the split is alike, as counted by another measure."""
+        return self.artifacts / "corpus" / "alike.parquet"
+
+    @property
     def embeddings(self) -> Path:
         """The cache of embedded texts: the same for all runs, since a text is the same."""
         return ROOT / "artifacts" / "embeddings"

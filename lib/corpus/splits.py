@@ -221,12 +221,12 @@ def prepare(config: Config) -> pd.DataFrame:
     """
     if config.paths.split.is_file():
         made_from, table = _read(config.paths.split)
-        if made_from == _origin(config):
+        if made_from == origin(config):
             return table
     table = assign(config.paths.rows, config.corpus)
     _require_every_side(table, config.corpus)
     frame = pa.Table.from_pandas(table, preserve_index=False)
-    frame = frame.replace_schema_metadata({**(frame.schema.metadata or {}), b"made_from": _origin(config).encode()})
+    frame = frame.replace_schema_metadata({**(frame.schema.metadata or {}), b"made_from": origin(config).encode()})
     with whole(config.paths.split) as temporary:
         pq.write_table(frame, temporary)
     return table
@@ -262,6 +262,6 @@ def _read(path: Path) -> tuple[str, pd.DataFrame]:
     return table.schema.metadata[b"made_from"].decode(), table.to_pandas()
 
 
-def _origin(config: Config) -> str:
+def origin(config: Config) -> str:
     """What a split depends on: the rows, and the settings of the corpus."""
     return json.dumps([json.loads(config.paths.corpus_summary.read_text())["fingerprint"], asdict(config.corpus)])

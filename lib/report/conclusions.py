@@ -38,13 +38,19 @@ def picked(rule: str, config: Config, trainings: pd.DataFrame) -> Markdown:
 
 
 def sampling(sample: Sample, leaked: pd.DataFrame) -> Markdown:
-    """One sentence from the numbers."""
+    """One sentence from the numbers.
+
+    Args:
+        leaked: table of `splits.leakage`, joined with that of `likeness.shares`.
+    """
     trained = int((sample.table["part"] == "train").sum())
-    share = leaked.loc["all", "random split: outputs leaked"]
+    random = leaked.loc["all", "random split: outputs leaked"]
+    grouped = leaked.loc["all", "grouped split: outputs alike"]
     clusters = "" if sample.clusters is None else f" from {len(sample.clusters.centres)} clusters"
     return Markdown(
-        f"**{trained:,} rows{clusters} will be trained on; a random split of this corpus would also train "
-        f"on {share:.0%} of its test answers; this one trains on no test row.**"
+        f"**{trained:,} rows{clusters} will be trained on. A random split of this corpus has {random:.0%} of its test "
+        f"answers word for word on the training side; of this one's test answers {grouped:.1%} have one there that is "
+        "alike.**"
     )
 
 

@@ -50,6 +50,17 @@ def shares(table: pd.DataFrame) -> Styler:
     return table.style.format("{:,.0f}").format("{:.1%}", subset=percent, na_rep="-")
 
 
+def alike(found: pd.DataFrame, count: int) -> Styler:
+    """The test texts that are most like one on the other side of the split (table of `likeness.alike`), not the short."""
+    shown = found[~found["short"].astype(bool)].head(count)
+    shown = shown.assign(
+        **{name: shown[name].map(lambda text: _clip(str(text), 110)) for name in ("text", "other_text")}
+    )
+    names = {"text": "on the test side", "other_text": "on the other side"}
+    shown = shown[["kind", "subset", "cosine", *names]].rename(columns=names)
+    return _texts(shown).hide(axis="index").format("{:.2f}", subset=["cosine"])
+
+
 def nearest(config: Config, sample: Sample, count: int) -> Styler | str:
     """For each cluster: its size, and the starts of the outputs nearest to its centre."""
     if sample.clusters is None:

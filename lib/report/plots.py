@@ -28,10 +28,14 @@ def save(figure: Figure, folder: Path, name: str) -> Figure:
 
 
 def leakage(table: pd.DataFrame) -> Figure:
-    """How much of a random test split is also in its training set, by subset (table of `splits.leakage`)."""
+    """How much of a random test split is also in its training set, and what the grouped split leaves, by subset.
+
+    Args:
+        table: of `splits.leakage`, joined with that of `likeness.shares`.
+    """
     figure, axes = drawing.axes(1, 1, 7.2, 3.2)
-    columns = ["random split: rows leaked", "random split: outputs leaked", "grouped split: rows leaked"]
-    names = ["random split: the same row", "random split: the same output", "grouped split: the same row"]
+    columns = ["random split: rows leaked", "random split: outputs leaked", "grouped split: outputs alike"]
+    names = ["random split: the same row", "random split: the same output", "grouped split: an output alike"]
     tidy = (
         table[columns]
         .set_axis(names, axis=1)
