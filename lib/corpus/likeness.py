@@ -1,7 +1,7 @@
 """Whether the split holds, by another measure than the one that it was made with.
 
-The split ties rows by equal, contained and near-duplicate texts (`lib.corpus.ties`). Here the texts of its two sides
-are compared by the cosine of their TF-IDF vectors over character 4-grams: a check that can fail, and counts what is left.
+The split ties rows by equal, contained and near-duplicate texts (`lib.corpus.ties`). Here the texts of its sides are
+compared by the cosine of their TF-IDF vectors over character 4-grams. This check can fail; it counts what is left.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ _AT_ONCE = 512
 
 
 def prepare(config: Config, split: pd.DataFrame) -> pd.DataFrame:
-    """The table of `alike` of a run's corpus: read from its file if that is of the same split, else made and written."""
+    """The table of `alike` of a run's corpus, from its file where that is of the same split."""
     if config.paths.alike.is_file():
         known = pd.read_parquet(config.paths.alike)
         if known.attrs.get("origin") == origin(config):

@@ -51,14 +51,12 @@ def shares(table: pd.DataFrame) -> Styler:
 
 
 def alike(found: pd.DataFrame, count: int) -> Styler:
-    """The test texts that are most like one on the other side of the split (table of `likeness.alike`), not the short."""
-    shown = found[~found["short"].astype(bool)].head(count)
-    shown = shown.assign(
-        **{name: shown[name].map(lambda text: _clip(str(text), 110)) for name in ("text", "other_text")}
-    )
+    """The test texts that are most like one on the other side of the split (of `likeness.alike`), but no short ones."""
     names = {"text": "on the test side", "other_text": "on the other side"}
-    shown = shown[["kind", "subset", "cosine", *names]].rename(columns=names)
-    return _texts(shown).hide(axis="index").format("{:.2f}", subset=["cosine"])
+    shown = found.loc[~found["short"].astype(bool), ["kind", "subset", "cosine", *names]].head(count)
+    for name in names:
+        shown[name] = [_clip(str(text), 110) for text in shown[name]]
+    return _texts(shown.rename(columns=names)).hide(axis="index").format("{:.2f}", subset=["cosine"])
 
 
 def nearest(config: Config, sample: Sample, count: int) -> Styler | str:
