@@ -4,6 +4,7 @@ import base64
 import json
 import shutil
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,8 @@ def _score_rows(summary: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def _signatures() -> dict[str, str]:
-    return {"BLEU": metrics.bleu(["a"], ["a"])[1], "chrF++": metrics.chrf(["a"], ["a"])[1]}
+    rouge = f"rouge_score {version('rouge-score')}, F-measure, no stemming"
+    return {"BLEU": metrics.bleu(["a"], ["a"])[1], "chrF++": metrics.chrf(["a"], ["a"])[1], "ROUGE": rouge}
 
 
 def _training(config: Config) -> dict[str, Any]:

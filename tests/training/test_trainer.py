@@ -15,6 +15,7 @@ import small_training
 import torch
 from safetensors.torch import load_file
 from small_training import PAIRS
+from transformers import get_scheduler
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -356,3 +357,17 @@ def test_processes_that_cannot_share_a_step_are_refused(config, root):
     done = launch(replace(config, training=replace(config.training, batch_size=3)), root, 2)
     assert done.returncode != 0
     assert "2 processes cannot share the 3 examples of a step (training.batch_size) evenly" in done.stderr
+
+
+def test_cosine_with_restarts_has_one_cycle_and_so_no_restart():
+    # As the report says of rows 2 and 3.
+    rates = []
+    for name in ("cosine", "cosine_with_restarts"):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        schedule = get_scheduler(name, optimizer, num_warmup_steps=3, num_training_steps=100)
+        rates.append([])
+        for _ in range(100):
+            rates[-1].append(schedule.get_last_lr()[0])
+            optimizer.step()
+            schedule.step()
+    assert rates[0] == pytest.approx(rates[1])
