@@ -27,9 +27,12 @@ def score(config: Config, tests: dict[str, pd.DataFrame], completions: pd.DataFr
     short = [tokenizer.decode(ids[: settings.f1_tokens], skip_special_tokens=True) for ids in completions["ids"]]
     made = pairs(config, tokenizer, completions, completions["text"].tolist(), short)
     for protocol, part in made.groupby("protocol", sort=False):
-        known = likelihood.measure(config, tests[str(protocol)], str(protocol))
+        part = part.drop(columns="protocol")
+        # Greedy completions are of the clean rows: their references are as likely.
+        if protocol != "greedy":
+            part = part.join(likelihood.measure(config, tests[str(protocol)], str(protocol)), on="row")
         with whole(config.paths.pairs(config.name, str(protocol))) as temporary:
-            part.drop(columns="protocol").join(known, on="row").to_parquet(temporary, index=False)
+            part.to_parquet(temporary, index=False)
     table = pd.concat([of_pairs(read_pairs(config, protocol), protocol) for protocol in tests], ignore_index=True)
     table.insert(0, "iteration", config.iteration)
     table.insert(1, "seed", config.seed)
@@ -102,6 +105,6 @@ def score_pairs(pairs: pd.DataFrame, metric: str) -> float:
 def read_pairs(config: Config, protocol: str) -> pd.DataFrame:
     """What the scores of one model are made of: row, run, subset, group, and the columns that `metrics.COLUMNS` names.
 
-    `nats` and `bytes`, which do not hang on decoding, are repeated with every run.
+    `nats` and `bytes`, which do not hang on decoding, are repeated with every run; the greedy protocol has none.
     """
     return pd.read_parquet(config.paths.pairs(config.name, protocol))
