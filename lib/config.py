@@ -113,6 +113,15 @@ class Evaluation:
     test_rows: int = 9_800
     decoding_runs: int = 5
     decoding_seed: int = 0
+    do_sample: bool = True
+    """Or always the likeliest token. `generate` of transformers leaves this to the model; here a run says it. The clean
+    test rows are completed once more with the likeliest tokens in any case (protocol `greedy`)."""
+    temperature: float = 0.0
+    """0.0: the base model's own (its generation_config.json), or where it has none that of transformers: 1.0."""
+    top_p: float = 0.0
+    """0.0: the base model's own, or that of transformers: 1.0, which leaves no token out."""
+    top_k: int = -1
+    """-1: the base model's own, or that of transformers: 50. 0 sets no limit."""
     max_new_tokens: int = 48
     reference_tokens: int = 48
     """References are cut to as many tokens as completions may have, as in the paper; 0 leaves them whole."""
@@ -220,6 +229,24 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"evaluation.f1_tokens = {config.evaluation.f1_tokens} is more than "
             f"evaluation.max_new_tokens = {config.evaluation.max_new_tokens}: make it smaller"
+        )
+    evaluation = config.evaluation
+    if evaluation.temperature < 0:
+        raise ConfigError(
+            f"evaluation.temperature = {evaluation.temperature} must be above 0, or 0.0 for the base model's own"
+        )
+    if not 0 <= evaluation.top_p <= 1:
+        raise ConfigError(
+            f"evaluation.top_p = {evaluation.top_p} must be above 0 and at most 1, or 0.0 for the base model's own"
+        )
+    if evaluation.top_k < -1:
+        raise ConfigError(
+            f"evaluation.top_k = {evaluation.top_k} must be above 0, or 0 for no limit, or -1 for the base model's own"
+        )
+    if not evaluation.do_sample and evaluation.decoding_runs > 1:
+        raise ConfigError(
+            f"evaluation.do_sample = false makes all evaluation.decoding_runs = {evaluation.decoding_runs} the same: "
+            "set decoding_runs = 1"
         )
     positive = {
         "scale": config.scale,

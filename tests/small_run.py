@@ -25,6 +25,9 @@ COLUMNS = ["iteration", "seed", "protocol", "decoding_run", "metric", "value"]
 RUNS = 3
 TESTED = {"clean": range(24), "paper": range(36, 48)}
 TRAINED = range(24, 36)
+DECODING = {
+    "max_new_tokens": 48, "end_ids": [2], "greedy": False, "temperature": 0.6, "top_p": 0.9, "top_k": 50,
+}  # fmt: skip
 #: The row that a left-over row repeats, in its prompt and output, in its output alone, or in its group alone.
 COPIED = {n: n - 12 for n in range(36, 42)}
 SAME_OUTPUT = COPIED | {n: n - 12 for n in range(42, 45)}
@@ -141,7 +144,7 @@ def write_completions(config: Config, texts=completion) -> None:
             for row in tested
             for run in range(RUNS)
         ]
-        path.write_text("\n".join(map(json.dumps, [{"settings": {}}, *known])) + "\n")
+        path.write_text("\n".join(map(json.dumps, [{"settings": {}, "decoding": DECODING}, *known])) + "\n")
         written, asked = [k["text"] for k in known], [reference(k["row"]) for k in known]
         pairs = pd.DataFrame(known)[["row", "run"]].assign(subset=[SUBSETS[k["row"] % 3] for k in known])
         pairs = pd.concat([pairs, metrics.each(written, asked)], axis=1)

@@ -10,18 +10,21 @@ from transformers import PreTrainedModel
 from lib.config import Config
 from lib.corpus import selection
 from lib.model import generation, loading
+from lib.model.generation import Decoding, HasDefaults
 from lib.model.prompts import chat_template_hash, encode_prompt, end_of_turn_id, to_messages, to_sharegpt
 from lib.sampling.draws import spread
 
-#: `clean`: rows of groups that were kept apart. `paper`: single rows that sampling left over, leaks and all.
-PROTOCOLS = ("clean", "paper")
+#: `clean`: rows of groups that were kept apart. `paper`: single rows that sampling left over, leaks and all. `greedy`:
+#: the clean rows again, always with the likeliest token.
+PROTOCOLS = ("clean", "paper", "greedy")
 
 
 def test_rows(config: Config, split: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The test rows of each protocol, spread evenly over the subsets.
 
-    Clean: distinct rows of test groups. Paper: rows that no sampling drew, as they come; their copies, other prompts
-    for their outputs and near-duplicates may have been trained on, as in a random split of the rows.
+    Clean and greedy: the same distinct rows of test groups. Paper: rows that no sampling drew, as they come; their
+    copies, other prompts for their outputs and near-duplicates may have been trained on, as in a random split of the
+    rows.
 
     Returns:
         By protocol, indexed by position in the corpus file: subset_name, input, output.
@@ -33,7 +36,7 @@ def test_rows(config: Config, split: pd.DataFrame) -> dict[str, pd.DataFrame]:
         chosen = side.index.to_numpy()[places]
         rows = selection.read(config.paths.rows, chosen, columns=["subset_name", "input", "output"])
         tests[protocol] = rows.set_index(chosen)
-    return tests
+    return tests | {"greedy": tests["clean"]}
 
 
 def load_model(config: Config) -> PreTrainedModel:
@@ -54,6 +57,20 @@ def origin(config: Config) -> dict[str, Any]:
     }
 
 
+def decoding_of(config: Config, model: HasDefaults, end_of_turn: int, protocol: str = "clean") -> Decoding:
+    """How a protocol's completions are decoded: as the run's settings say, or greedily where that is the protocol."""
+    settings = config.evaluation
+    return generation.decoding_of(
+        model,
+        end_of_turn,
+        settings.max_new_tokens,
+        do_sample=settings.do_sample and protocol != "greedy",
+        temperature=settings.temperature or None,
+        top_p=settings.top_p or None,
+        top_k=None if settings.top_k == -1 else settings.top_k,
+    )
+
+
 def complete(config: Config, tests: dict[str, pd.DataFrame], runs: int | None = None) -> None:
     """Write the completions of one model on the test rows of each protocol.
 
@@ -61,7 +78,7 @@ def complete(config: Config, tests: dict[str, pd.DataFrame], runs: int | None = 
 
     Args:
         tests: by protocol, rows with the column input, whose index numbers them.
-        runs: decoding runs; as many as the settings say where None.
+        runs: decoding runs; as many as the settings say where None. Greedy completions are made once.
     """
     tokenizer, settings = loading.load_tokenizer(config.model), config.evaluation
     made_by = origin(config)
@@ -76,6 +93,7 @@ def complete(config: Config, tests: dict[str, pd.DataFrame], runs: int | None = 
         model, by = load_model(config), {}
     room = config.prompt.max_evaluation_tokens - settings.max_new_tokens
     for protocol, rows in tests.items():
+        own_runs = 1 if protocol == "greedy" else runs or settings.decoding_runs
         prompts = {
             int(row): encode_prompt(tokenizer, to_messages(to_sharegpt(text, ""))[:1], config.prompt, room)[0]
             for row, text in rows["input"].items()
@@ -85,13 +103,11 @@ def complete(config: Config, tests: dict[str, pd.DataFrame], runs: int | None = 
             tokenizer,
             prompts,
             config.paths.completions(config.name, protocol),
-            decoding=generation.model_defaults(
-                model, end_of_turn_id(tokenizer, config.prompt), settings.max_new_tokens
-            ),
-            runs=runs or settings.decoding_runs,
+            decoding=decoding_of(config, model, end_of_turn_id(tokenizer, config.prompt), protocol),
+            runs=own_runs,
             seed=settings.decoding_seed,
             # As many sequences together, however few runs there are of each prompt.
-            batch_rows=settings.batch_rows * settings.decoding_runs // (runs or settings.decoding_runs),
+            batch_rows=settings.batch_rows * settings.decoding_runs // own_runs,
             settings=made_by,
             label=f"completing {config.name}, {protocol}",
             **by,

@@ -32,6 +32,9 @@ def measure(config: Config, tests: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """
     made_by, model, found = completions.origin(config), None, {}
     for protocol, rows in tests.items():
+        if protocol == "greedy":
+            # The rows of the clean protocol.
+            continue
         path = config.paths.likelihood(config.name, protocol)
         texts = hashlib.sha256(rows[["input", "output"]].to_json(orient="values").encode()).hexdigest()
         origin = json.dumps(made_by | {"rows": texts}, sort_keys=True)

@@ -27,7 +27,10 @@ def score(config: Config, completions: pd.DataFrame) -> pd.DataFrame:
     made = pairs(config, tokenizer, completions, completions["text"].tolist(), short)
     scores = []
     for protocol, part in made.groupby("protocol", sort=False):
-        part = part.drop(columns="protocol").join(likelihood.read(config, str(protocol)), on="row")
+        part = part.drop(columns="protocol")
+        # Greedy completions are of the clean rows: their references are as likely.
+        if protocol != "greedy":
+            part = part.join(likelihood.read(config, str(protocol)), on="row")
         with whole(config.paths.pairs(config.name, str(protocol))) as temporary:
             part.to_parquet(temporary, index=False)
         scores.append(of_pairs(part, str(protocol)))
@@ -103,6 +106,6 @@ def score_pairs(pairs: pd.DataFrame, metric: str) -> float:
 def read_pairs(config: Config, protocol: str) -> pd.DataFrame:
     """What the scores of one model are made of: row, run, subset, group, and the columns that `metrics.COLUMNS` names.
 
-    `nats` and `bytes`, which do not hang on decoding, are repeated with every run.
+    `nats` and `bytes`, which do not hang on decoding, are repeated with every run; the greedy protocol has none.
     """
     return pd.read_parquet(config.paths.pairs(config.name, protocol))

@@ -18,6 +18,11 @@ import torch
 from tqdm import tqdm
 from transformers import Cache, DynamicCache, DynamicLayer, PreTrainedModel, PreTrainedTokenizerBase
 
+#: What `generate` of transformers takes where neither its arguments nor the model say anything.
+TEMPERATURE, TOP_P, TOP_K = 1.0, 1.0, 50
+# Tokens of a block, and logits of the rows that are sampled together on a CPU.
+_BLOCK, _CACHED = 64, 2**19
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -28,6 +33,7 @@ class Decoding:
     """Tokens that end a completion; the end itself is not part of it."""
     greedy: bool = False
     temperature: float = 1.0
+    """0: the likeliest token, as if greedy."""
     top_p: float = 1.0
     top_k: int = 0
     """0: no limit."""
@@ -39,17 +45,35 @@ class HasDefaults(Protocol):
     generation_config: Any
 
 
-def model_defaults(model: HasDefaults, end_of_turn: int, max_new_tokens: int) -> Decoding:
-    """Sampling with the model's own generation defaults, as the paper does ("the library's default settings")."""
+def decoding_of(
+    model: HasDefaults,
+    end_of_turn: int,
+    max_new_tokens: int,
+    *,
+    do_sample: bool = True,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+) -> Decoding:
+    """How `model.generate` would decode with these arguments.
+
+    None is the model's own default, and that of transformers where the model has none. Only whether to sample is not
+    left to the model.
+    """
     defaults = model.generation_config
     eos = defaults.eos_token_id
     ends = {end_of_turn, *([eos] if isinstance(eos, int) else eos or [])}
+
+    def first(*values: Any) -> Any:
+        return next(value for value in values if value is not None)
+
     return Decoding(
         max_new_tokens=max_new_tokens,
         end_ids=tuple(sorted(ends)),
-        temperature=1.0 if defaults.temperature is None else defaults.temperature,
-        top_p=1.0 if defaults.top_p is None else defaults.top_p,
-        top_k=defaults.top_k or 0,
+        greedy=not do_sample,
+        temperature=first(temperature, defaults.temperature, TEMPERATURE),
+        top_p=first(top_p, defaults.top_p, TOP_P),
+        top_k=first(top_k, defaults.top_k, TOP_K),
     )
 
 
@@ -61,26 +85,127 @@ def uniforms(seed: int, row: int, run: int, count: int) -> np.ndarray:
 def pick(logits: torch.Tensor, draws: torch.Tensor, decoding: Decoding) -> torch.Tensor:
     """The next token of each sequence, shape (sequences,), from logits (sequences, vocabulary) and one draw each.
 
-    Top-k, then temperature, then top-p, as in transformers; then the inverse of the cumulative distribution.
+    Temperature, then top-k, then top-p, as in transformers; then the inverse of the cumulative distribution. No
+    vocabulary is ever sorted.
     """
-    if decoding.greedy:
+    if decoding.greedy or decoding.temperature == 0:
         return logits.argmax(-1)
-    logits = logits.float() / decoding.temperature
+    # Block b holds every `width`-th token from b on: what is asked of each block is asked of whole rows of memory.
     vocabulary = logits.shape[-1]
-    width = min(decoding.top_k or vocabulary, vocabulary)
-    # The likeliest 64 tokens nearly always hold all that top-p keeps; a full sort is the exception.
-    head = min(64, width) if decoding.top_p < 1 else width
-    total = logits.logsumexp(-1, keepdim=True) if width == vocabulary else logits.topk(width).values.logsumexp(-1, True)
-    values, tokens = logits.topk(head)
-    cumulative = (values - total).exp().double().cumsum(-1)
-    if head < width and bool((cumulative[:, -1] < decoding.top_p).any()):
-        values, tokens = logits.topk(width)
-        cumulative = (values - total).exp().double().cumsum(-1)
-    # A token is kept while the likelier ones together have less than top_p; the likeliest is always kept.
-    kept = (cumulative < decoding.top_p).sum(-1, keepdim=True).clamp(max=cumulative.shape[-1] - 1)
-    mass = cumulative.gather(-1, kept)
-    place = torch.searchsorted(cumulative, draws.to(cumulative).unsqueeze(-1) * mass, right=True)
-    return tokens.gather(-1, torch.minimum(place, kept)).squeeze(-1)
+    width = -(-vocabulary // _BLOCK)
+    if vocabulary % _BLOCK:
+        logits = torch.nn.functional.pad(logits, (0, width * _BLOCK - vocabulary), value=-torch.inf)
+    logits, draws = logits.view(-1, _BLOCK, width), draws.double()
+    limited = 0 < decoding.top_k < vocabulary
+    if limited:
+        logits, numbers = _likeliest(logits, decoding.top_k)
+    # A processor's cache holds a few rows, and a GPU likes all of them at once.
+    rows = len(logits) if logits.is_cuda else max(1, _CACHED // (_BLOCK * logits.shape[-1]))
+    # The same memory for each part: new memory is slow at first use.
+    room = logits.new_empty((2, min(rows, len(logits)), *logits.shape[1:]), dtype=torch.float32)
+    found = [_drawn(some, own, decoding, room) for some, own in zip(logits.split(rows), draws.split(rows), strict=True)]
+    member, block = (torch.cat(both) for both in zip(*found, strict=True))
+    if limited:
+        block = numbers.gather(-1, block)
+    return (member * width + block).squeeze(-1)
+
+
+def _likeliest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The blocks that hold the `count` likeliest tokens and all that equal the last of these, and their numbers."""
+    peaks = logits.amax(1)
+    width = peaks.shape[-1]
+    if count >= width:
+        return logits, torch.arange(width, device=logits.device).expand(len(logits), -1)
+    # As many tokens as blocks have a logit of at least this, so the last of the likeliest has.
+    least = peaks.topk(count).values[:, -1:]
+    numbers = peaks.topk(int((peaks >= least).sum(-1).max())).indices.sort().values
+    return logits.gather(-1, numbers.unsqueeze(1).expand(-1, _BLOCK, -1)), numbers
+
+
+def _drawn(
+    logits: torch.Tensor, draws: torch.Tensor, decoding: Decoding, room: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One token of each row of logits (rows, members, blocks): its member and block, each of shape (rows, 1)."""
+    scaled, weights = room[:, : len(logits)]
+    torch.div(logits, decoding.temperature, out=scaled)
+    torch.softmax(scaled.flatten(1), -1, out=weights.view(len(logits), -1))
+    if 0 < decoding.top_k < weights[0].numel():
+        # As in transformers, tokens that are exactly as likely as the last one are kept too.
+        last = scaled.flatten(1).topk(decoding.top_k, sorted=False).values.amin(-1)
+        # Numbers instead of truth values, which take a CPU five times as long.
+        weights *= torch.ge(scaled, last.view(-1, 1, 1), out=scaled)
+    mass = _mass(weights)
+    member, block = _inverse(weights, mass, draws)
+    if decoding.top_p < 1:
+        _judge(weights, mass[:, -1], draws, decoding.top_p, member, block, scaled)
+    return member, block
+
+
+def _judge(
+    weights: torch.Tensor,
+    total: torch.Tensor,
+    draws: torch.Tensor,
+    top_p: float,
+    member: torch.Tensor,
+    block: torch.Tensor,
+    room: torch.Tensor,
+) -> None:
+    """Replace the tokens that top_p does not keep by others that it does; the weights are changed too.
+
+    A token is kept while the likelier ones together have less than top_p; of equal ones the first are the likelier. So
+    a token that was drawn from all can be judged by one sum. If it is not kept, nor is any less likely one: another is
+    drawn from the likelier, with a number that follows from the first.
+    """
+    needed, waiting = top_p * total, torch.arange(len(weights), device=weights.device)
+    state, own_member, own_block = (draws * 2**53).long(), member, block
+    while True:
+        weights *= _likelier(weights, own_member, own_block, room)
+        mass = _mass(weights)
+        out = mass[:, -1] >= needed
+        if not bool(out.any()):
+            return
+        weights, mass, needed, waiting, state = weights[out], mass[out], needed[out], waiting[out], state[out]
+        # Knuth's generator: its highest 53 bits are the next number.
+        state = state * 6364136223846793005 + 1442695040888963407
+        own_member, own_block = _inverse(weights, mass, ((state >> 11) & (2**53 - 1)).double() / 2**53)
+        member[waiting], block[waiting] = own_member, own_block
+
+
+def _mass(weights: torch.Tensor) -> torch.Tensor:
+    """The sums of the weights up to each block, (rows, blocks)."""
+    return weights.sum(1).double().cumsum(-1)
+
+
+def _inverse(weights: torch.Tensor, mass: torch.Tensor, draws: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Member and block in which the cumulative weights pass a share of their sum."""
+    block, left = _passed(mass, draws.unsqueeze(-1))
+    return _passed(_of_block(weights, block).double().cumsum(-1), left)[0], block
+
+
+def _passed(cumulative: torch.Tensor, share: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The place at which a cumulative sum passes a share of the whole, and the share of that place that is wanted."""
+    # However it is rounded it stays below the whole: so there is a place, and it has a weight.
+    wanted = cumulative[:, -1:] * (share * (1 - 2**-50))
+    place = torch.searchsorted(cumulative, wanted, right=True)
+    padded = torch.nn.functional.pad(cumulative, (1, 0))
+    before = padded.gather(-1, place)
+    return place, (wanted - before) / (padded.gather(-1, place + 1) - before)
+
+
+def _of_block(values: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
+    return values.gather(-1, block.unsqueeze(1).expand(-1, values.shape[1], 1)).squeeze(-1)
+
+
+def _likelier(weights: torch.Tensor, member: torch.Tensor, block: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
+    """1 for tokens likelier than one of each row, or equal and before it (in a block before, or in its own); else 0."""
+    own = _of_block(weights, block)
+    weight = own.gather(-1, member)
+    before = torch.arange(weights.shape[-1], device=weights.device) < block
+    least = torch.where(before, torch.nextafter(weight, torch.zeros_like(weight)), weight)
+    likelier = torch.gt(weights, least.unsqueeze(1), out=room[: len(weights)])
+    first = torch.arange(weights.shape[1], device=weights.device) < member
+    of_own = ((own > weight) | ((own == weight) & first)).to(weights).unsqueeze(-1)
+    return likelier.scatter_(-1, block.unsqueeze(1).expand_as(of_own), of_own)
 
 
 class _RoomyLayer(DynamicLayer):
@@ -375,8 +500,18 @@ def _keep_whole_batches(path: Path, head: str, lines_of_batches: list[int]) -> i
 
 def read_settings(path: Path) -> dict[str, Any]:
     """What the completions in a file depend on, as given to `write_completions`."""
+    return dict(_read_head(path)["settings"])
+
+
+def read_decoding(path: Path) -> Decoding:
+    """How the completions in a file were decoded."""
+    known = _read_head(path)["decoding"]
+    return Decoding(**known | {"end_ids": tuple(known["end_ids"])})
+
+
+def _read_head(path: Path) -> dict[str, Any]:
     with path.open(encoding="utf-8") as file:
-        return dict(json.loads(next(file))["settings"])
+        return dict(json.loads(next(file)))
 
 
 def read_completions(path: Path) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lib import paths
 from lib.config import Config, Model
-from lib.model import generation, loading
+from lib.evaluation import completions
+from lib.model import loading
 from lib.model.prompts import Messages, end_of_turn_id, render
 from lib.release import agreement, finished, merging
 from lib.release.finished import Finished
@@ -187,16 +188,16 @@ def _as_transformers(weights: np.ndarray, heads: int) -> np.ndarray:
 def modelfile(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, config: Config) -> str:
     """Ollama's description of the model: its file, its prompts, where answers end, and how tokens are drawn.
 
-    Sampling is what the evaluation does; what Ollama adds by itself (top-k, a penalty on repetition) is switched off.
+    Sampling is what the evaluation does; what Ollama adds by itself (a penalty on repetition) is switched off.
     """
-    decoding = generation.model_defaults(model, end_of_turn_id(tokenizer, config.prompt), 1)
+    decoding = completions.decoding_of(config, model, end_of_turn_id(tokenizer, config.prompt))
     stops = tokenizer.convert_ids_to_tokens(list(decoding.end_ids))
     lines = [
         "# ollama create klepon -f Modelfile",
         "FROM ./model.gguf",
         f'TEMPLATE """{template(tokenizer, config)}"""',
         *(f'PARAMETER stop "{token}"' for token in stops),
-        f"PARAMETER temperature {decoding.temperature:g}",
+        f"PARAMETER temperature {0 if decoding.greedy else decoding.temperature:g}",
         f"PARAMETER top_p {decoding.top_p:g}",
         f"PARAMETER top_k {decoding.top_k}",
         "PARAMETER repeat_penalty 1",

@@ -133,11 +133,11 @@ def _pairs(configs: list[Config], protocol: str) -> Iterator[tuple[str, pd.DataF
 
 
 def leak_worth(config: Config) -> pd.DataFrame:
-    """What leaked test rows are worth to one model: subset, metric, and its score under each protocol.
+    """What leaked test rows are worth to one model: subset, metric, and its score under `clean` and `paper`.
 
     The last subset is `all`. A score is the mean over decoding runs.
     """
-    tables = {protocol: scoring.read_pairs(config, protocol) for protocol in completions.PROTOCOLS}
+    tables = {protocol: scoring.read_pairs(config, protocol) for protocol in ("clean", "paper")}
     subsets = [*sorted(set(tables["clean"]["subset"]) & set(tables["paper"]["subset"])), "all"]
     found = []
     for metric in ("bleu", "rougeL"):
@@ -151,13 +151,14 @@ def leak_worth(config: Config) -> pd.DataFrame:
 
 
 def leaked_share(config: Config) -> pd.DataFrame:
-    """For each protocol, the share of its test rows whose row, output or group is in this training's sample."""
+    """For clean and paper test rows, the share whose row, output or group is in this training's sample."""
     split = splits.read(config)
     sample = pd.read_parquet(config.paths.sample(config.sampled_as))
     trained = split.iloc[sample.loc[sample["part"] == "train", "position"]]
     found = {}
-    for protocol, tested in completions.test_rows(config, split).items():
-        part = split.loc[tested.index]
+    tests = completions.test_rows(config, split)
+    for protocol in ("clean", "paper"):
+        part = split.loc[tests[protocol].index]
         found[protocol] = {what: part[what].isin(trained[what]).mean() for what in ("pair", "output", "group")}
     return pd.DataFrame(found).T.rename(columns={"pair": "row"})
 

@@ -79,7 +79,7 @@ def training(log: pd.DataFrame) -> Markdown:
 def evaluation(config: Config, table: pd.DataFrame, found: pd.DataFrame) -> Markdown:
     """One sentence from the numbers."""
     means = found[found["protocol"] == "clean"].groupby("metric")["value"].mean()
-    cut = (table["ids"].map(len) >= config.evaluation.max_new_tokens).mean()
+    cut = (table.loc[table["protocol"] == "clean", "ids"].map(len) >= config.evaluation.max_new_tokens).mean()
     return Markdown(
         f"**{look.model_name(config.iteration, config.seed).capitalize()}: BLEU {means['bleu']:.1f}, ROUGE-L "
         f"{means['rougeL']:.1f}, Weighted F1 {means['weighted_f1']:.3f}; {cut:.0%} of its completions reached "

@@ -37,6 +37,7 @@ def manifest(configs: list[Config], picked: Config) -> dict[str, Any]:
         "seeds": sorted({c.seed for c in configs if c.iteration != "base"}),
         "decoding_runs": config.evaluation.decoding_runs,
         "decoding_seed": config.evaluation.decoding_seed,
+        "decoding": decoding(configs[0]),
         "git_commit": git_commit(),
         "corpus": {
             "source": config.corpus.source,
@@ -83,6 +84,23 @@ def completed_by(config: Config) -> str:
     """What decoded the completions of one model."""
     settings = generation.read_settings(config.paths.completions(config.name))
     return "a server (ENGINE_URL)" if "server" in settings else "transformers in the report's own process"
+
+
+def decoding(config: Config) -> dict[str, Any]:
+    """How one model's completions were decoded, in the words of transformers, and whose choice that was.
+
+    All models of a run are decoded alike: the defaults are their base model's.
+    """
+    used, settings = generation.read_decoding(config.paths.completions(config.name)), config.evaluation
+    chosen = {"temperature": settings.temperature > 0, "top_k": settings.top_k >= 0, "top_p": settings.top_p > 0}
+    return {
+        "do_sample": not used.greedy,
+        "temperature": used.temperature,
+        "top_k": used.top_k,
+        "top_p": used.top_p,
+        "max_new_tokens": used.max_new_tokens,
+        "set_by_the_run": [name for name, own in chosen.items() if own],
+    }
 
 
 def device() -> str:

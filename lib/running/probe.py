@@ -19,7 +19,7 @@ import torch
 
 from lib.config import Config
 from lib.corpus import splits
-from lib.evaluation import metrics
+from lib.evaluation import completions, metrics
 from lib.model import generation, loading
 from lib.model.attention import PackedCollator
 from lib.model.prompts import Example, encode_example, encode_prompt, to_messages, to_sharegpt
@@ -176,7 +176,7 @@ def _decoding(config: Config, prompts: Sequence[list[int]]) -> tuple[float, floa
         some = [prompts[n % len(prompts)] for n in range(rows)]
         draws = np.full((rows, settings.decoding_runs, tokens), 0.5)
         # No token ends a completion here.
-        decoding = generation.Decoding(max_new_tokens=tokens, end_ids=())
+        decoding = replace(completions.decoding_of(config, model, 0), max_new_tokens=tokens, end_ids=())
         return _timed(lambda: generation.decode(model, some, draws, decoding))[0]
 
     rows = min(4, settings.batch_rows)

@@ -137,9 +137,10 @@ def count(configs: list[Config], sizes: dict[str, int], known: Lengths) -> Workl
     drawn = [(_drawn(config, sizes), config.sampling.tsne_rows) for config in samplings if config.sampling.clusters]
     steps = [_steps(config, _chosen(config, sizes)) for config in trainings]
     validations = [_validation(config, sizes) * (config.training.checkpoints + 1) for config in trainings]
-    prompts = [len(PROTOCOLS) * _tested(config, sizes) for config in models]
+    tested = [_tested(config, sizes) for config in models]
     english = [config.english.rows if config.english.source else 0 for config in models]
-    completions = [n * config.evaluation.decoding_runs for n, config in zip(prompts, models, strict=True)]
+    # Clean and paper in every run, greedy once.
+    completions = [n * (2 * config.evaluation.decoding_runs + 1) for n, config in zip(tested, models, strict=True)]
     return Workload(
         notebooks=len(stages(configs)) + 1,
         corpus_rows=sum(sizes.values()),
@@ -154,7 +155,7 @@ def count(configs: list[Config], sizes: dict[str, int], known: Lengths) -> Workl
         validated_tokens=known.example * sum(validations),
         models=len(models),
         # English rows are read once more for their loss.
-        prompts=sum(prompts) + 2 * sum(english),
+        prompts=len(PROTOCOLS) * sum(tested) + 2 * sum(english),
         completions=sum(completions) + sum(english),
         new_tokens=sum(
             (n + more) * config.evaluation.max_new_tokens

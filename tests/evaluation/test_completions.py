@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 import small_adapter
 import torch
+from transformers import GenerationConfig
 
 from lib.config import Config, Evaluation, Model
 from lib.corpus import selection, splits
 from lib.evaluation import completions, metrics, scoring
 from lib.model import loading
-from lib.model.prompts import encode_prompt
+from lib.model.prompts import encode_prompt, end_of_turn_id
 
 
 @pytest.fixture
@@ -109,8 +110,12 @@ def test_the_paper_s_test_rows_are_what_sampling_left_over_with_all_copies(confi
 def test_the_protocols_share_no_row_and_no_group(config, split):
     tests = completions.test_rows(everything(config), split)
     assert list(tests) == list(completions.PROTOCOLS)
-    clean, paper = (set(split.loc[rows.index, "group"]) for rows in tests.values())
+    clean, paper = (set(split.loc[tests[name].index, "group"]) for name in ("clean", "paper"))
     assert not clean & paper
+
+
+def test_greedy_rows_are_the_clean_ones(tests):
+    pd.testing.assert_frame_equal(tests["greedy"], tests["clean"])
 
 
 @pytest.mark.parametrize("protocol", completions.PROTOCOLS)
@@ -131,7 +136,7 @@ def test_the_same_rows_are_tested_for_every_model(config, split, tests):
         pd.testing.assert_frame_equal(rows, again[protocol])
 
 
-def test_every_row_of_both_protocols_is_completed_in_every_run_from_the_prompt_alone(
+def test_every_row_of_every_protocol_is_completed_in_every_run_from_the_prompt_alone(
     config, tests, tokenizer, monkeypatch
 ):
     given = {}
@@ -144,7 +149,8 @@ def test_every_row_of_both_protocols_is_completed_in_every_run_from_the_prompt_a
     monkeypatch.setattr(completions.generation, "write_completions", watched)
     completions.complete(config, tests)
     table = completions.read(config, tests)
-    assert len(table) == 2 * 6 * 2
+    # Greedy completions are always the same.
+    assert len(table) == 2 * 6 * 2 + 6
     assert (table["ids"].map(len) <= 6).all()
     for protocol, rows in tests.items():
         prompts = given[config.paths.completions("base", protocol)]
@@ -153,10 +159,45 @@ def test_every_row_of_both_protocols_is_completed_in_every_run_from_the_prompt_a
             assert prompts[row] == encode_prompt(tokenizer, message, config.prompt, 1018)[0]
         part = table[table["protocol"] == protocol]
         assert sorted(zip(part["row"], part["run"], strict=True)) == sorted(
-            (row, run) for row in rows.index for run in (0, 1)
+            (row, run) for row in rows.index for run in ((0,) if protocol == "greedy" else (0, 1))
         )
         for record in part.itertuples():
             assert (record.subset, record.prompt, record.reference) == tuple(rows.loc[record.row])
+
+
+def test_greedy_completions_are_what_transformers_generates_without_sampling(config, tests, tokenizer):
+    greedy = {"greedy": tests["greedy"]}
+    completions.complete(config, greedy)
+    model = loading.load_base(config.model)
+    ends = list(completions.decoding_of(config, model, end_of_turn_id(tokenizer, config.prompt)).end_ids)
+    for record in completions.read(config, greedy).itertuples():
+        message = [{"role": "user", "content": record.prompt}]
+        ids = encode_prompt(tokenizer, message, config.prompt, 1018)[0]
+        given = torch.tensor([ids])
+        made = model.generate(
+            given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=6, eos_token_id=ends
+        )
+        assert record.ids == [token for token in made[0, len(ids) :].tolist() if token not in ends]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({}, (False, 0.6, 0.9, 50)),
+        ({"temperature": 1.5}, (False, 1.5, 0.9, 50)),
+        ({"top_p": 1.0, "top_k": 0}, (False, 0.6, 1.0, 0)),
+        ({"top_k": 3}, (False, 0.6, 0.9, 3)),
+        ({"do_sample": False, "decoding_runs": 1}, (True, 0.6, 0.9, 50)),
+    ],
+)
+def test_completions_are_decoded_as_the_settings_say_and_else_as_the_base_model_does(
+    config, clean, base_model, chosen, expected
+):
+    GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9).save_pretrained(base_model)
+    config = replace(config, evaluation=replace(config.evaluation, **chosen))
+    completions.complete(config, clean)
+    used = completions.generation.read_decoding(config.paths.completions("base"))
+    assert (used.greedy, used.temperature, used.top_p, used.top_k) == expected
 
 
 def test_rows_may_be_completed_fewer_times_than_the_settings_say(config, rows):
@@ -204,7 +245,8 @@ def test_a_killed_evaluation_goes_on_and_ends_the_same(config, tests, monkeypatc
     killed_at(99)
     completions.complete(config, tests)
     assert [path.read_bytes() for path in paths] == whole
-    assert asked == [4, 2, 4, 2]
+    # Greedily all six at once: there are half as many sequences.
+    assert asked == [4, 2, 4, 2, 6]
 
 
 def test_the_adapter_of_the_iteration_is_what_completes(config, clean):
@@ -402,4 +444,14 @@ def test_scoring_loads_no_model_and_reads_only_files(config, decoded, embedded, 
     monkeypatch.setattr(loading, "load_base", refuse)
     monkeypatch.setattr(loading, "load_adapter", refuse)
     monkeypatch.setattr(selection, "read", refuse)
-    assert len(scoring.score(config, decoded)) == 26
+    assert len(scoring.score(config, decoded)) > 24
+
+
+def test_greedy_completions_are_scored_like_any_and_have_no_likelihood_of_their_own(config, decoded, embedded):
+    once = decoded[(decoded["protocol"] != "greedy") | (decoded["run"] == 0)]
+    table = scoring.score(config, once)
+    greedy = table[table["protocol"] == "greedy"]
+    assert set(greedy["decoding_run"]) == {0}
+    assert greedy["metric"].tolist() == list(metrics.OF_COMPLETIONS)
+    assert not {"nats", "bytes"} & set(scoring.read_pairs(config, "greedy"))
+    assert {"nats", "bytes"} <= set(scoring.read_pairs(config, "clean"))

@@ -4,9 +4,11 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from lib import paths
 from lib.model import generation
 from lib.model.generation import Batch, Decoding, decode, pick, read_completions, uniforms, write_completions
 
@@ -108,28 +110,114 @@ def test_random_numbers_are_told_apart_by_seed_row_and_run_and_not_by_their_coun
 GRID = 20_000
 
 
-@pytest.mark.parametrize("shape", ["small", "peaked", "flat"])
+def warped(logits, temperature, top_p, top_k):
+    """The probabilities after transformers' own warpers, in double precision: their sums over a vocabulary round."""
+    logits = TemperatureLogitsWarper(temperature)(None, logits.double())
+    if top_k:
+        logits = TopKLogitsWarper(top_k)(None, logits)
+    if top_p < 1:
+        logits = TopPLogitsWarper(top_p)(None, logits)
+    return logits.softmax(-1)
+
+
+def some_logits(shape):
+    size, spread = {"small": (12, 2.0), "peaked": (600, 4.0), "flat": (600, 0.3), "equal": (613, 0.0)}.get(
+        shape, (640, 1.0)
+    )
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(1, size)) * spread).float()
+    # Logits of 16 bits are often equal.
+    return (4 * logits).round() / 4 if shape == "ties" else logits
+
+
+@pytest.mark.parametrize("shape", ["small", "peaked", "flat", "ties", "equal"])
 @pytest.mark.parametrize(
     ("temperature", "top_p", "top_k"),
-    [(1.0, 1.0, 0), (0.6, 0.9, 0), (1.7, 1.0, 0), (1.0, 0.5, 0), (1.0, 1.0, 5), (0.8, 0.95, 300), (1.0, 1e-6, 0)],
-)
+    [
+        (1.0, 1.0, 0), (0.6, 0.9, 0), (1.7, 1.0, 0), (1.0, 0.5, 0), (1.0, 1.0, 5), (0.8, 0.95, 300), (1.0, 1e-6, 0),
+        (1.0, 1.0, 50), (0.6, 0.9, 50), (1.0, 0.999, 10_000),
+    ],
+)  # fmt: skip
 def test_what_is_drawn_follows_the_softmax_after_transformers_own_warpers(shape, temperature, top_p, top_k):
-    # Above 256 tokens only the likeliest are sorted at first; flat logits need them all.
-    size, spread = {"small": (12, 2.0), "peaked": (600, 4.0), "flat": (600, 0.3)}[shape]
-    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(1, size)) * spread).float()
-    expected = TemperatureLogitsWarper(temperature)(None, logits)
-    if top_k:
-        expected = TopKLogitsWarper(top_k)(None, expected)
-    if top_p < 1:
-        expected = TopPLogitsWarper(top_p)(None, expected)
-    expected = expected.softmax(-1)[0].numpy()
-    # Every draw of an even grid: a token's share of them is its probability, to a step or two of the grid.
+    logits = some_logits(shape)
+    expected = warped(logits, temperature, top_p, top_k)[0].numpy()
+    # Of equal tokens, transformers may keep others than we do, but as many.
+    _, same = np.unique(logits[0].numpy(), return_inverse=True)
     draws = (torch.arange(GRID, dtype=torch.float64) + 0.5) / GRID
     decoding = Decoding(1, NEVER, temperature=temperature, top_p=top_p, top_k=top_k)
     drawn = torch.cat([pick(logits.expand(len(part), -1), part, decoding) for part in draws.split(5_000)])
-    share = np.bincount(drawn.numpy(), minlength=size) / GRID
-    np.testing.assert_allclose(share, expected, atol=3 / GRID)
-    assert not share[expected == 0].any()
+    share = np.bincount(drawn.numpy(), minlength=logits.shape[-1]) / GRID
+    wanted, found = np.bincount(same, expected), np.bincount(same, share)
+    # On an even grid of draws the shares are the probabilities, to a step or two; what top-p does not keep is drawn
+    # again, and that is left to chance.
+    chance = 0 if top_p == 1 else 5 * np.sqrt(wanted / GRID)
+    assert (abs(found - wanted) <= 3 * np.bincount(same) / GRID + chance).all()
+    kept, drawn_of = (np.bincount(same, some > 0).astype(int) for some in (expected, share))
+    often = np.bincount(same, expected * GRID > 20) > 0
+    np.testing.assert_array_equal(drawn_of[often], kept[often])
+    assert (drawn_of <= kept).all()
+
+
+@pytest.mark.parametrize(("spread", "step"), [(0.3, 0), (4.0, 0), (0.3, 1 / 16), (4.0, 1 / 16)])
+@pytest.mark.parametrize(("top_p", "top_k"), [(0.9, 0), (0.3, 0), (1.0, 50), (0.9, 50), (1.0, 3_000), (0.9, 3_000)])
+def test_of_a_real_vocabulary_only_what_transformers_keeps_is_drawn_and_as_often(spread, step, top_p, top_k):
+    logits = torch.from_numpy(np.random.default_rng(1).normal(size=(1, 49_152)) * spread).float()
+    if step:
+        logits = (logits / step).round() * step
+    expected = warped(logits, 1.0, top_p, top_k)[0]
+    rows = 1_000
+    draws = torch.from_numpy(np.random.default_rng(2).random(rows))
+    decoding = Decoding(1, NEVER, top_p=top_p, top_k=top_k)
+    drawn = torch.cat([pick(logits.expand(len(part), -1), part, decoding) for part in draws.split(100)])
+    least = logits[0][expected > 0].min()
+    assert (logits[0, drawn] >= least).all()
+    # By chi-square over tenths of the probability, from the likeliest token down.
+    values, place = logits[0].unique(return_inverse=True)
+    by_value = torch.zeros(len(values), dtype=torch.float64).index_add(0, place, expected)
+    tenth = ((by_value.flip(0).cumsum(0).flip(0) - by_value / 2) * 10).long().clamp(0, 9)[place]
+    share = torch.zeros(10, dtype=torch.float64).index_add(0, tenth, expected)
+    found = torch.bincount(tenth[drawn], minlength=10)
+    some = share * rows > 5
+    assert ((found - share * rows)[some] ** 2 / (share * rows)[some]).sum() < 35
+    assert (found[~some] <= 20).all()
+
+
+@pytest.mark.parametrize(("top_p", "top_k"), [(1.0, 0), (0.9, 0), (0.2, 0), (1.0, 50), (0.9, 50), (0.9, 30_000)])
+def test_a_token_hangs_on_its_own_logits_and_draw_alone(top_p, top_k):
+    rng = np.random.default_rng(0)
+    # Flat rows, peaked rows and one of equal logits; more than are sampled together.
+    logits = torch.from_numpy(rng.normal(size=(30, 49_152)) * np.tile([0.3, 4.0, 0.0], 10)[:, None]).float()
+    draws = torch.from_numpy(rng.random(30))
+    decoding = Decoding(1, NEVER, temperature=0.8, top_p=top_p, top_k=top_k)
+    together = pick(logits, draws, decoding)
+    assert len(set(together.tolist())) > 10
+    order = torch.from_numpy(rng.permutation(30))
+    assert pick(logits[order], draws[order], decoding).tolist() == together[order].tolist()
+    alone = torch.cat([pick(logits[n : n + 1], draws[n : n + 1], decoding) for n in range(30)])
+    assert alone.tolist() == together.tolist()
+
+
+class Sorted(TorchDispatchMode):
+    """Notes how many numbers are put in order at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation.overloadpacket.__name__
+        if name in ("sort", "argsort"):
+            self.counts.append(args[0].shape[-1])
+        elif name == "topk":
+            self.counts.append(args[1])
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("top_p", "top_k"), [(1.0, 0), (0.9, 0), (0.1, 0), (1.0, 50), (0.9, 50)])
+def test_no_vocabulary_is_sorted_however_flat_a_row_is(top_p, top_k):
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(8, 20_000)) * 0.1).float()
+    with Sorted() as noted:
+        pick(logits, torch.full((8,), 0.7), Decoding(1, NEVER, top_p=top_p, top_k=top_k))
+    assert max(noted.counts, default=0) <= top_k
 
 
 def test_the_greedy_pick_is_the_likeliest_whatever_is_drawn():
@@ -138,23 +226,61 @@ def test_the_greedy_pick_is_the_likeliest_whatever_is_drawn():
         assert pick(logits, torch.full((2,), draw), Decoding(1, NEVER, greedy=True)).tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("top_p", [1.0, 0.9])
-def test_the_greatest_draw_still_names_a_token_that_is_kept(top_p):
-    logits = torch.tensor([[0.0, 3.0, -2.0, 1.0]])
-    draw = torch.tensor([np.nextafter(1.0, 0.0)], dtype=torch.float64)
-    assert pick(logits, draw, Decoding(1, NEVER, top_p=top_p)).item() == (2 if top_p == 1 else 3)
+@pytest.mark.parametrize("draw", [0.0, 0.5, np.nextafter(1.0, 0.0)])
+@pytest.mark.parametrize(("top_p", "top_k"), [(1.0, 0), (0.9, 0), (1.0, 2), (0.9, 2)])
+def test_the_least_and_the_greatest_draw_name_tokens_that_are_kept(top_p, top_k, draw):
+    for dtype in (torch.float32, torch.bfloat16):
+        logits = torch.tensor([[-torch.inf, 3.0, -2.0, 1.0, -torch.inf]], dtype=dtype)
+        token = pick(logits, torch.tensor([draw]), Decoding(1, NEVER, top_p=top_p, top_k=top_k)).item()
+        assert token in ((1, 2, 3) if (top_p, top_k) == (1, 0) else (1, 3))
 
 
-def test_the_models_own_defaults_and_both_its_ends_are_used(tiny_model):
-    tiny_model.generation_config = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9, eos_token_id=[7, 5])
-    assert generation.model_defaults(tiny_model, end_of_turn=9, max_new_tokens=48) == Decoding(
-        max_new_tokens=48, end_ids=(5, 7, 9), temperature=0.6, top_p=0.9, top_k=0
-    )
+def test_at_temperature_0_the_likeliest_token_is_picked():
+    assert pick(torch.tensor([[0.0, 3.0, 1.0]]), torch.tensor([0.999]), Decoding(1, NEVER, temperature=0.0)) == 1
 
 
-def test_a_model_without_defaults_samples_plainly(tiny_model):
+OWN = {
+    "demo": GenerationConfig.from_pretrained(paths.ROOT / "lib" / "demo" / "base_model").to_diff_dict(),
+    "nothing": {},
+    "no-limit": {"do_sample": True, "top_k": 0},
+    "greedy": {"do_sample": False},
+    "all": {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20},
+}
+
+
+@pytest.mark.parametrize("own", OWN)
+@pytest.mark.parametrize(
+    "asked",
+    [{}, {"do_sample": False}, {"temperature": 0.3}, {"top_k": 0}, {"top_k": 7}, {"top_p": 0.5}, {"top_p": 1.0}],
+    ids=str,
+)
+def test_settings_are_resolved_as_generate_of_transformers_does(tiny_model, own, asked):
+    tiny_model.generation_config = GenerationConfig(**OWN[own])
+    # Whether to sample is what we do not leave to the model.
+    asked = {"do_sample": True} | asked
+    used, _ = tiny_model._prepare_generation_config(None, **asked)
+    warpers = tiny_model._get_logits_processor(used, input_ids_seq_length=1, device="cpu")
+    names = {TemperatureLogitsWarper: "temperature", TopKLogitsWarper: "top_k", TopPLogitsWarper: "top_p"}
+    expected = {names[type(warper)]: getattr(warper, names[type(warper)]) for warper in warpers}
+    found = generation.decoding_of(tiny_model, 5, 48, **asked)
+    assert found.greedy is not asked["do_sample"]
+    if not found.greedy:
+        neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        assert {name: getattr(found, name) for name in neutral} == neutral | expected
+    else:
+        assert expected == {}
+
+
+def test_a_model_that_says_nothing_is_sampled_with_the_defaults_of_transformers(tiny_model):
     tiny_model.generation_config = GenerationConfig(eos_token_id=5)
-    assert generation.model_defaults(tiny_model, 5, 48) == Decoding(48, (5,), temperature=1.0, top_p=1.0, top_k=0)
+    assert generation.decoding_of(tiny_model, 5, 48) == Decoding(48, (5,), temperature=1.0, top_p=1.0, top_k=50)
+
+
+def test_both_ends_of_the_model_and_the_end_of_the_turn_end_a_completion(tiny_model):
+    tiny_model.generation_config = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9, eos_token_id=[7, 5])
+    assert generation.decoding_of(tiny_model, end_of_turn=9, max_new_tokens=48) == Decoding(
+        max_new_tokens=48, end_ids=(5, 7, 9), temperature=0.6, top_p=0.9, top_k=50
+    )
 
 
 def write(path, model, tokenizer, **changed):
@@ -249,6 +375,8 @@ def test_the_first_line_says_what_the_completions_depend_on(tmp_path, tokenizer,
     head = json.loads(write(tmp_path / "c.jsonl", None, tokenizer).splitlines()[0])
     assert head["settings"] == {"model": "kecil"}
     assert (head["rows"], head["runs"], head["seed"]) == (5, 2, 0)
+    assert generation.read_settings(tmp_path / "c.jsonl") == {"model": "kecil"}
+    assert generation.read_decoding(tmp_path / "c.jsonl") == Decoding(4, NEVER)
 
 
 def alone(model, prompt, draws, decoding):

@@ -83,10 +83,11 @@ def test_an_evaluation_hands_the_server_what_the_model_here_would_get(config, ro
     assert path.read_text() != plain, "completions of another engine were gone on with"
     assert generation.read_settings(path)["server"] == server.base
     assert sorted(body["prompt"] for body in server.asked) == sorted(here.values())
-    defaults = generation.model_defaults(loading.load_base(config.model), 0, 6)
+    defaults = generation.decoding_of(loading.load_base(config.model), 0, 6)
     for body in server.asked:
         assert (body["n"], body["max_tokens"]) == (2, 6)
         assert (body["temperature"], body["top_p"]) == (defaults.temperature, defaults.top_p)
+        assert body["top_k"] == defaults.top_k == 50
     assert len({body["seed"] for body in server.asked}) == 3
     table = completions.read(config, {"clean": rows})
     assert sorted(zip(table["row"], table["run"], strict=True)) == [(n, run) for n in (2, 4, 9) for run in (0, 1)]

@@ -40,6 +40,7 @@ def test_the_model_card_has_the_scores_of_base_and_final_adapter_with_their_inte
     assert "| Weighted F1 | 0.110 [0.085, 0.135] | 0.410 [0.385, 0.435] |" in card
     assert "Mean over 3 decoding runs with its 95 % interval" in card
     assert "on 24 test rows" in card
+    assert "sampled with\ntemperature 0.6, top-k 50 and top-p 0.9, up to 48 tokens" in card
     assert "row 5 of the study's Table 2, seed 0" in card
 
 

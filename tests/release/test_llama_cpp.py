@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from lib import paths
-from lib.config import Prompt
+from lib.config import Evaluation, Prompt
 from lib.model import loading
 from lib.model.prompts import render
 from lib.parameters import load_config
@@ -195,8 +195,13 @@ def test_the_modelfile_samples_as_the_evaluation_does(tokenizer, tiny_model, con
     assert "FROM ./model.gguf" in lines
     parameters = [line.removeprefix("PARAMETER ") for line in lines if line.startswith("PARAMETER")]
     assert sorted(parameters) == [
-        "repeat_penalty 1", 'stop "<|end_of_text|>"', 'stop "<|eot_id|>"', "temperature 0.6", "top_k 0", "top_p 0.9",
+        "repeat_penalty 1", 'stop "<|end_of_text|>"', 'stop "<|eot_id|>"', "temperature 0.6", "top_k 50", "top_p 0.9",
     ]  # fmt: skip
+    chosen = replace(config, evaluation=Evaluation(temperature=0.3, top_k=7))
+    lines = llama_cpp.modelfile(tokenizer, tiny_model, chosen).splitlines()
+    assert {"PARAMETER temperature 0.3", "PARAMETER top_k 7", "PARAMETER top_p 0.9"} <= set(lines)
+    greedy = replace(config, evaluation=Evaluation(do_sample=False, decoding_runs=1))
+    assert "PARAMETER temperature 0" in llama_cpp.modelfile(tokenizer, tiny_model, greedy).splitlines()
 
 
 # --- Reading it back -------------------------------------------------------------------------------------------------

@@ -28,9 +28,9 @@ def test_the_demos_work_is_what_the_demo_does():
     assert work.trained_tokens == 250 * 5 * 50
     # Before the training, and at each of five checkpoints.
     assert work.validated_tokens == 6 * 50 * 50
-    # 245 test rows in two protocols, five times; 125 English rows once.
-    assert work.completions == 2 * (2 * 245 * 5 + 125)
-    assert work.prompts == 2 * (2 * 245 + 2 * 125)
+    # 245 test rows in two protocols, five times, and once more greedily; 125 English rows once.
+    assert work.completions == 2 * (2 * 245 * 5 + 245 + 125)
+    assert work.prompts == 2 * (3 * 245 + 2 * 125)
     assert work.new_tokens == 48 * work.completions
 
 
@@ -38,7 +38,7 @@ def test_the_papers_work_is_the_papers():
     _, work = counted(CENDOL, profile="paper")
     assert (work.corpus_rows, work.drawn, work.examples, work.shown) == (6_542_630, 21_000, 10_000, 10_000)
     assert work.steps == 6_250
-    assert work.completions == 2 * 2 * 9_800 * 5
+    assert work.completions == 2 * (2 * 9_800 * 5 + 9_800)
 
 
 def test_what_iterations_share_is_done_once():

@@ -58,7 +58,7 @@ def make_model(name: str, folder: Path) -> tuple[Path, Path]:
 
     from lib.config import Lora, Model, Prompt
     from lib.model import loading, prompts
-    from lib.model.generation import model_defaults
+    from lib.model.generation import decoding_of
 
     tokenizer = loading.load_tokenizer(Model(base_model="demo"))
     if name == "demo":
@@ -74,7 +74,7 @@ def make_model(name: str, folder: Path) -> tuple[Path, Path]:
         model = LlamaForCausalLM(config).eval()
     with torch.no_grad():
         # The output layer is tied to the embeddings: a zero is never the likeliest of thousands.
-        for end in model_defaults(model, prompts.end_of_turn_id(tokenizer, Prompt()), 1).end_ids:
+        for end in decoding_of(model, prompts.end_of_turn_id(tokenizer, Prompt()), 1).end_ids:
             model.get_input_embeddings().weight[end] = 0
     base, adapter = folder / f"{name}-base", folder / f"{name}-adapter"
     model.save_pretrained(base)

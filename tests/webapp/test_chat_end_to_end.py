@@ -7,7 +7,6 @@ import re
 import shutil
 import time
 import urllib.request
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,7 +107,7 @@ def test_a_greedy_answer_is_what_the_evaluation_generates(stack, cookie, model):
     tokenizer, adapter = loading.load_tokenizer(settings), loading.load_adapter(settings, model[1])
     ids, _ = prompts.encode_prompt(tokenizer, [{"role": "user", "content": PROMPT}], Prompt(), 1_024)
     end = prompts.end_of_turn_id(tokenizer, Prompt())
-    decoding = replace(generation.model_defaults(adapter, end, 48), greedy=True)
+    decoding = generation.decoding_of(adapter, end, 48, do_sample=False)
     [[answer]] = generation.decode(adapter, [ids], generation.uniforms(0, 0, 0, 48)[None, None], decoding)
     assert asyncio.run(ask()) == tokenizer.decode(answer, skip_special_tokens=True)
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,10 +64,14 @@ class TransformersEngine:
             raise EngineRefusalError("This worker was started without an adapter: only the base model can answer.")
         settings = request.settings
         prompt, left_out = self._encode(request)
-        decoding = generation.model_defaults(self._models["base"], self._end_of_turn, settings.max_new_tokens)
-        chosen = {name: getattr(settings, name) for name in ("temperature", "top_p", "top_k")}
-        decoding = replace(
-            decoding, greedy=settings.greedy, **{name: value for name, value in chosen.items() if value is not None}
+        decoding = generation.decoding_of(
+            self._models["base"],
+            self._end_of_turn,
+            settings.max_new_tokens,
+            do_sample=not settings.greedy,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
         )
         # Position i draws number i, whoever draws it: another worker that goes on writes the same text.
         draws = generation.uniforms(request.seed, 0, 0, settings.max_new_tokens)

@@ -18,7 +18,7 @@ from worker.transformers_engine import TransformersEngine
 
 from lib.config import Config, Lora, Model, Prompt
 from lib.model import generation, prompts
-from lib.model.generation import model_defaults, uniforms
+from lib.model.generation import decoding_of, uniforms
 from lib.training.trainer import ADAPTER_RECORD
 
 
@@ -60,7 +60,7 @@ def evaluated(model, tokenizer, settings, request):
     messages = [{"role": turn.role, "content": turn.content} for turn in request.turns]
     ids, _ = prompts.encode_prompt(tokenizer, messages, settings, 400)
     count = request.settings.max_new_tokens
-    decoding = model_defaults(model, prompts.end_of_turn_id(tokenizer, settings), count)
+    decoding = decoding_of(model, prompts.end_of_turn_id(tokenizer, settings), count)
     if request.settings.greedy:
         decoding = generation.Decoding(count, decoding.end_ids, greedy=True)
     draws = np.array([[uniforms(request.seed, 0, 0, count)]])
@@ -99,7 +99,7 @@ def test_an_answer_goes_on_where_another_worker_left_it(engine, after):
     while not rest or not rest[-1].finish:
         rest += engine.step()
     assert [token for step in rest for token in step.ids] == ids[after:]
-    assert text_of_steps(before) + text_of_steps(rest) == text_of_steps(whole)
+    assert text_of_steps([*before, *rest]) == text_of_steps(whole)
 
 
 def test_what_is_removed_is_told_no_more_and_the_others_go_on(engine):
@@ -129,8 +129,10 @@ def test_settings_that_are_given_replace_the_models_own(engine, monkeypatch):
     monkeypatch.setattr(generation.Batch, "add", lambda *args, **kw: (seen.append(args[4]), add(*args, **kw)))
     engine.add(request_for("Apa?", temperature=0.5, top_k=3, max_new_tokens=4), [], "")
     engine.add(request_for("Apa?", top_p=0.5, max_new_tokens=4), [], "")
+    engine.add(request_for("Apa?", top_k=0, max_new_tokens=4), [], "")
     assert (seen[0].temperature, seen[0].top_k, seen[0].top_p) == (0.5, 3, 1.0)
-    assert (seen[1].temperature, seen[1].top_p) == (1.0, 0.5)
+    assert (seen[1].temperature, seen[1].top_k, seen[1].top_p) == (1.0, 50, 0.5)
+    assert seen[2].top_k == 0, "no limit is a choice"
 
 
 def conversation(count, target="base"):
