@@ -32,6 +32,7 @@ def against_published(
     ours: str = "this run",
     metrics: tuple[str, ...] = ("bleu", "rougeL"),
     picked: str = "5",
+    bounds: pd.DataFrame | None = None,
 ) -> Figure:
     """Every model of this run beside what the paper and Cendol published (paper, figure 8).
 
@@ -42,6 +43,7 @@ def against_published(
         results: tidy, as in results.csv, of one protocol.
         table3, claims, baselines: as of `lib.report.published`.
         ours: how the legend names the results, with their protocol.
+        bounds: floors and ceiling of the same protocol (`floors.measure`), drawn as thin lines.
     """
     own = drawing.order(results)
     others = [name for name in dict.fromkeys(claims["against"]) if name != "base"]
@@ -63,6 +65,7 @@ def against_published(
                 )
         axis.axhline(len(own) - 0.5, color="#9aa0a8", linewidth=0.8)
         axis.set(xlabel=METRIC_NAMES[metric], xlim=(0, None))
+        drawing.bound(axis, bounds, metric, "x")
     handles = [
         Line2D([], [], label=f"{ours}: base model", **drawing.marker("base")),
         Line2D([], [], label=f"{ours}: adapters", **drawing.marker("adapter")),
@@ -73,12 +76,18 @@ def against_published(
             for name, style in _LANGUAGES.items()
         ),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    drawing.legend(figure, handles, 2)
     drawing.seed_legend(figure, drawing.seeds_of(results))
     return figure
 
 
-def loss_curves(logs: pd.DataFrame, results: pd.DataFrame, metric: str = "bleu", study: str = "") -> Figure:
+def loss_curves(
+    logs: pd.DataFrame,
+    results: pd.DataFrame,
+    metric: str = "bleu",
+    study: str = "",
+    bounds: pd.DataFrame | None = None,
+) -> Figure:
     """The losses of several trainings over their steps, and their scores beside.
 
     Args:
@@ -86,6 +95,7 @@ def loss_curves(logs: pd.DataFrame, results: pd.DataFrame, metric: str = "bleu",
         logs: logs of `trainer.train`, one below the other, with a column `iteration`: step, train_loss and
             validation_loss; of several seeds, the means by step are drawn.
         results: tidy, as in results.csv, of one protocol and the same iterations; the base model may be among them.
+        bounds: as of `against_published`, beside the scores.
     """
     names = drawing.order(logs)
     palette = sns.color_palette("colorblind", len(names))
@@ -114,6 +124,7 @@ def loss_curves(logs: pd.DataFrame, results: pd.DataFrame, metric: str = "bleu",
     _lines(scores, shown, "")
     scores.set(xlabel=METRIC_NAMES[metric], xlim=(0, None))
     scores.set_yticklabels([drawing.label(name.removeprefix(f"{study}_")) for name in shown])
+    drawing.bound(scores, bounds, metric, "x")
     return figure
 
 
@@ -161,7 +172,7 @@ def leak_worth(table: pd.DataFrame) -> Figure:
             label="the paper's protocol: random rows",
         ),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    drawing.legend(figure, handles, 2)
     return figure
 
 
