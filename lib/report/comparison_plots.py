@@ -137,7 +137,7 @@ def leak_worth(table: pd.DataFrame) -> Figure:
     metrics = list(dict.fromkeys(table["metric"]))
     subsets = list(dict.fromkeys(table["subset"]))
     figure, axes = drawing.axes(
-        1, len(metrics), max(5.6, 1.8 + 2.7 * len(metrics)), 1.7 + 0.4 * len(subsets), sharey=True
+        1, len(metrics), min(drawing.WIDE, max(5.6, 1.8 + 2.7 * len(metrics))), 1.7 + 0.4 * len(subsets), sharey=True
     )
     for axis, metric in zip(axes[0], metrics, strict=True):
         part = table[table["metric"] == metric].set_index("subset").reindex(subsets)

@@ -165,10 +165,10 @@ def legend(figure: Figure, handles: Sequence[Any], ncols: int, place: str = "low
 
 
 def bound(axis: Axes, bounds: pd.DataFrame | None, metric: str, which: str = "y") -> None:
-    """Draw floors and ceiling as thin named lines, at their means over the draws.
+    """Draw floors and ceiling as thin named lines, at their means over the draws; `settle` then moves names apart.
 
-    Call it when the models are drawn: the axis grows where a floor is above them all. A ceiling far above all else is
-    told at the end of the axis instead, since it would squeeze the models into a corner.
+    Call it when the models are drawn: the axis grows to 0, and where a floor is above them all. A ceiling far above all
+    else is told at the end of the axis instead, since it would squeeze the models into a corner.
 
     Args:
         bounds: tidy, as in results.csv, of the protocol of the scores; without it, or the metric, nothing is drawn.
@@ -186,12 +186,13 @@ def bound(axis: Axes, bounds: pd.DataFrame | None, metric: str, which: str = "y"
     top = max(top, *(1.05 * means[name] for name in floors if name in means), 0)
     if means.get(ceiling, 0) <= _FAR * top:
         top = max(top, 1.04 * means.get(ceiling, 0))
-    getattr(axis, f"set_{which}lim")(low, top)
+    getattr(axis, f"set_{which}lim")(min(low, 0), top)
     inside = {name: mean for name, mean in means.items() if mean <= top}
     for name, mean in inside.items():
         line = axis.axhline if which == "y" else axis.axvline
         line(mean, color=_QUIET, linewidth=0.9, linestyle=_DASHES.get(name, "-"), zorder=1.2)
-    for level, (name, mean) in enumerate(sorted(inside.items(), key=lambda item: -item[1])):
+    flags = sorted(inside.items(), key=lambda item: -item[1])
+    for level, (name, mean) in enumerate(flags):
         if which == "y":
             _name_bound(axis, name, (1, mean), (9, 0), axis.get_yaxis_transform(), va="center")
         else:
@@ -202,10 +203,10 @@ def bound(axis: Axes, bounds: pd.DataFrame | None, metric: str, which: str = "y"
         if which == "y":
             _name_bound(axis, f"{name}\n{value} ↑", (1, 1), (9, 0), "axes fraction", va="center")
         else:
-            place = (0, 4 + _LINE * len(inside))
+            # At the lowest level whose flag leaves it half of the axis.
+            free = next((level for level, (_, at) in enumerate(flags) if at < 0.2 * top), len(flags))
+            place = (0, 4 + _LINE * free)
             _name_bound(axis, f"{name} {value} →", (1, 1), place, "axes fraction", va="bottom", ha="right")
-    settle(axis.get_figure(root=True))
-
 
 def _name_bound(axis: Axes, text: str, at: tuple[float, float], aside: tuple[float, float], on: Any, **style: Any) -> None:
     off = text[-1] in "↑→"
@@ -235,9 +236,13 @@ def _name_bound(axis: Axes, text: str, at: tuple[float, float], aside: tuple[flo
 
 def settle(figure: Figure) -> None:
     """Move the names of floors and ceiling beside an axis apart, as little as they need; its size must be known."""
-    figure.draw_without_rendering()
-    for axis in figure.axes:
-        names = [text for text in axis.texts if text.get_label() == _BOUND and text.get_verticalalignment() == "center"]
+    beside = {
+        axis: [text for text in axis.texts if text.get_label() == _BOUND and text.get_verticalalignment() == "center"]
+        for axis in figure.axes
+    }
+    if any(beside.values()):
+        figure.draw_without_rendering()
+    for axis, names in beside.items():
         if not names:
             continue
         points = 72 / figure.dpi
@@ -273,9 +278,10 @@ def narrow(figure: Figure) -> Figure:
         first = figure.axes[place].get_subplotspec().rowspan.start * figure.axes[place].get_gridspec().ncols
         axis.set_subplotspec(grid[place])
         axis.tick_params(labelleft=bool(len(axis.get_yticks())))
+        axis.tick_params(axis="x", labelsize=SMALL)
         for text, known in zip(axis.get_yticklabels(), figure.axes[first].get_yticklabels(), strict=False):
             text.set_fontweight(known.get_fontweight())
-        axis.set_title(_fill(axis.get_title(), 36))
+        axis.title.set_text(_fill(axis.get_title(), 40 if axis.title.get_fontsize() < 10 else 36))
         axis.set(xlabel=_fill(axis.get_xlabel(), 38), ylabel=_fill(axis.get_ylabel(), 10 * heights[place]))
     named = [
         (handle, _fill(text.get_text(), 42))

@@ -17,6 +17,7 @@ _COLOURS = {
     "#6b7178": "quiet",
     "#262626": "text",
     "#000000": "text",
+    "#0072b2": "blue",
 }
 #: What matplotlib draws with; anything else (metadata, styles for the whole page) is left out.
 _TAGS = {"svg", "g", "defs", "path", "rect", "use", "text", "tspan", "clipPath", "pattern", "image"}
@@ -79,7 +80,7 @@ def _shorten(element: ElementTree.Element, names: dict[str, str]) -> None:
         if key == "id":
             value = names.get(value, "")
         elif key == "style":
-            _style(element, value)
+            _style(element, _REFERENCE.sub(lambda found: f"url(#{names.get(found[1], '')})", value))
             value = ""
         elif key == "d":
             value = _path(value)

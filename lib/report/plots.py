@@ -12,7 +12,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import NullFormatter, PercentFormatter, StrMethodFormatter
 
 from lib.evaluation.metrics import METRIC_NAMES
 from lib.report import drawing
@@ -20,6 +20,8 @@ from lib.report.drawing import ADAPTER_COLOUR, SMALL, WIDE
 
 #: A picture's pixels an inch.
 _DOTS = 160
+#: Those of points within an SVG, which has no more to say at twice as many.
+_DOTS_INSIDE = 100
 #: From so many on, points are a picture within the SVG: thousands of shapes are larger than that.
 _MANY_POINTS = 400
 
@@ -29,7 +31,7 @@ def save(figure: Figure, folder: Path, name: str) -> Figure:
     (folder / "narrow").mkdir(parents=True, exist_ok=True)
     # Texts stay texts; without a date the same figure is the same file.
     with plt.rc_context({"svg.fonttype": "none"}):
-        options: dict[str, Any] = {"metadata": {"Date": None}, "dpi": _DOTS}
+        options: dict[str, Any] = {"metadata": {"Date": None}, "dpi": _DOTS_INSIDE}
         figure.savefig(folder / f"{name}.svg", bbox_inches="tight", **options)
         plt.close(figure)
         drawing.narrow(figure).savefig(folder / "narrow" / f"{name}.svg", **options)
@@ -160,9 +162,12 @@ def training(log: pd.DataFrame) -> Figure:
         )
     losses.set(xlabel="step", ylabel="loss on completions (nats a token)", ylim=(0, None))
     losses.legend(frameon=False)
-    rates.plot(trained["step"], trained["learning_rate_B"], color="#009e73", label=r"$\eta_B$ (matrices B)")
-    rates.plot(trained["step"], trained["learning_rate_A"], "--", color="#cc79a7", label=r"$\eta_A$ (matrices A)")
+    rates.plot(trained["step"], trained["learning_rate_B"], color="#009e73", label="matrices B")
+    rates.plot(trained["step"], trained["learning_rate_A"], "--", color="#cc79a7", label="matrices A")
     rates.set(xlabel="step", ylabel="learning rate", yscale="log")
+    # Powers of ten have exponents that are too small to read on a phone.
+    rates.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    rates.yaxis.set_minor_formatter(NullFormatter())
     rates.legend(frameon=False)
     return figure
 
@@ -191,6 +196,7 @@ def box_plot(
         axes[1, 0].set(title="as printed in the paper (mean ± sd), another protocol", ylabel=METRIC_NAMES[metric])
     drawing.bound(axes[0, 0], bounds, metric)
     drawing.seed_legend(figure, drawing.seeds_of(results))
+    drawing.settle(figure)
     return figure
 
 
@@ -214,6 +220,7 @@ def rouge(results: pd.DataFrame, picked: str = "5", bounds: pd.DataFrame | None 
         for axis in axes[row]:
             drawing.bound(axis, bounds, metric)
     drawing.seed_legend(figure, drawing.seeds_of(results))
+    drawing.settle(figure)
     return figure
 
 
@@ -231,6 +238,7 @@ def weighted_f1(results: pd.DataFrame, picked: str = "5", bounds: pd.DataFrame |
     for axis in axes[0]:
         drawing.bound(axis, bounds, "weighted_f1")
     drawing.seed_legend(figure, drawing.seeds_of(results))
+    drawing.settle(figure)
     return figure
 
 
@@ -254,6 +262,11 @@ def loss_per_byte(results: pd.DataFrame, english: pd.DataFrame | None = None, pi
         axis.grid(axis="x", visible=True)
         axis.grid(axis="y", color="#f2f3f5")
         axis.set(title=f"{language} test answers", xlabel="bits a byte (lower is better: ←)")
+    # A bit is as long in both languages, so that the changes can be compared.
+    limits = [axis.get_xlim() for axis in axes[0]]
+    half = max(high - low for low, high in limits) / 2
+    for axis, (low, high) in zip(axes[0], limits, strict=True):
+        axis.set_xlim((low + high) / 2 - half, (low + high) / 2 + half)
     drawing.seed_legend(figure, drawing.seeds_of(panels["Indonesian"]))
     return figure
 
@@ -333,6 +346,7 @@ def _bars(axis: Axes, results: pd.DataFrame, metric: str, picked: str) -> None:
         padding=3,
         fontsize=SMALL,
         rotation=90 if many else 0,
+        bbox={"facecolor": "white", "linewidth": 0, "pad": 0.5},
     )
     axis.set(ylim=(0, max(means) * (1.4 if many else 1.18)))
     drawing.name_ticks(axis, "x", names, picked)
