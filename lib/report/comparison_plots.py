@@ -48,7 +48,7 @@ def against_published(
     own = drawing.order(results)
     others = [name for name in dict.fromkeys(claims["against"]) if name != "base"]
     names = [*own, *others]
-    figure, axes = drawing.axes(1, len(metrics), 8.6, 1.8 + 0.3 * len(names), sharey=True)
+    figure, axes = drawing.axes(1, len(metrics), drawing.WIDE, 1.8 + 0.3 * len(names), sharey=True)
     for axis, metric in zip(axes[0], metrics, strict=True):
         # A single adapter was not picked from several, even beside other models.
         _ours(axis, results[results["metric"] == metric], names, picked if len(own) > 2 else "")
@@ -99,7 +99,7 @@ def loss_curves(
     """
     names = drawing.order(logs)
     palette = sns.color_palette("colorblind", len(names))
-    figure, axes = drawing.axes(1, 2, 8.6, max(3.4, 1.6 + 0.36 * len(names)), width_ratios=(1.5, 1))
+    figure, axes = drawing.axes(1, 2, drawing.WIDE, max(3.4, 1.6 + 0.36 * len(names)), width_ratios=(1.5, 1))
     losses, scores = axes[0]
     for place, name in enumerate(names):
         mean = logs[logs["iteration"] == name].groupby("step")[["train_loss", "validation_loss"]].mean()
@@ -184,7 +184,7 @@ def nested_bleu(table: pd.DataFrame, table3: pd.DataFrame, picked: str = "5") ->
         table3: as of `published.table3`.
     """
     names = drawing.order(table)
-    figure, axes = drawing.axes(1, 3, 8.6, 1.5 + 0.3 * len(names), sharex=True, sharey=True)
+    figure, axes = drawing.axes(1, 3, drawing.WIDE, 1.5 + 0.3 * len(names), sharex=True, sharey=True)
     for axis, column in zip(axes[0], ("right", "nested"), strict=False):
         _ours(axis, table.rename(columns={column: "value"}), names, picked)
     printed = table3[(table3["metric"] == "bleu") & table3["iteration"].isin(names)]
@@ -217,7 +217,7 @@ def english_cost(table: pd.DataFrame, picked: str = "5") -> Figure:
         "rougeL": "English ROUGE-L",
         "english_share": "answered in English",
     }
-    figure, axes = drawing.axes(1, 3, 8.6, 1.5 + 0.3 * len(names), sharey=True)
+    figure, axes = drawing.axes(1, 3, drawing.WIDE, 1.5 + 0.3 * len(names), sharey=True)
     for axis, (column, title) in zip(axes[0], panels.items(), strict=True):
         _ours(axis, table.rename(columns={column: "value"}), names, picked)
         before = table.loc[table["iteration"] == "base", column].mean()

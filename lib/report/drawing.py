@@ -30,7 +30,7 @@ BASE_COLOUR, ADAPTER_COLOUR, OTHER_COLOUR = "#7a7f87", "#d55e00", "#0072b2"
 PAPER: dict[str, Any] = {"marker": "D", "color": "black", "markerfacecolor": "white", "linestyle": "none"}
 #: The least size of text, in points: 11 pixels of a browser where `WIDE` inches fill a page, or `NARROW` ones a phone.
 SMALL = 9
-WIDE, NARROW = 8.6, 3.6
+WIDE, NARROW = 8.4, 3.6
 _BAND, _QUIET = "#fbf0dc", "#6b7178"
 _FILLS = ("full", "none", "left", "top", "right", "bottom")
 _DASHES: dict[str, Any] = {
@@ -208,7 +208,10 @@ def bound(axis: Axes, bounds: pd.DataFrame | None, metric: str, which: str = "y"
             place = (0, 4 + _LINE * free)
             _name_bound(axis, f"{name} {value} →", (1, 1), place, "axes fraction", va="bottom", ha="right")
 
-def _name_bound(axis: Axes, text: str, at: tuple[float, float], aside: tuple[float, float], on: Any, **style: Any) -> None:
+
+def _name_bound(
+    axis: Axes, text: str, at: tuple[float, float], aside: tuple[float, float], on: Any, **style: Any
+) -> None:
     off = text[-1] in "↑→"
     axis.annotate(
         text,
@@ -271,7 +274,8 @@ def narrow(figure: Figure) -> Figure:
     copy: Figure = pickle.loads(pickle.dumps(figure))
     figure.draw_without_rendering()
     heights = [_narrow_height(axis, figure) for axis in figure.axes]
-    copy.set_size_inches(NARROW, sum(heights) + 0.6 * len(heights))
+    # Roomy at first, for names and legends of any height.
+    copy.set_size_inches(NARROW, sum(heights) + 1.5 * len(heights) + 2)
     grid = copy.add_gridspec(len(heights), 1, height_ratios=heights)
     for place, axis in enumerate(copy.axes):
         # An axis that shared its names with one on its left has them again, the picked one in bold.
@@ -296,9 +300,12 @@ def narrow(figure: Figure) -> Figure:
         copy.legend(handles, texts, loc="outside lower center", ncols=columns, frameon=False, fontsize=SMALL)
     copy.draw_without_rendering()
     for axis in copy.axes:
-        boxes = [text.get_window_extent() for text in axis.get_xticklabels() if text.get_text()]
+        texts = [text for text in axis.get_xticklabels() if text.get_text()]
+        boxes = [text.get_window_extent().padded(1) for text in texts]
         if any(one.overlaps(two) for one, two in itertools.pairwise(boxes)):
-            axis.tick_params(axis="x", rotation=90)
+            for text in texts:
+                # A digit is as narrow as it is high.
+                text.set_rotation(90 if len(text.get_text()) > 2 else 0)
     # What stands between and below the axes is known only now; a second look is exact.
     for _ in range(2):
         copy.draw_without_rendering()

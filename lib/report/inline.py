@@ -1,7 +1,9 @@
-"""A figure's SVG as a part of the page: smaller than the file, in the colours of the page, and alone with its names."""
+"""A run's figures as parts of its page. An SVG is made smaller, takes the colours of the page, and has its ids alone."""
 
+import base64
 import re
 from html import escape
+from pathlib import Path
 from xml.etree import ElementTree
 
 from markupsafe import Markup
@@ -28,6 +30,28 @@ _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _PLACES = {"d", "x", "y", "points"}
 
 
+def figure(folder: Path, name: str, caption: str) -> Markup | None:
+    """A figure as a part of the page, or None where the run has none of that name.
+
+    Its SVG is in the page where that is the smaller, once for a wide screen and once for a phone.
+    """
+    path = folder / f"{name}.png"
+    if not path.is_file():
+        return None
+    picture = Markup('<img src="data:image/png;base64,{}" alt="{}">').format(
+        base64.b64encode(path.read_bytes()).decode(), caption
+    )
+    if not (drawn := path.with_suffix(".svg")).is_file():
+        return picture
+    phone = folder / "narrow" / drawn.name
+    wide = svg(drawn.read_text(encoding="utf-8"), name, caption, "on-wide" if phone.is_file() else "")
+    if len(wide) >= len(picture):
+        return picture
+    if not phone.is_file():
+        return wide
+    return wide + svg(phone.read_text(encoding="utf-8"), f"{name}-narrow", caption, "on-phone")
+
+
 def svg(text: str, name: str, caption: str, style: str) -> Markup:
     """The SVG that matplotlib wrote, to stand in an HTML page.
 
@@ -40,7 +64,9 @@ def svg(text: str, name: str, caption: str, style: str) -> Markup:
     _prune(root)
     known = {element.get("id", "") for element in root.iter()}
     used = {_target(element).removeprefix("#") for element in root.iter("use")}
-    used |= {found for element in root.iter() for value in element.attrib.values() for found in _REFERENCE.findall(value)}
+    used |= {
+        found for element in root.iter() for value in element.attrib.values() for found in _REFERENCE.findall(value)
+    }
     names = {old: f"{name}-{n}" for n, old in enumerate(sorted(used & known))}
     for element in root.iter():
         _shorten(element, names)
@@ -113,7 +139,9 @@ def _style(element: ElementTree.Element, style: str) -> None:
                 element.set("font-style", "italic")
         elif key == "font-size":
             element.set(key, value.removesuffix("px"))
-        elif (key, value) in (("text-anchor", "start"), ("stroke-dashoffset", "0")) or key == "font-family" or not value:
+        elif (
+            (key, value) in (("text-anchor", "start"), ("stroke-dashoffset", "0")) or key == "font-family" or not value
+        ):
             continue
         elif value in _COLOURS:
             if (_COLOURS[value], key, element.tag) in (("text", "fill", "text"), ("text", "fill", "tspan")):
@@ -169,6 +197,8 @@ def _html(element: ElementTree.Element) -> str:
     attributes = "".join(f' {key}="{escape(value)}"' for key, value in element.attrib.items())
     inside = "".join(_html(child) + escape(child.tail.strip() if child.tail else "") for child in element)
     text = escape(element.text) if element.text and element.tag in ("text", "tspan") else ""
-    return f"<{element.tag}{attributes}>{text}{inside}</{element.tag}>" if text or inside else (
-        f"<{element.tag}{attributes}/>"
+    return (
+        f"<{element.tag}{attributes}>{text}{inside}</{element.tag}>"
+        if text or inside
+        else (f"<{element.tag}{attributes}/>")
     )

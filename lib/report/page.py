@@ -1,6 +1,5 @@
 """The report: results.csv, manifest.json, and one page that opens without a network."""
 
-import base64
 import json
 import shutil
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from typing import Any
 import jinja2
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 from pandas.io.formats.style import Styler
 
 from lib.config import Config
@@ -114,7 +112,7 @@ def write(
         training=_training(picked),
         cut=_cut(two),
         nested=_nested(tables["nested"].data.loc[look.model_name(picked.iteration, picked.seed)]),
-        figure=lambda name, caption: _figure(files.figures, name, caption),
+        figure=lambda name, caption: inline.figure(files.figures, name, caption),
         tables={name: table.set_uuid(name).to_html() for name, table in tables.items()},
         failed=failed,
         rule=ablation.RULE,
@@ -194,25 +192,3 @@ def _nested(row: pd.Series) -> dict[str, float]:
     deviations = printed.loc[printed["metric"] == "bleu", "sd"]
     names = ("right", "right_sd", "nested", "nested_sd")
     return dict(zip(names, row, strict=True)) | {"paper_low": deviations.min(), "paper_high": deviations.max()}
-
-
-def _figure(folder: Path, name: str, caption: str) -> Markup | None:
-    """A figure as a part of the page, or None where the run has none of that name.
-
-    Its SVG is in the page where that is the smaller, once for a wide screen and once for a phone.
-    """
-    path = folder / f"{name}.png"
-    if not path.is_file():
-        return None
-    picture = Markup('<img src="data:image/png;base64,{}" alt="{}">').format(
-        base64.b64encode(path.read_bytes()).decode(), caption
-    )
-    if not (drawn := path.with_suffix(".svg")).is_file():
-        return picture
-    phone = folder / "narrow" / drawn.name
-    wide = inline.svg(drawn.read_text(encoding="utf-8"), name, caption, "on-wide" if phone.is_file() else "")
-    if len(wide) >= len(picture):
-        return picture
-    if not phone.is_file():
-        return wide
-    return wide + inline.svg(phone.read_text(encoding="utf-8"), f"{name}-narrow", caption, "on-phone")

@@ -207,7 +207,7 @@ def rouge(results: pd.DataFrame, picked: str = "5", bounds: pd.DataFrame | None 
         bounds: as of `box_plot`.
     """
     metrics = ["rouge1", "rouge2", "rougeL"]
-    figure, axes = drawing.axes(3, 2, 8.6, 7.2)
+    figure, axes = drawing.axes(3, 2, WIDE, 7.2)
     for row, metric in enumerate(metrics):
         _bars(axes[row, 0], results, metric, picked)
         _boxes(axes[row, 1], results, metric, picked)
@@ -230,7 +230,7 @@ def weighted_f1(results: pd.DataFrame, picked: str = "5", bounds: pd.DataFrame |
     Args:
         bounds: as of `box_plot`.
     """
-    figure, axes = drawing.axes(1, 2, 8.6, 3.3)
+    figure, axes = drawing.axes(1, 2, WIDE, 3.3)
     _bars(axes[0, 0], results, "weighted_f1", picked)
     _boxes(axes[0, 1], results, "weighted_f1", picked)
     axes[0, 0].set(ylabel=METRIC_NAMES["weighted_f1"], title="means")
