@@ -32,6 +32,7 @@ def against_published(
     ours: str = "this run",
     metrics: tuple[str, ...] = ("bleu", "rougeL"),
     picked: str = "5",
+    bounds: pd.DataFrame | None = None,
 ) -> Figure:
     """Every model of this run beside what the paper and Cendol published (paper, figure 8).
 
@@ -42,11 +43,12 @@ def against_published(
         results: tidy, as in results.csv, of one protocol.
         table3, claims, baselines: as of `lib.report.published`.
         ours: how the legend names the results, with their protocol.
+        bounds: floors and ceiling of the same protocol (`floors.measure`), drawn as thin lines.
     """
     own = drawing.order(results)
     others = [name for name in dict.fromkeys(claims["against"]) if name != "base"]
     names = [*own, *others]
-    figure, axes = drawing.axes(1, len(metrics), 8.6, 1.8 + 0.3 * len(names), sharey=True)
+    figure, axes = drawing.axes(1, len(metrics), drawing.WIDE, 1.8 + 0.3 * len(names), sharey=True)
     for axis, metric in zip(axes[0], metrics, strict=True):
         # A single adapter was not picked from several, even beside other models.
         _ours(axis, results[results["metric"] == metric], names, picked if len(own) > 2 else "")
@@ -63,6 +65,7 @@ def against_published(
                 )
         axis.axhline(len(own) - 0.5, color="#9aa0a8", linewidth=0.8)
         axis.set(xlabel=METRIC_NAMES[metric], xlim=(0, None))
+        drawing.bound(axis, bounds, metric, "x")
     handles = [
         Line2D([], [], label=f"{ours}: base model", **drawing.marker("base")),
         Line2D([], [], label=f"{ours}: adapters", **drawing.marker("adapter")),
@@ -73,12 +76,18 @@ def against_published(
             for name, style in _LANGUAGES.items()
         ),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    drawing.legend(figure, handles, 2)
     drawing.seed_legend(figure, drawing.seeds_of(results))
     return figure
 
 
-def loss_curves(logs: pd.DataFrame, results: pd.DataFrame, metric: str = "bleu", study: str = "") -> Figure:
+def loss_curves(
+    logs: pd.DataFrame,
+    results: pd.DataFrame,
+    metric: str = "bleu",
+    study: str = "",
+    bounds: pd.DataFrame | None = None,
+) -> Figure:
     """The losses of several trainings over their steps, and their scores beside.
 
     Args:
@@ -86,10 +95,11 @@ def loss_curves(logs: pd.DataFrame, results: pd.DataFrame, metric: str = "bleu",
         logs: logs of `trainer.train`, one below the other, with a column `iteration`: step, train_loss and
             validation_loss; of several seeds, the means by step are drawn.
         results: tidy, as in results.csv, of one protocol and the same iterations; the base model may be among them.
+        bounds: as of `against_published`, beside the scores.
     """
     names = drawing.order(logs)
     palette = sns.color_palette("colorblind", len(names))
-    figure, axes = drawing.axes(1, 2, 8.6, max(3.4, 1.6 + 0.36 * len(names)), width_ratios=(1.5, 1))
+    figure, axes = drawing.axes(1, 2, drawing.WIDE, max(3.4, 1.6 + 0.36 * len(names)), width_ratios=(1.5, 1))
     losses, scores = axes[0]
     for place, name in enumerate(names):
         mean = logs[logs["iteration"] == name].groupby("step")[["train_loss", "validation_loss"]].mean()
@@ -114,6 +124,7 @@ def loss_curves(logs: pd.DataFrame, results: pd.DataFrame, metric: str = "bleu",
     _lines(scores, shown, "")
     scores.set(xlabel=METRIC_NAMES[metric], xlim=(0, None))
     scores.set_yticklabels([drawing.label(name.removeprefix(f"{study}_")) for name in shown])
+    drawing.bound(scores, bounds, metric, "x")
     return figure
 
 
@@ -126,7 +137,7 @@ def leak_worth(table: pd.DataFrame) -> Figure:
     metrics = list(dict.fromkeys(table["metric"]))
     subsets = list(dict.fromkeys(table["subset"]))
     figure, axes = drawing.axes(
-        1, len(metrics), max(5.6, 1.8 + 2.7 * len(metrics)), 1.7 + 0.4 * len(subsets), sharey=True
+        1, len(metrics), min(drawing.WIDE, max(5.6, 1.8 + 2.7 * len(metrics))), 1.7 + 0.4 * len(subsets), sharey=True
     )
     for axis, metric in zip(axes[0], metrics, strict=True):
         part = table[table["metric"] == metric].set_index("subset").reindex(subsets)
@@ -161,7 +172,7 @@ def leak_worth(table: pd.DataFrame) -> Figure:
             label="the paper's protocol: random rows",
         ),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    drawing.legend(figure, handles, 2)
     return figure
 
 
@@ -176,7 +187,7 @@ def nested_bleu(table: pd.DataFrame, table3: pd.DataFrame, picked: str = "5") ->
     """
     printed = table3[table3["metric"] == "bleu"]
     names = drawing.order(table)
-    figure, axes = drawing.axes(1, 2, 7.2, 1.6 + 0.4 * (len(names) + 1), sharey=True)
+    figure, axes = drawing.axes(1, 2, drawing.WIDE, 1.6 + 0.4 * (len(names) + 1), sharey=True)
     titles = {"mean": "BLEU, mean over decoding runs", "sd": "its standard deviation over the runs"}
     for axis, (column, title) in zip(axes[0], titles.items(), strict=True):
         for place, name in enumerate(names):
@@ -214,7 +225,7 @@ def english_cost(table: pd.DataFrame, picked: str = "5") -> Figure:
         "rougeL": "English ROUGE-L",
         "english_share": "answered in English",
     }
-    figure, axes = drawing.axes(1, 3, 8.6, 1.5 + 0.3 * len(names), sharey=True)
+    figure, axes = drawing.axes(1, 3, drawing.WIDE, 1.5 + 0.3 * len(names), sharey=True)
     for axis, (column, title) in zip(axes[0], panels.items(), strict=True):
         _ours(axis, table.rename(columns={column: "value"}), names, picked)
         before = table.loc[table["iteration"] == "base", column].mean()

@@ -1,6 +1,5 @@
 """The report: results.csv, manifest.json, and one page that opens without a network."""
 
-import base64
 import json
 import shutil
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from lib.evaluation import completions, metrics
 from lib.evaluation.metrics import METRIC_NAMES
 from lib.model import generation
 from lib.release import cards, finished
-from lib.report import ablation, look, provenance
+from lib.report import ablation, inline, look, provenance
 from lib.storage import whole, write_json
 
 
@@ -116,7 +115,7 @@ def write(
         training=_training(picked),
         cut=_cut(two),
         nested=nested,
-        figure=lambda name: _figure(files.figures / f"{name}.png"),
+        figure=lambda name, caption: inline.figure(files.figures, name, caption),
         tables={name: table.set_uuid(name).to_html() for name, table in tables.items()},
         failed=failed,
         rule=ablation.RULE,
@@ -189,10 +188,3 @@ def _cut(configs: list[Config]) -> dict[str, float]:
         )
         for c in configs
     }
-
-
-def _figure(path: Path) -> str | None:
-    """A figure as a data URL, or None where the run has none of that name."""
-    if not path.is_file():
-        return None
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -3,6 +3,7 @@ not drawn. `lib.report.drawing` has their visual language; what is not a model t
 """
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,20 +11,31 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter, PercentFormatter, StrMethodFormatter
 
 from lib.evaluation.metrics import METRIC_NAMES
 from lib.report import drawing
-from lib.report.drawing import ADAPTER_COLOUR
+from lib.report.drawing import ADAPTER_COLOUR, SMALL, WIDE
+
+#: A picture's pixels an inch.
+_DOTS = 160
+#: Those of points within an SVG, which has no more to say at twice as many.
+_DOTS_INSIDE = 100
+#: From so many on, points are a picture within the SVG: thousands of shapes are larger than that.
+_MANY_POINTS = 400
 
 
 def save(figure: Figure, folder: Path, name: str) -> Figure:
-    """Write the figure as PNG and SVG, and return it to be shown."""
-    folder.mkdir(parents=True, exist_ok=True)
-    # Without a date the same figure is the same file.
-    figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
-    figure.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=160)
-    plt.close(figure)
+    """Write the figure as PNG and SVG, and as an SVG for a phone in the folder `narrow`, and return it to be shown."""
+    (folder / "narrow").mkdir(parents=True, exist_ok=True)
+    # Texts stay texts; without a date the same figure is the same file.
+    with plt.rc_context({"svg.fonttype": "none"}):
+        options: dict[str, Any] = {"metadata": {"Date": None}, "dpi": _DOTS_INSIDE}
+        figure.savefig(folder / f"{name}.svg", bbox_inches="tight", **options)
+        plt.close(figure)
+        drawing.narrow(figure).savefig(folder / "narrow" / f"{name}.svg", **options)
+    figure.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=_DOTS)
     return figure
 
 
@@ -33,31 +45,27 @@ def leakage(table: pd.DataFrame) -> Figure:
     Args:
         table: of `splits.leakage`, joined with that of `likeness.shares`.
     """
-    figure, axes = drawing.axes(1, 1, 7.2, 3.2)
-    columns = ["random split: rows leaked", "random split: outputs leaked", "grouped split: outputs alike"]
-    names = ["random split: the same row", "random split: the same output", "grouped split: an output alike"]
-    tidy = (
-        table[columns]
-        .set_axis(names, axis=1)
-        .melt(ignore_index=False, var_name="share of test rows", value_name="share")
-    )
+    columns = {
+        "random split: rows leaked": ("random split: the same row", "#0072b2", ""),
+        "random split: outputs leaked": ("random split: the same output", "#56b4e9", "//"),
+        "grouped split: outputs alike": ("grouped split: an output alike", "#009e73", ""),
+    }
+    figure, axes = drawing.axes(1, 1, 7.2, 0.9 + 0.5 * len(table))
     axis = axes[0, 0]
-    sns.barplot(
-        tidy.reset_index(),
-        y="share",
-        x="subset",
-        hue="share of test rows",
-        ax=axis,
-        palette=["#0072b2", "#56b4e9", "#009e73"],
-    )
-    for bars, hatch in zip(axis.containers, ("", "//", ""), strict=True):
-        axis.bar_label(bars, fmt=lambda share: f"{share:.0%}", fontsize=6, padding=1)
-        for bar in bars:
-            bar.set(hatch=hatch, edgecolor="white")
-    axis.set(xlabel="", ylabel="also in training", ylim=(0, 1.12))
-    axis.yaxis.set_major_formatter(PercentFormatter(1))
-    axis.tick_params(axis="x", rotation=15)
-    axis.legend(title="", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8)
+    places = np.arange(len(table))
+    drawn = []
+    for n, (column, (name, colour, hatch)) in enumerate(columns.items()):
+        bars = axis.barh(
+            places + (n - 1) * 0.28, table[column], 0.28, color=colour, hatch=hatch, edgecolor="white", label=name
+        )
+        axis.bar_label(bars, labels=[f"{share:.0%}" for share in table[column]], fontsize=SMALL, padding=2)
+        drawn.append(bars)
+    axis.set(xlabel="also in training", xlim=(0, 1.1), ylim=(len(table) - 0.4, -0.6))
+    axis.set_yticks(places, [str(name).replace("_", " ") for name in table.index])
+    axis.xaxis.set_major_formatter(PercentFormatter(1))
+    axis.grid(axis="y", visible=False)
+    axis.grid(axis="x", visible=True)
+    drawing.legend(figure, drawn, 3, "upper center")
     return figure
 
 
@@ -67,7 +75,7 @@ def clusters(points: pd.DataFrame) -> Figure:
     Args:
         points: columns x, y, cluster, subset and rows; the more rows share an output, the larger its point.
     """
-    figure, axes = drawing.axes(1, 2, 9.6, 4.9)
+    figure, axes = drawing.axes(1, 2, WIDE, 4.6)
     for axis, by in zip(axes.flat, ("cluster", "subset"), strict=True):
         kinds = sorted(points[by].unique())
         palette = sns.color_palette("colorblind" if len(kinds) <= 10 else "husl", len(kinds))
@@ -83,6 +91,7 @@ def clusters(points: pd.DataFrame) -> Figure:
                 alpha=0.75,
                 linewidths=0,
                 label=str(kind),
+                rasterized=len(points) > _MANY_POINTS,
             )
             if by == "cluster":
                 label = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
@@ -91,9 +100,11 @@ def clusters(points: pd.DataFrame) -> Figure:
         axis.set(title=f"by {by}", xlabel="t-SNE 1", ylabel="t-SNE 2", xticks=[], yticks=[])
         axis.grid(visible=False)
         if by == "subset":
-            axis.legend(
-                loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=3, frameon=False, markerscale=1.6, fontsize=9
-            )
+            handles = [
+                Line2D([], [], marker=markers[n % 10], color=palette[n], linestyle="none", label=str(kind))
+                for n, kind in enumerate(kinds)
+            ]
+            drawing.legend(figure, handles, 4)
     return figure
 
 
@@ -110,7 +121,7 @@ def cluster_sizes(drawn: pd.DataFrame, per_cluster: int) -> Figure:
     axis.plot(counts.index.astype(str), chosen, "D", color="black", markersize=5, label="chosen")
     axis.axhline(per_cluster, color="black", linewidth=1, linestyle="--", label=f"equal share: {per_cluster:,}")
     axis.set(xlabel="cluster", ylabel="rows")
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
+    drawing.legend(figure, axis.get_legend_handles_labels()[0], 1, "right center")
     return figure
 
 
@@ -139,7 +150,7 @@ def lengths(examples: pd.DataFrame, limit: int) -> Figure:
 
 def training(log: pd.DataFrame) -> Figure:
     """Losses, and the learning rates of A and B, over the steps of one training (table of `trainer.train`)."""
-    figure, axes = drawing.axes(1, 2, 9.6, 3.4)
+    figure, axes = drawing.axes(1, 2, WIDE, 3.4)
     losses, rates = axes.flat
     trained, validated = log.dropna(subset="train_loss"), log.dropna(subset="validation_loss")
     losses.plot(trained["step"], trained["train_loss"], color=ADAPTER_COLOUR, linewidth=1.2, label="training")
@@ -155,15 +166,22 @@ def training(log: pd.DataFrame) -> Figure:
         )
     losses.set(xlabel="step", ylabel="loss on completions (nats a token)", ylim=(0, None))
     losses.legend(frameon=False)
-    rates.plot(trained["step"], trained["learning_rate_B"], color="#009e73", label=r"$\eta_B$ (matrices B)")
-    rates.plot(trained["step"], trained["learning_rate_A"], "--", color="#cc79a7", label=r"$\eta_A$ (matrices A)")
+    rates.plot(trained["step"], trained["learning_rate_B"], color="#009e73", label="matrices B")
+    rates.plot(trained["step"], trained["learning_rate_A"], "--", color="#cc79a7", label="matrices A")
     rates.set(xlabel="step", ylabel="learning rate", yscale="log")
+    # Powers of ten have exponents that are too small to read on a phone.
+    rates.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    rates.yaxis.set_minor_formatter(NullFormatter())
     rates.legend(frameon=False)
     return figure
 
 
 def box_plot(
-    results: pd.DataFrame, metric: str = "bleu", printed: pd.DataFrame | None = None, picked: str = "5"
+    results: pd.DataFrame,
+    metric: str = "bleu",
+    printed: pd.DataFrame | None = None,
+    picked: str = "5",
+    bounds: pd.DataFrame | None = None,
 ) -> Figure:
     """One metric of every model: a box over its decoding runs, and each run as a point (paper, figure 5).
 
@@ -171,6 +189,7 @@ def box_plot(
         results: tidy, as in results.csv, of one protocol.
         printed: what the paper printed (table of `published.table3`), for an axis of its own below.
         picked: the iteration that is emphasised.
+        bounds: floors and ceiling of the same protocol (`floors.measure`), drawn as thin lines.
     """
     figure, axes = drawing.axes(1 if printed is None else 2, 1, 7.2, 3.2 if printed is None else 5.2)
     _boxes(axes[0, 0], results, metric, picked)
@@ -179,14 +198,20 @@ def box_plot(
         _printed(axes[1, 0], drawing.order(results), printed[printed["metric"] == metric], picked)
         axes[0, 0].set(title="this run", xlabel="")
         axes[1, 0].set(title="as printed in the paper (mean ± sd), another protocol", ylabel=METRIC_NAMES[metric])
+    drawing.bound(axes[0, 0], bounds, metric)
     drawing.seed_legend(figure, drawing.seeds_of(results))
+    drawing.settle(figure)
     return figure
 
 
-def rouge(results: pd.DataFrame, picked: str = "5") -> Figure:
-    """ROUGE-1, -2 and -L: bars of the means, and boxes over the decoding runs (paper, figure 6)."""
+def rouge(results: pd.DataFrame, picked: str = "5", bounds: pd.DataFrame | None = None) -> Figure:
+    """ROUGE-1, -2 and -L: bars of the means, and boxes over the decoding runs (paper, figure 6).
+
+    Args:
+        bounds: as of `box_plot`.
+    """
     metrics = ["rouge1", "rouge2", "rougeL"]
-    figure, axes = drawing.axes(3, 2, 8.6, 7.2)
+    figure, axes = drawing.axes(3, 2, WIDE, 7.2)
     for row, metric in enumerate(metrics):
         _bars(axes[row, 0], results, metric, picked)
         _boxes(axes[row, 1], results, metric, picked)
@@ -195,19 +220,85 @@ def rouge(results: pd.DataFrame, picked: str = "5") -> Figure:
             axis.set(xlabel="")
     axes[0, 0].set(title="means")
     axes[0, 1].set(title="decoding runs")
+    for row, metric in enumerate(metrics):
+        for axis in axes[row]:
+            drawing.bound(axis, bounds, metric)
     drawing.seed_legend(figure, drawing.seeds_of(results))
+    drawing.settle(figure)
     return figure
 
 
-def weighted_f1(results: pd.DataFrame, picked: str = "5") -> Figure:
-    """Weighted F1: bars of the means, and every decoding run as a point (paper, figure 7)."""
-    figure, axes = drawing.axes(1, 2, 8.6, 3.3)
+def weighted_f1(results: pd.DataFrame, picked: str = "5", bounds: pd.DataFrame | None = None) -> Figure:
+    """Weighted F1: bars of the means, and every decoding run as a point (paper, figure 7).
+
+    Args:
+        bounds: as of `box_plot`.
+    """
+    figure, axes = drawing.axes(1, 2, WIDE, 3.3)
     _bars(axes[0, 0], results, "weighted_f1", picked)
     _boxes(axes[0, 1], results, "weighted_f1", picked)
     axes[0, 0].set(ylabel=METRIC_NAMES["weighted_f1"], title="means")
     axes[0, 1].set(title="decoding runs")
+    for axis in axes[0]:
+        drawing.bound(axis, bounds, "weighted_f1")
     drawing.seed_legend(figure, drawing.seeds_of(results))
+    drawing.settle(figure)
     return figure
+
+
+def loss_per_byte(results: pd.DataFrame, english: pd.DataFrame | None = None, picked: str = "5") -> Figure:
+    """Bits a byte of the test answers, before and after each training: the less, the better.
+
+    Args:
+        results: tidy, as in results.csv, of one protocol; a value a model.
+        english: the same of protocol `english`, where the metric is `loss_per_byte_en`; none, or empty, where English
+            was not measured.
+        picked: the iteration that is emphasised.
+    """
+    panels = {"Indonesian": results[results["metric"] == "loss_per_byte"]}
+    if english is not None and (english["metric"] == "loss_per_byte_en").any():
+        panels["English"] = english[english["metric"] == "loss_per_byte_en"]
+    names = drawing.order(panels["Indonesian"])
+    figure, axes = drawing.axes(1, len(panels), WIDE if len(panels) > 1 else 6.0, 1.3 + 0.34 * len(names), sharey=True)
+    for axis, (language, table) in zip(axes[0], panels.items(), strict=True):
+        _before_and_after(axis, table, names)
+        drawing.name_ticks(axis, "y", names, picked)
+        axis.grid(axis="x", visible=True)
+        axis.grid(axis="y", color="#f2f3f5")
+        axis.set(title=f"{language} test answers", xlabel="bits a byte (lower is better: ←)")
+    # A bit is as long in both languages, so that the changes can be compared.
+    limits = [axis.get_xlim() for axis in axes[0]]
+    half = max(high - low for low, high in limits) / 2
+    for axis, (low, high) in zip(axes[0], limits, strict=True):
+        axis.set_xlim((low + high) / 2 - half, (low + high) / 2 + half)
+    drawing.seed_legend(figure, drawing.seeds_of(panels["Indonesian"]))
+    return figure
+
+
+def _before_and_after(axis: Axes, table: pd.DataFrame, names: list[str]) -> None:
+    """A line from the base's value to that of each training, which is written at its outer end."""
+    seeds = drawing.seeds_of(table)
+    beside = drawing.strips(seeds, 0.6)
+    before = table.loc[table["iteration"] == "base", "value"].mean()
+    axis.axvline(before, color=drawing.BASE_COLOUR, linestyle="--", linewidth=1, zorder=0)
+    for place, name in enumerate(names):
+        part = table[table["iteration"] == name]
+        for seed, value in part.groupby("seed")["value"].mean().items():
+            n, aside = (0, 0.0) if name == "base" else (seeds.index(seed), beside[seed])
+            axis.plot([before, value], [place + aside] * 2, color=drawing.colour(name), linewidth=1.4, alpha=0.5)
+            axis.plot(value, place + aside, markersize=6, clip_on=False, zorder=4, **drawing.marker(name, n))
+        mean = part["value"].mean()
+        better = mean < before
+        axis.annotate(
+            f"{mean:.2f}",
+            (part["value"].min() if better else part["value"].max(), place),
+            xytext=(-7 if better else 7, 0),
+            textcoords="offset points",
+            ha="right" if better else "left",
+            va="center",
+            fontsize=SMALL,
+        )
+    axis.margins(x=0.3)
 
 
 def _boxes(axis: Axes, results: pd.DataFrame, metric: str, picked: str) -> None:
@@ -252,10 +343,16 @@ def _bars(axis: Axes, results: pd.DataFrame, metric: str, picked: str) -> None:
     )
     for bar, name in zip(bars, names, strict=True):
         bar.set(hatch="" if name == "base" else "//")
+    many = len(names) > 6
     axis.bar_label(
-        bars, fmt="%.3f" if metric == "weighted_f1" else "%.1f", padding=2, fontsize=8 if len(names) < 6 else 7
+        bars,
+        fmt="%.3f" if metric == "weighted_f1" else "%.1f",
+        padding=3,
+        fontsize=SMALL,
+        rotation=90 if many else 0,
+        bbox={"facecolor": "white", "linewidth": 0, "pad": 0.5},
     )
-    axis.set(ylim=(0, max(means) * 1.18))
+    axis.set(ylim=(0, max(means) * (1.4 if many else 1.18)))
     drawing.name_ticks(axis, "x", names, picked)
 
 

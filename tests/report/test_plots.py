@@ -11,13 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from lib.evaluation.metrics import METRICS
+from lib.evaluation import floors
+from lib.evaluation.metrics import METRICS, OF_COMPLETIONS
 from lib.report import comparison_plots, drawing, plots, published
 
 SUBSETS = ("dolly", "identity_prompt", "wikihow")
 ROWS = tuple(str(n) for n in range(10))
 STUDIES = ("loraplus_ratio1", "loraplus_ratio4", "loraplus_ratio16")
-LEVELS = {"bleu": 9, "chrf": 30, "rouge1": 24, "rouge2": 10, "rougeL": 21, "weighted_f1": 0.6}
+LEVELS = {"loss_per_byte": 2.7, "bleu": 9, "chrf": 30, "rouge1": 24, "rouge2": 10, "rougeL": 21, "weighted_f1": 0.6}
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +39,27 @@ def made_up_results(iterations=ROWS, seeds=(0,), runs=5) -> pd.DataFrame:
                 value = LEVELS[metric] * (level + shift + random.normal(0, 0.015))
                 rows.append((name, seed, "clean", run, metric, value))
     return pd.DataFrame(rows, columns=["iteration", "seed", "protocol", "decoding_run", "metric", "value"])
+
+
+def made_up_bounds(ceiling: float = 100, **shares: float) -> pd.DataFrame:
+    """Floors, as shares of the level of a metric, and the ceiling; three draws of what hangs on chance."""
+    shares = {"nearest": 0.5, "random": 0.2, "shuffled": 0.19, "echo": 0.18} | shares
+    rows = [
+        (name, 0, "clean", draw, metric, LEVELS[metric] * share * (1 + 0.1 * draw))
+        for metric in OF_COMPLETIONS
+        for name, share in shares.items()
+        for draw in range(3 if name in ("random", "shuffled") else 1)
+    ]
+    rows += [(floors.CEILING, 0, "clean", 0, m, ceiling / (100 if m == "weighted_f1" else 1)) for m in OF_COMPLETIONS]
+    return pd.DataFrame(rows, columns=["iteration", "seed", "protocol", "decoding_run", "metric", "value"])
+
+
+def made_up_likelihood(iterations=("5",), seeds=(0,)) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Bits a byte of one value a model, in Indonesian and in English."""
+    table = made_up_results(iterations, seeds, runs=1).query("metric == 'loss_per_byte'")
+    indonesian = table.assign(value=np.where(table["iteration"] == "base", 2.73, 2.2 + 0.05 * np.arange(len(table))))
+    english = indonesian.assign(metric="loss_per_byte_en", protocol="english", value=1.5 + 0.01 * np.arange(len(table)))
+    return indonesian, english
 
 
 def made_up_logs(iterations=STUDIES, seeds=(0,)) -> pd.DataFrame:
@@ -104,6 +126,7 @@ def all_published() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
 
 
 FIGURES = {
+    "loss_per_byte": lambda: plots.loss_per_byte(*made_up_likelihood()),
     "leakage": lambda: plots.leakage(small_leakage()),
     "clusters": lambda: plots.clusters(small_points()),
     "cluster_sizes": lambda: plots.cluster_sizes(small_draw(), 4),
@@ -120,6 +143,17 @@ FIGURES = {
 }
 # As the figures come when there is little to show, or much.
 SIZES = {
+    "loss_per_byte_ten_rows_two_seeds": lambda: plots.loss_per_byte(*made_up_likelihood(ROWS, (0, 1))),
+    "loss_per_byte_indonesian": lambda: plots.loss_per_byte(made_up_likelihood()[0]),
+    "box_plot_bounds": lambda: plots.box_plot(made_up_results(), bounds=made_up_bounds(), printed=published.table3()),
+    "rouge_bounds": lambda: plots.rouge(made_up_results(), bounds=made_up_bounds()),
+    "weighted_f1_bounds": lambda: plots.weighted_f1(made_up_results(["5"]), bounds=made_up_bounds(70)),
+    "against_published_bounds": lambda: comparison_plots.against_published(
+        made_up_results(["5"]), *all_published(), bounds=made_up_bounds()
+    ),
+    "loss_curves_bounds": lambda: comparison_plots.loss_curves(
+        made_up_logs(), made_up_results(STUDIES), bounds=made_up_bounds(10)
+    ),
     "box_plot_one_row": lambda: plots.box_plot(made_up_results(["5"])),
     "box_plot_three_seeds": lambda: plots.box_plot(made_up_results(seeds=(0, 1, 2)), printed=published.table3()),
     "box_plot_studies": lambda: plots.box_plot(made_up_results(["5", *STUDIES]), picked="5"),
@@ -170,24 +204,145 @@ def test_a_figure_is_the_same_file_when_drawn_again(name, tmp_path):
         assert one.read_bytes() == two.read_bytes()
 
 
-@pytest.mark.parametrize("name", ALL)
-@pytest.mark.filterwarnings("error")
-def test_no_labels_overlap_and_none_is_too_small_on_a_page(name):
+#: How many pixels the page gives a figure, on a desk and on a phone of 360 pixels.
+SCREENS = {"wide": 765, "narrow": 322}
+
+
+def on_a_screen(name: str, screen: str) -> Figure:
     figure = ALL[name]()
     # Constrained layout and tick texts settle as the figure is drawn.
     figure.savefig(io.BytesIO(), format="png")
+    if screen == "narrow":
+        plt.close(figure)
+        figure = drawing.narrow(figure)
+        figure.savefig(io.BytesIO(), format="png")
+    return figure
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.filterwarnings("error")
+def test_no_labels_overlap_and_none_is_too_small_on_a_screen(name, screen):
+    figure = on_a_screen(name, screen)
     for axis in figure.axes:
         for which in "xy":
             texts = getattr(axis, f"get_{which}ticklabels")()
             boxes = [text.get_window_extent() for text in texts if text.get_text()]
             for one, two in itertools.pairwise(boxes):
                 assert not one.overlaps(two), f"{axis.get_title()} {which}: {ticks(axis, which)}"
-        for one, two in itertools.pairwise(axis.texts):
-            assert not one.get_window_extent().overlaps(two.get_window_extent()), one.get_text()
-    # The report shows a figure 800 pixels wide.
-    pixels_a_point = 800 / 72 / figure.get_figwidth()
+        for one, two in itertools.combinations(axis.texts, 2):
+            boxes = [plt.Text.get_window_extent(text) for text in (one, two)]
+            assert not boxes[0].overlaps(boxes[1]), (one.get_text(), two.get_text())
+    legends = [text for legend in figure.legends for text in legend.get_texts()]
     sizes = [text.get_fontsize() for axis in figure.axes for text in axis.findobj(plt.Text) if text.get_text()]
-    assert min(sizes) * pixels_a_point >= 8.5
+    sizes += [text.get_fontsize() for text in legends]
+    assert min(sizes) * SCREENS[screen] / 72 / figure.get_figwidth() >= 11
+    # Nor does a text leave the picture.
+    for text in [*legends, *(text for axis in figure.axes for text in axis.texts)]:
+        box = plt.Text.get_window_extent(text)
+        assert box.x0 >= -1 and box.x1 <= figure.bbox.width + 1, text.get_text()
+
+
+def test_on_a_phone_panels_are_below_each_other_and_each_names_its_models():
+    figure = on_a_screen("english_cost", "narrow")
+    assert len({round(axis.get_position().x0, 2) for axis in figure.axes}) == 1
+    for axis in figure.axes:
+        assert ticks(axis, "y") == ["base", *(f"row {n}" for n in ROWS)]
+        assert [text.get_text() for text in axis.get_yticklabels() if text.get_weight() == "bold"] == ["row 5"]
+
+
+def bounds_of(axis: Axes) -> dict[str, plt.Annotation]:
+    return {text.get_text(): text for text in axis.texts if text.get_text().split()[0] in ("reference", *floors.FLOORS)}
+
+
+def level_lines(axis: Axes) -> list[float]:
+    return sorted(line.get_ydata()[0] for line in axis.get_lines() if list(line.get_xdata()) == [0, 1])
+
+
+def test_floors_and_ceiling_are_lines_at_the_means_of_their_draws():
+    axis = plots.box_plot(made_up_results(), bounds=made_up_bounds(9.5)).axes[0]
+    expected = [9 * 0.18, 9 * 0.19 * 1.1, 9 * 0.2 * 1.1, 9 * 0.5, 9.5]
+    assert level_lines(axis) == pytest.approx(expected)
+    assert list(bounds_of(axis)) == ["reference", "nearest", "random", "shuffled", "echo"]
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_names_of_floors_that_are_close_stand_apart_in_the_order_of_their_lines(screen):
+    for name in ("box_plot_bounds", "rouge_bounds", "weighted_f1_bounds"):
+        for axis in on_a_screen(name, screen).axes:
+            # The ceiling is above all, be it drawn or told.
+            named = sorted(bounds_of(axis).values(), key=lambda text: not text.get_text().startswith("reference"))
+            boxes = [plt.Text.get_window_extent(text) for text in named]
+            heights = [box.y0 for box in boxes]
+            assert heights == sorted(heights, reverse=True)
+            # Beside the data, and not far from them.
+            assert all(box.x0 > axis.bbox.x1 for box in boxes)
+            assert all(axis.bbox.y0 - 10 < (box.y0 + box.y1) / 2 < axis.bbox.y1 + 10 for box in boxes)
+
+
+def test_names_of_floors_stand_above_the_lines_of_models():
+    for axis in on_a_screen("against_published_bounds", "wide").axes:
+        boxes = [plt.Text.get_window_extent(text) for text in bounds_of(axis).values()]
+        assert len(boxes) == 5
+        assert all(box.y0 >= axis.bbox.y1 for box in boxes)
+
+
+def test_a_ceiling_far_above_all_models_is_told_and_does_not_stretch_the_axis():
+    results = made_up_results()
+    alone = plots.box_plot(results).axes[0].get_ylim()[1]
+    axis = plots.box_plot(results, bounds=made_up_bounds(100)).axes[0]
+    assert axis.get_ylim()[1] == alone
+    assert "reference\n100 ↑" in bounds_of(axis)
+    assert max(level_lines(axis)) < alone
+    axis = ALL["against_published_bounds"]().axes[0]
+    assert "reference 100 →" in bounds_of(axis)
+    assert axis.get_xlim()[1] < 60
+
+
+def test_a_floor_above_all_models_is_on_the_axis():
+    axis = plots.box_plot(made_up_results(), bounds=made_up_bounds(nearest=3)).axes[0]
+    assert axis.get_ylim() == (0, pytest.approx(1.05 * 27))
+    assert 27 in level_lines(axis)
+
+
+def test_scores_beside_floors_start_at_zero():
+    for name in ("box_plot_bounds", "rouge_bounds", "weighted_f1_bounds"):
+        assert {axis.get_ylim()[0] for axis in ALL[name]().axes} == {0}
+
+
+def test_without_floors_none_are_drawn():
+    for bounds in (None, made_up_bounds().head(0), made_up_bounds().query("metric == 'bleu'")):
+        assert not any(bounds_of(axis) for axis in plots.weighted_f1(made_up_results(), bounds=bounds).axes)
+
+
+def test_floors_are_no_models_and_have_no_seeds():
+    both = pd.concat([made_up_results(["5"]), made_up_bounds().assign(seed=9)])
+    assert drawing.order(both) == ["base", "5"]
+    assert drawing.seeds_of(both) == [0]
+
+
+def test_floors_of_two_protocols_are_refused():
+    both = pd.concat([made_up_bounds(), made_up_bounds().assign(protocol="paper")])
+    with pytest.raises(ValueError, match="the protocols clean, paper share no axis"):
+        plots.box_plot(made_up_results(), bounds=both)
+
+
+def test_bits_a_byte_go_from_the_base_to_each_training_and_less_is_said_to_be_better():
+    indonesian, english = plots.loss_per_byte(*made_up_likelihood()).axes
+    for axis, values in ((indonesian, ["2.73", "2.25"]), (english, ["1.50", "1.51"])):
+        assert "lower is better" in axis.get_xlabel()
+        assert [text.get_text() for text in axis.texts] == values
+    ends = [list(line.get_xdata()) for line in indonesian.get_lines() if line.get_linestyle() == "-"]
+    assert [2.73, 2.25] in ends
+    # What is gained in one language can be compared with what is lost in the other.
+    assert np.ptp(indonesian.get_xlim()) == pytest.approx(np.ptp(english.get_xlim()))
+
+
+def test_bits_a_byte_of_english_are_left_out_where_they_were_not_measured():
+    indonesian, english = made_up_likelihood()
+    for none in (None, english.head(0)):
+        (axis,) = plots.loss_per_byte(indonesian, none).axes
+        assert axis.get_title() == "Indonesian test answers"
 
 
 def test_figures_leave_no_drawing_open(tmp_path):
