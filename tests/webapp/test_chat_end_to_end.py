@@ -196,7 +196,7 @@ def test_a_page_shows_what_is_stored_though_it_was_reloaded_and_the_site_and_the
     page.reload()
     expect(body).to_have_text(longer_than(400))
     kill(stack, "-m worker")
-    page.locator("#send").wait_for(state="visible")
+    page.locator("#send").wait_for(state="visible", timeout=90_000)
     message = settled(stack, cookie, conversation_of(page))
     assert message["usage"]["completion_tokens"] == TOKENS
     assert letters(body.inner_text()) == letters(message["text"])
@@ -208,7 +208,7 @@ def test_a_pair_is_answered_together_and_can_be_stopped(stack, cookie, page):
     for side in (0, 1):
         expect(page.locator(".side-answer .body").nth(side)).to_have_text(longer_than(20))
     page.locator("#stop").click()
-    page.locator("#send").wait_for(state="visible")
+    page.locator("#send").wait_for(state="visible", timeout=90_000)
     message = settled(stack, cookie, conversation_of(page))
     assert message["finish"] == "cancelled" and message["text"]
 
