@@ -130,10 +130,10 @@ def counted(rng, sets):
 @pytest.mark.parametrize("name", metrics.COLUMNS)
 def test_many_sets_of_pairs_are_scored_at_once_as_each_by_itself(name):
     rng = np.random.default_rng(0)
-    sums = counted(rng, 2000).get(name, rng.integers(0, 2, (2000, 1))).astype(float)
     pairs = rng.integers(1, 50, 2000)
+    sums = counted(rng, 2000).get(name, rng.integers(0, pairs + 1)[:, None]).astype(float)
     alone = [metrics.score_of(name, line, count) for line, count in zip(sums, pairs, strict=True)]
-    assert 0 in alone and len(set(alone)) > 50
+    assert 0 in alone and len(set(alone)) > 30
     np.testing.assert_allclose(metrics.scores_of(name, sums, pairs), alone, rtol=1e-12, atol=1e-12)
 
 
