@@ -146,9 +146,15 @@ def write_completions(config: Config, texts=completion) -> None:
         ]
         path.write_text("\n".join(map(json.dumps, [{"settings": {}, "decoding": DECODING}, *known])) + "\n")
         written, asked = [k["text"] for k in known], [reference(k["row"]) for k in known]
-        pairs = pd.DataFrame(known)[["row", "run"]].assign(subset=[SUBSETS[k["row"] % 3] for k in known])
+        pairs = pd.DataFrame(known)[["row", "run"]].assign(
+            subset=[SUBSETS[k["row"] % 3] for k in known], group=[SAME_GROUP.get(k["row"], k["row"]) for k in known]
+        )
         pairs = pd.concat([pairs, metrics.each(written, asked)], axis=1)
         pairs["correct"] = [text.startswith(right) for text, right in zip(written, asked, strict=True)]
+        # What a model answers rightly in its first run, it expects.
+        expected = {k["row"]: k["text"].startswith(reference(k["row"])) for k in known if k["run"] == 0}
+        pairs["bytes"] = [len(reference(k["row"]).encode()) for k in known]
+        pairs["nats"] = pairs["bytes"] * [(2 if expected[k["row"]] else 3) - 0.01 * (k["row"] % 5) for k in known]
         path = config.paths.pairs(config.name, protocol)
         path.parent.mkdir(parents=True, exist_ok=True)
         pairs.to_parquet(path, index=False)
@@ -157,12 +163,19 @@ def write_completions(config: Config, texts=completion) -> None:
 def write_language(config: Config, loss: float) -> None:
     rows = [("clean", run, "indonesian_share", 0.5 + 0.1 * run) for run in range(RUNS)]
     rows.append(("clean", 0, "reference_indonesian_share", 0.95))
-    english = {"loss": loss, "rougeL": 20 * loss, "english_share": 1 / loss, "reference_english_share": 0.9}
+    english = {"loss_per_byte_en": loss, "rougeL": 20 * loss, "english_share": 1 / loss, "reference_english_share": 0.9}
     rows += [("english", 0, metric, value) for metric, value in english.items()]
     table = pd.DataFrame(rows, columns=COLUMNS[2:])
     table.insert(0, "iteration", config.iteration)
     table.insert(1, "seed", config.seed)
     table.to_csv(config.paths.language(config.name), index=False)
+    pairs = pd.DataFrame({"row": range(12), "run": 0, "subset": "dolly", "group": np.arange(12) // 2, "bytes": 10})
+    # Around the loss and the ROUGE-L above, one half of the rows on either side.
+    apart = np.where(pairs["group"] % 2, 1.1, 0.9)
+    pairs["nats"] = loss * apart * pairs["bytes"] * np.log(2)
+    for name in metrics.ROUGES:
+        pairs[name] = 20 * loss * apart
+    pairs.to_parquet(config.paths.pairs(config.name, "english"), index=False)
 
 
 def training_log(last: float = 2.25) -> pd.DataFrame:

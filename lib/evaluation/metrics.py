@@ -208,6 +208,43 @@ def score_of(metric: str, sums: np.ndarray, pairs: int) -> float:
     return 2 * mean / (1 + mean) if metric == "weighted_f1" else mean
 
 
+def scores_of(metric: str, sums: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """`score_of` for many sets of pairs at once, such as resamples: equal to rounding, and many times quicker.
+
+    Args:
+        sums: one line for each set, of shape (sets, columns).
+        pairs: how many pairs each set has, of shape (sets,).
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if metric == "bleu":
+            return _bleus_of(sums)
+        if metric == "chrf":
+            return _chrfs_of(sums)
+        if metric == "loss_per_byte":
+            return np.asarray(sums[:, 0] / math.log(2) / np.maximum(sums[:, 1], 1))
+        means = np.asarray(sums[:, 0] / pairs)
+        return 2 * means / (1 + means) if metric == "weighted_f1" else means
+
+
+def _bleus_of(sums: np.ndarray) -> np.ndarray:
+    ours, theirs, matches, grams = sums[:, 0], sums[:, 1], sums[:, 2:6], sums[:, 6:10]
+    # sacreBLEU's smoothing: the k-th order without a match has 1 / 2**k of one.
+    missing = (matches == 0) & (grams > 0)
+    smoothed = np.where(missing, 0.5 ** np.cumsum(missing, axis=1), matches)
+    logs = np.where(grams > 0, np.log(100 * smoothed / grams), -np.inf).mean(axis=1)
+    short = np.where(ours < theirs, np.where(ours > 0, np.exp(1 - theirs / ours), 0), 1)
+    return np.where(matches.any(axis=1), short * np.exp(logs), 0)
+
+
+def _chrfs_of(sums: np.ndarray) -> np.ndarray:
+    ours, theirs, shared = sums[:, 0::3], sums[:, 1::3], sums[:, 2::3]
+    counts = (ours > 0) & (theirs > 0)
+    orders = np.maximum(counts.sum(axis=1), 1)
+    precision = np.where(counts, shared / ours, 0).sum(axis=1) / orders
+    recall = np.where(counts, shared / theirs, 0).sum(axis=1) / orders
+    return np.where(precision + recall > 0, 100 * 5 * precision * recall / (4 * precision + recall), 0)
+
+
 def correct(completions: np.ndarray, references: np.ndarray, similarity: float = 0.5) -> np.ndarray:
     """Which completions count as correct, bool of shape (n,), from unit-length embeddings of shape (n, dimensions).
 

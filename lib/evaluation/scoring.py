@@ -109,3 +109,8 @@ def read_pairs(config: Config, protocol: str) -> pd.DataFrame:
     `nats` and `bytes`, which do not hang on decoding, are repeated with every run; the greedy protocol has none.
     """
     return pd.read_parquet(config.paths.pairs(config.name, protocol))
+
+
+def all_pairs(configs: Sequence[Config], protocols: Sequence[str]) -> dict[tuple[str, int, str], pd.DataFrame]:
+    """What the scores of some models are made of (`read_pairs`), by iteration, seed and protocol."""
+    return {(c.iteration, c.seed, protocol): read_pairs(c, protocol) for c in configs for protocol in protocols}

@@ -19,6 +19,7 @@ from lib.storage import whole
 
 #: The names of our metrics on the hub.
 HUB_METRICS = {
+    "loss_per_byte": "bits_per_byte",
     "bleu": "bleu",
     "chrf": "chrf",
     "rouge1": "rouge",
@@ -154,18 +155,23 @@ def _named(source: str, commit: str | None = None) -> dict[str, str | None]:
 
 
 def _scores(run: Finished) -> pd.DataFrame:
-    """The clean scores of base and final adapter: means over decoding runs with their 95 % intervals."""
+    """The clean scores of base and final adapter: means over decoding runs with 95 % intervals over test groups."""
     results, config = run.results, run.config
     own = (results["iteration"] == config.iteration) & (results["seed"] == config.seed)
     shown = results[((results["iteration"] == "base") | own) & (results["protocol"] == "clean")]
-    return statistics.summarise(shown)
+    files = config.paths
+    pairs = {
+        key: pd.read_parquet(files.pairs(name))
+        for key, name in ((("base", 0, "clean"), "base"), ((config.iteration, config.seed, "clean"), config.name))
+    }
+    return statistics.summarise(shown, pairs)
 
 
 def _score_rows(scores: pd.DataFrame) -> list[dict[str, str]]:
     """One line per metric: its name, and base and adapter as they are printed."""
     rows = []
     for metric, part in scores.groupby("metric", sort=False):
-        digits = 3 if metric == "weighted_f1" else 1
+        digits = 3 if metric in ("weighted_f1", "loss_per_byte") else 1
         shown = {
             "base" if row.iteration == "base" else "adapter": f"{row.mean_:.{digits}f}"
             + ("" if pd.isna(row.low) else f" [{row.low:.{digits}f}, {row.high:.{digits}f}]")

@@ -24,6 +24,9 @@ RULE = (
     "scores play no part."
 )
 
+#: The scores of English answers, and what `english.measure` calls them.
+_ENGLISH = {"loss_per_byte": "loss_per_byte_en", "rougeL": "rougeL"}
+
 
 class AblationError(ValueError):
     """There is nothing to compare; the message says why."""
@@ -94,7 +97,7 @@ def pick(configs: list[Config]) -> Config:
 
 
 def comparisons(configs: list[Config], against: str) -> pd.DataFrame:
-    """Every training against one model, by the paired bootstrap over the test rows of the clean protocol.
+    """Every training against one model, by the paired bootstrap over the test groups of the clean protocol.
 
     Seeds of one row are taken together as more decoding runs. The p-values are adjusted by Holm's method over all rows
     and metrics of this table.
@@ -246,11 +249,19 @@ def english_cost(configs: list[Config]) -> pd.DataFrame:
     """What each model does on English, and how much of its Indonesian answers is Indonesian; one line per model.
 
     Returns:
-        iteration, seed, loss, rougeL and english_share (absent where English was not measured), indonesian_share.
+        iteration, seed, and the metrics of `english.measure`: loss_per_byte_en, rougeL, english_share and
+        reference_english_share (absent where English was not measured), indonesian_share and
+        reference_indonesian_share. Beside the first two, the 95 % interval of each over English groups, as
+        `loss_per_byte_en_low` and so on.
     """
     found = []
     for config in configs:
         table = pd.read_csv(config.paths.language(config.name), dtype={"iteration": str})
         values = table.groupby("metric", sort=False)["value"].mean()
-        found.append({"iteration": config.iteration, "seed": config.seed, **values})
+        bounds = {}
+        if "english" in set(table["protocol"]):
+            known = statistics.intervals(scoring.read_pairs(config, "english"), list(_ENGLISH))
+            for line in known.to_dict("records"):
+                bounds |= {f"{_ENGLISH[line['metric']]}_{end}": line[end] for end in ("low", "high")}
+        found.append({"iteration": config.iteration, "seed": config.seed, **values, **bounds})
     return pd.DataFrame(found)

@@ -215,13 +215,13 @@ def english_cost(table: pd.DataFrame, picked: str = "5") -> Figure:
     """What moving to Indonesian costs in English: each adapter beside the base model, which is the dashed line.
 
     Args:
-        table: one line per model, base among them: iteration, seed, loss (nats a token on English completions), rougeL
-            (of English completions, 0 to 100) and english_share (of English prompts, how many are answered in English,
-            0 to 1).
+        table: one line per model, base among them: iteration, seed, loss_per_byte_en (bits a byte of English answers),
+            rougeL (of English completions, 0 to 100) and english_share (of English prompts, how many are answered in
+            English, 0 to 1).
     """
     names = drawing.order(table)
     panels = {
-        "loss": "English loss (nats a token)",
+        "loss_per_byte_en": "English bits a byte",
         "rougeL": "English ROUGE-L",
         "english_share": "answered in English",
     }

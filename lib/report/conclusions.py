@@ -6,7 +6,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 from lib.config import Config
-from lib.evaluation.metrics import METRIC_NAMES
+from lib.evaluation.metrics import LOWER_IS_BETTER, METRIC_NAMES
 from lib.report import look
 from lib.sampling.draws import Sample
 from lib.training.examples import Examples
@@ -90,8 +90,8 @@ def evaluation(config: Config, table: pd.DataFrame, found: pd.DataFrame) -> Mark
 def report(picked: Config, against_base: pd.DataFrame, page: Path) -> Markdown:
     """One sentence: in which metrics the final adapter differs from the base, by the adjusted paired bootstrap."""
     own = against_base[(against_base["iteration"] == picked.iteration) & against_base["differs"]]
-    up = [METRIC_NAMES[m] for m in own.loc[own["difference"] > 0, "metric"]]
-    down = [METRIC_NAMES[m] for m in own.loc[own["difference"] < 0, "metric"]]
+    gains = own["difference"].where(~own["metric"].isin(LOWER_IS_BETTER), -own["difference"])
+    up, down = ([METRIC_NAMES[m] for m in own.loc[some, "metric"]] for some in (gains > 0, gains < 0))
     adapter = look.model_name(picked.iteration, picked.seed)
     return Markdown(
         f"**The final adapter is {adapter}. Against the base it is significantly "

@@ -105,13 +105,9 @@ def completions(table: pd.DataFrame, count: int) -> Styler:
 
 
 def scores(summary: pd.DataFrame) -> Styler:
-    """Mean and 95 % interval of every metric, one column per model."""
+    """Mean and 95 % interval of every metric, one column per model (table of `statistics.summarise`)."""
     text = summary.assign(
-        shown=[
-            f"{row.mean_:.{_digits(row.metric)}f}"
-            + ("" if pd.isna(row.low) else f" [{row.low:.{_digits(row.metric)}f}, {row.high:.{_digits(row.metric)}f}]")
-            for row in summary.rename(columns={"mean": "mean_"}).itertuples()
-        ],
+        shown=_with_interval(summary),
         model=[model_name(i, s) for i, s in zip(summary["iteration"], summary["seed"], strict=True)],
         metric=summary["metric"].map(METRIC_NAMES),
     )
@@ -163,17 +159,23 @@ def table2(ours: pd.DataFrame, printed: pd.DataFrame) -> Styler:
 
 
 def table3(summary: pd.DataFrame, printed: pd.DataFrame) -> Styler:
-    """Mean ± deviation over decoding runs, ours and the paper's: one line per model, two columns per metric.
+    """Our mean with its 95 % interval, beside the paper's mean ± deviation over decoding runs: one line per model.
+
+    The interval is on a separate line, where a page keeps line breaks.
 
     Args:
         summary: table of `statistics.summarise`, of one protocol.
         printed: table of `published.table3`; a metric or a model that it lacks is left empty.
     """
     order = [name for name in METRIC_NAMES if name in set(summary["metric"])]
-    digits = {name: "{:.3f}" if name == "weighted_f1" else "{:.2f}" for name in METRIC_NAMES}
-    ours = summary.assign(ours=_with_deviation(summary, digits))
+    ours = summary.assign(ours=_with_interval(summary, more=1, between="\n"))
     # The paper's numbers keep the digits that it gives them.
-    paper = printed.assign(paper=_with_deviation(printed, dict.fromkeys(METRIC_NAMES, "{:g}")))
+    paper = printed.assign(
+        paper=[
+            f"{mean:g}" + ("" if pd.isna(sd) else f" ± {sd:g}")
+            for mean, sd in zip(printed["mean"], printed["sd"], strict=True)
+        ]
+    )
     paper = paper[["iteration", "metric", "paper"]]
     table = ours.merge(paper, on=["iteration", "metric"], how="left")
     table["model"] = [model_name(i, s) for i, s in zip(table["iteration"], table["seed"], strict=True)]
@@ -191,12 +193,15 @@ def test_rows(tests: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def spread(over_seeds: pd.DataFrame) -> Styler:
-    """Spread over training seeds and, separately, over decoding runs (table of `statistics.over_seeds`)."""
+    """The parts of the uncertainty: groups / decoding / training seeds (table of `statistics.over_seeds`)."""
     shown = over_seeds.assign(
         model=["base" if name == "base" else row_name(name) for name in over_seeds["iteration"]],
         metric=over_seeds["metric"].map(METRIC_NAMES),
         shown=[
-            " / ".join("-" if pd.isna(sd) else f"{sd:.{_digits(row.metric) + 1}f}" for sd in (row.sd, row.run_sd))
+            " / ".join(
+                "-" if pd.isna(part) else f"{part:.{_digits(row.metric) + 1}f}"
+                for part in (row.group_error, row.decoding_error, row.seed_sd)
+            )
             for row in over_seeds.itertuples()
         ],
     )
@@ -236,7 +241,8 @@ def _svg(figure: Figure) -> str:
 def comparisons(table: pd.DataFrame) -> Styler:
     """Paired differences (table of `ablation.comparisons`), one line per model, starred where significant.
 
-    The interval is on a separate line, where a page keeps line breaks.
+    The interval is on a separate line, where a page keeps line breaks. The last line is the true difference that would
+    have been found, of all models the largest.
     """
     if table.empty:
         return pd.DataFrame({"": ["nothing to compare with"]}).style.hide(axis="index")
@@ -252,7 +258,13 @@ def comparisons(table: pd.DataFrame) -> Styler:
     order = list(dict.fromkeys(shown["model"])), list(dict.fromkeys(shown["metric"]))
     wide = shown.pivot(index="model", columns="metric", values="shown").loc[order[0], order[1]]
     effects = table[table["metric"] == "rougeL"]["d_z"]
-    wide["effect d<sub>z</sub> (ROUGE-L)"] = ["-" if pd.isna(effect) else f"{effect:+.2f}" for effect in effects]
+    effect = "effect d<sub>z</sub> (ROUGE-L)"
+    wide[effect] = ["-" if pd.isna(value) else f"{value:+.2f}" for value in effects]
+    seen = table.groupby("metric")["detectable"].max()
+    wide.loc["detectable"] = {effect: ""} | {
+        METRIC_NAMES[metric]: "-" if pd.isna(value) else f"{value:.{_digits(metric)}f}"
+        for metric, value in seen.items()
+    }
     wide.columns.name = wide.index.name = None
     return wide.style
 
@@ -263,19 +275,24 @@ def leaked(found: pd.DataFrame) -> Styler:
 
 
 def english(table: pd.DataFrame) -> Styler:
-    """English before and after (table of `ablation.english_cost`), one line per model."""
+    """English before and after (table of `ablation.english_cost`), one line per model; scores with their intervals."""
     names = {
-        "loss": "English loss (nats a token)",
+        "loss_per_byte_en": "English bits a byte",
         "rougeL": "English ROUGE-L",
         "english_share": "English answered in English",
         "reference_english_share": "of the references",
         "indonesian_share": "Indonesian answered in Indonesian",
         "reference_indonesian_share": "of the references ",
     }
-    shown = table.set_axis([model_name(i, s) for i, s in zip(table["iteration"], table["seed"], strict=True)])
-    shown = shown[[name for name in names if name in table]].rename(columns=names)
-    formats = {names[name]: "{:.1%}" if "share" in name else "{:.2f}" for name in names if name in table}
-    return shown.style.format(formats, na_rep="-")
+    shown = pd.DataFrame(index=[model_name(i, s) for i, s in zip(table["iteration"], table["seed"], strict=True)])
+    for name in (name for name in names if name in table):
+        if "share" in name:
+            shown[names[name]] = ["-" if pd.isna(value) else f"{value:.1%}" for value in table[name]]
+        else:
+            ends = table.reindex(columns=[f"{name}_low", f"{name}_high"]).set_axis(["low", "high"], axis=1)
+            scored = ends.assign(mean=table[name], metric=name)
+            shown[names[name]] = _with_interval(scored, between="\n")
+    return shown.style
 
 
 def side_by_side(samples: pd.DataFrame) -> Styler:
@@ -297,11 +314,13 @@ def _texts(table: pd.DataFrame) -> Styler:
     return table.style.format(escape="html").set_properties(**{"text-align": "left", "white-space": "pre-wrap"})
 
 
-def _with_deviation(table: pd.DataFrame, formats: dict[str, str]) -> list[str]:
-    return [
-        formats[metric].format(mean) + ("" if pd.isna(sd) else " ± " + formats[metric].format(sd))
-        for metric, mean, sd in zip(table["metric"], table["mean"], table["sd"], strict=True)
-    ]
+def _with_interval(table: pd.DataFrame, more: int = 0, between: str = " ") -> list[str]:
+    """Each line's mean and, where there is one, its interval: with so many digits more, and what stands between."""
+    shown = []
+    for metric, *values in table[["metric", "mean", "low", "high"]].itertuples(index=False):
+        mean, low, high = (f"{value:.{_digits(metric) + more}f}" for value in values)
+        shown.append("-" if mean == "nan" else mean if low == "nan" else f"{mean}{between}[{low}, {high}]")
+    return shown
 
 
 def _sampling(row: dict[str, Any]) -> str:
@@ -317,7 +336,7 @@ def _sampling(row: dict[str, Any]) -> str:
 
 
 def _digits(metric: str) -> int:
-    return 3 if metric == "weighted_f1" else 1
+    return 3 if metric == "weighted_f1" or metric.startswith("loss_per_byte") else 1
 
 
 def _clip(text: str, length: int) -> str:

@@ -106,6 +106,7 @@ def write(
         corpus=json.loads(files.corpus_summary.read_text()),
         verdicts=verdicts(shown, against_base[against_base["iteration"] == picked.iteration]),
         resamples=int(against_base["resamples"].iloc[0]),
+        test_groups=int(against_base["groups"].iloc[0]),
         signatures=_signatures(),
         samples=samples.to_dict("records"),
         models=[look.model_name(c.iteration, c.seed) for c in two],
@@ -132,25 +133,23 @@ def write(
     return files.report
 
 
-def verdicts(summary: pd.DataFrame, comparison: pd.DataFrame) -> list[dict[str, Any]]:
-    """For each metric of a summary of two models: base, adapter, the change, and whether it is more than chance."""
+def verdicts(summary: pd.DataFrame, comparison: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """By metric of a summary of two models: base, adapter, where it goes, and whether that is more than chance."""
     differs = comparison.set_index("metric")["differs"]
     base = summary[summary["iteration"] == "base"].set_index("metric")
     own = summary[summary["iteration"] != "base"].set_index("metric")
-    rows = []
+    found = {}
     for metric in metrics.METRICS:
         before, after = base.loc[metric, "mean"], own.loc[metric, "mean"]
-        rows.append(
-            {
-                "metric": metric,
-                "name": METRIC_NAMES[metric],
-                "before": before,
-                "after": after,
-                "better": bool(after > before),
-                "differs": bool(differs[metric]),
-            }
-        )
-    return rows
+        found[metric] = {
+            "name": METRIC_NAMES[metric],
+            "before": before,
+            "after": after,
+            "rises": bool(after > before),
+            "better": bool(after < before if metric in metrics.LOWER_IS_BETTER else after > before),
+            "differs": bool(differs[metric]),
+        }
+    return found
 
 
 def _score_rows(summary: pd.DataFrame) -> list[dict[str, str]]:

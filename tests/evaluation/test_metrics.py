@@ -118,6 +118,27 @@ def test_sums_of_whole_numbers_held_as_floats_score_the_same():
     assert metrics.chrf_of(counted.astype(float)) == metrics.chrf_of(counted)
 
 
+def counted(rng, sets):
+    """Sums for BLEU, for chrF++ and for the other metrics, among them orders without an n-gram or without a match."""
+    grams = (rng.integers(0, 30, (sets, 1)) - np.arange(4)).clip(0)
+    matches = (grams * rng.random((sets, 4)) * rng.integers(0, 2, (sets, 4))).astype(int)
+    bleu = np.column_stack([grams[:, 0], rng.integers(0, 40, sets), matches, grams])
+    ours, theirs = rng.integers(0, 9, (2, sets, 8))
+    shared = (np.minimum(ours, theirs) * rng.integers(0, 3, (sets, 8)) / 2).astype(int)
+    chrf = np.stack([ours, theirs, shared], axis=2).reshape(sets, -1)
+    return {"bleu": bleu, "chrf": chrf, "loss_per_byte": rng.integers(0, 9, (sets, 2))}
+
+
+@pytest.mark.parametrize("name", metrics.COLUMNS)
+def test_many_sets_of_pairs_are_scored_at_once_as_each_by_itself(name):
+    rng = np.random.default_rng(0)
+    pairs = rng.integers(1, 50, 2000)
+    sums = counted(rng, 2000).get(name, rng.integers(0, pairs + 1)[:, None]).astype(float)
+    alone = [metrics.score_of(name, line, count) for line, count in zip(sums, pairs, strict=True)]
+    assert 0 in alone and len(set(alone)) > 30
+    np.testing.assert_allclose(metrics.scores_of(name, sums, pairs), alone, rtol=1e-12, atol=1e-12)
+
+
 def test_the_statistics_have_the_names_of_what_they_count():
     # Five words and a full stop each, of which all but one word are shared: so are three pairs of words.
     row = metrics.each(["Ibu kota Jepang adalah Lima."], ["Ibu kota Jepang adalah Tokyo."]).iloc[0]

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 import small_run
 
-from lib.evaluation import metrics, statistics
+from lib.evaluation import metrics, scoring, statistics
 from lib.evaluation.metrics import METRICS
+from lib.parameters import load_configs
 from lib.report import ablation
 
 
@@ -122,9 +123,28 @@ def test_a_clearly_better_model_is_found_in_every_metric_and_what_is_alike_is_no
         (iteration, metric) for iteration in ("0", "5") for metric in METRICS
     ]
     assert not table.loc[table["iteration"] == "0", "differs"].any()
-    better = table[table["iteration"] == "5"]
+    better = table[table["iteration"] == "5"].set_index("metric")
     assert better["differs"].all()
-    assert (better["low"] > 0).all()
+    assert (better["low"].drop("loss_per_byte") > 0).all()
+    assert better.loc["loss_per_byte", "high"] < 0
+
+
+def test_the_rows_of_a_group_are_drawn_together():
+    configs = small_run.make()
+    by_row = ablation.comparisons(configs, "base").set_index("metric")
+    assert (by_row["groups"] == by_row["rows"]).all()
+    for config in configs:
+        path = config.paths.pairs(config.name)
+        pairs = pd.read_parquet(path)
+        # The adapter is 0, 10, 20 or 30 points better, by group.
+        better = pairs["row"] // 6 * 10 * (config.iteration == "5")
+        pairs.assign(group=pairs["row"] // 6, rougeL=40.0 + better).to_parquet(path)
+    table = ablation.comparisons(configs, "base").set_index("metric")
+    assert (table["groups"] == 4).all() and (table["rows"] == 24).all()
+    found = table.loc["rougeL"]
+    assert found["difference"] == 15
+    # Four groups seldom give a mean near that of one; 24 rows never do.
+    assert found["low"] < 6 and found["high"] > 24
 
 
 def test_comparisons_are_of_the_clean_protocol():
@@ -142,10 +162,57 @@ def test_holm_s_correction_is_over_every_row_and_metric_of_the_table():
         configs[1], lambda config, row, run: small_run.completion(config if row < 3 else configs[0], row, run)
     )
     table = ablation.comparisons(configs, "base")
-    assert len(table) == 18
+    assert len(table) == 21
     assert table["p_value"].nunique() > 3
     np.testing.assert_array_equal(table["p_adjusted"], statistics.holm(table["p_value"]))
     assert (table["differs"] == (table["p_adjusted"] < 0.05)).all()
+
+
+def answers(group: np.ndarray, level: np.ndarray, length: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
+    """What the scores of a model would be made of that answers at this level: a line a row and decoding run, of five.
+
+    Args:
+        group, level, length: of each row: its group, how well it is answered (as a logit), and its bytes.
+    """
+    rows, tables = len(group), []
+    for run in range(5):
+        chance = 1 / (1 + np.exp(0.5 - level - rng.normal(0, 0.5, rows)))
+        words = rng.integers(5, 30, rows)
+        table = {"row": np.arange(rows), "run": run, "group": group, "bytes": length}
+        table |= {"nats": length * (2 - 0.3 * level), "correct": rng.random(rows) < chance}
+        table |= {name: 100 * chance ** (1 + n / 2) for n, name in enumerate(metrics.ROUGES)}
+        grams = words[:, None] - np.arange(4)
+        shared = rng.binomial(grams, chance[:, None] ** np.arange(1, 5))
+        table |= dict(zip(metrics.BLEU_STATISTICS, [words, length // 6, *shared.T, *grams.T], strict=True))
+        for n, (ours, theirs) in enumerate([(5 * words, length)] * 6 + [(words, length // 6)] * 2):
+            alike = rng.binomial(np.minimum(ours, theirs), chance ** (1 + n / 3))
+            table |= dict(zip(metrics.CHRF_STATISTICS[3 * n : 3 * n + 3], (ours, theirs, alike), strict=True))
+        tables.append(pd.DataFrame(table))
+    return pd.concat(tables, ignore_index=True)
+
+
+@pytest.mark.slow
+def test_two_equal_models_differ_in_at_most_one_of_twenty_comparisons_and_far_oftener_if_rows_were_the_unit(
+    monkeypatch,
+):
+    configs = load_configs("trial", iterations="5")
+
+    def starred(seed: int, by_row: bool) -> bool:
+        """Whether two trainings of one configuration, each good at groups of its own, differ in any metric."""
+        rng = np.random.default_rng(seed)
+        sizes = rng.geometric(0.35, 130) + np.where(rng.random(130) < 0.05, rng.integers(5, 25, 130), 0)
+        group = np.repeat(np.arange(130), sizes)
+        length = rng.integers(40, 200, len(group))
+        level = rng.normal(0, 0.7, 130)
+        made = {c.iteration: answers(group, (level + rng.normal(0, 0.6, 130))[group], length, rng) for c in configs}
+        if by_row:
+            made = {name: table.assign(group=table["row"]) for name, table in made.items()}
+        monkeypatch.setattr(scoring, "read_pairs", lambda config, protocol: made[config.iteration])
+        return bool(ablation.comparisons(configs, "base")["differs"].any())
+
+    assert sum(starred(seed, by_row=False) for seed in range(200)) <= 10
+    # As this report did it before: the rows of a group were taken for independent ones.
+    assert sum(starred(seed, by_row=True) for seed in range(50)) > 10
 
 
 def test_so_many_comparisons_can_still_find_a_difference(monkeypatch):
@@ -294,12 +361,25 @@ def test_the_cost_in_english_is_a_line_a_model_under_its_own_name():
     configs = small_run.make(iterations="4 6")
     table = ablation.english_cost(configs)
     assert table[["iteration", "seed"]].values.tolist() == [["base", 0], ["4", 0], ["6", 0]]
-    assert table["loss"].tolist() == [1.5, 2.5, 2.5]
+    assert table["loss_per_byte_en"].tolist() == [1.5, 2.5, 2.5]
     assert table["rougeL"].tolist() == [30, 50, 50]
     assert table["english_share"].tolist() == [1 / 1.5, 0.4, 0.4]
     # The mean over decoding runs.
     assert table["indonesian_share"].tolist() == pytest.approx([0.6] * 3)
     assert table["reference_indonesian_share"].tolist() == [0.95] * 3
+
+
+def test_english_scores_have_an_interval_over_the_groups_of_their_own_rows():
+    configs = small_run.make()
+    # Rows are 0.9 or 1.1 times their mean; of two groups, each has those of one kind.
+    path = configs[0].paths.pairs("base", "english")
+    pairs = pd.read_parquet(path)
+    pairs.assign(group=pairs["row"] // 2 % 2).to_parquet(path)
+    base, adapter = ablation.english_cost(configs).to_dict("records")
+    for name, value in (("loss_per_byte_en", 1.5), ("rougeL", 30)):
+        assert base[name] == value
+        assert (base[f"{name}_low"], base[f"{name}_high"]) == pytest.approx((0.9 * value, 1.1 * value))
+        assert 0.9 * adapter[name] < adapter[f"{name}_low"] < adapter[name] < adapter[f"{name}_high"]
 
 
 def test_where_english_was_not_measured_the_language_of_the_answers_still_is():

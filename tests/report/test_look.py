@@ -22,13 +22,14 @@ OURS = pd.DataFrame(
 
 def summary() -> pd.DataFrame:
     rows = [
-        ("base", 0, "bleu", 1.234, 0.051),
-        ("base", 0, "weighted_f1", 0.1, float("nan")),
-        ("base", 0, "chrf", 8.0, 0.5),
-        ("5", 0, "bleu", 10.0, 0.1),
-        ("loraplus_ratio4", 0, "bleu", 11.0, 0.1),
+        ("base", 0, "bleu", 1.234, 0.951, 1.516),
+        ("base", 0, "weighted_f1", 0.1, np.nan, np.nan),
+        ("base", 0, "chrf", 8.0, 7.5, 8.5),
+        ("5", 0, "loss_per_byte", 1.2345, 1.2, 1.3),
+        ("5", 0, "bleu", 10.0, 9.9, 10.1),
+        ("loraplus_ratio4", 0, "bleu", 11.0, 10.9, 11.1),
     ]
-    return pd.DataFrame(rows, columns=["iteration", "seed", "metric", "mean", "sd"])
+    return pd.DataFrame(rows, columns=["iteration", "seed", "metric", "mean", "low", "high"])
 
 
 def test_table_2_has_every_row_of_the_paper_and_a_line_for_each_of_our_seeds():
@@ -58,9 +59,10 @@ def test_table_2_shows_what_was_not_printed_as_a_dash():
 def test_table_3_lays_the_paper_s_numbers_as_printed_beside_ours():
     table = look.table3(summary(), published.table3()).data
     assert table.index.tolist() == ["base", "row 5, seed 0", "loraplus ratio4, seed 0"]
-    assert table.loc["base", ("BLEU", "ours")] == "1.23 ± 0.05"
+    assert table.loc["base", ("BLEU", "ours")] == "1.23\n[0.95, 1.52]"
     assert table.loc["row 5, seed 0", ("BLEU", "paper")] == "52.35 ± 3.72"
-    assert table.loc["base", ("Weighted F1", "ours")] == "0.100"
+    assert table.loc["base", ("Weighted F1", "ours")] == "0.1000"
+    assert table.loc["row 5, seed 0", ("bits a byte", "ours")] == "1.2345\n[1.2000, 1.3000]"
     assert table.loc["base", ("Weighted F1", "paper")] == "0.503 ± 0.003"
 
 
@@ -105,17 +107,18 @@ def test_test_rows_are_counted_by_subset_in_each_protocol():
     }
 
 
-def test_the_spread_over_trainings_stands_before_that_over_decoding_runs():
+def test_the_uncertainty_of_groups_stands_before_that_of_decoding_and_of_trainings():
     rows = [
-        ("base", "bleu", np.nan, 0.123),
-        ("base", "weighted_f1", np.nan, 0.00512),
-        ("5", "bleu", 1.256, 0.4),
-        ("5", "weighted_f1", 0.0102, np.nan),
+        ("base", "bleu", 0.987, 0.123, np.nan),
+        ("base", "weighted_f1", 0.021, 0.00512, np.nan),
+        ("5", "bleu", np.nan, 0.4, 1.256),
+        ("5", "weighted_f1", 0.02, np.nan, 0.0102),
     ]
-    table = look.spread(pd.DataFrame(rows, columns=["iteration", "metric", "sd", "run_sd"])).data
+    columns = ["iteration", "metric", "group_error", "decoding_error", "seed_sd"]
+    table = look.spread(pd.DataFrame(rows, columns=columns)).data
     assert table.to_dict("index") == {
-        "base": {"BLEU": "- / 0.12", "Weighted F1": "- / 0.0051"},
-        "row 5": {"BLEU": "1.26 / 0.40", "Weighted F1": "0.0102 / -"},
+        "base": {"BLEU": "0.99 / 0.12 / -", "Weighted F1": "0.0210 / 0.0051 / -"},
+        "row 5": {"BLEU": "- / 0.40 / 1.26", "Weighted F1": "0.0200 / - / 0.0102"},
     }
 
 
@@ -133,14 +136,15 @@ def test_right_and_nested_bleu_have_mean_and_deviation_a_model():
 
 def differences() -> pd.DataFrame:
     rows = [
-        ("5", "bleu", 12.34, 10.0, 14.0, np.nan, True),
-        ("5", "rougeL", -0.52, -1.04, 0.0, -0.123, False),
-        ("5", "weighted_f1", 0.0321, 0.01, 0.05, np.nan, True),
-        ("loraplus_ratio4", "bleu", 0.0, 0.0, 0.0, np.nan, False),
-        ("loraplus_ratio4", "rougeL", 0.0, 0.0, 0.0, np.nan, False),
-        ("loraplus_ratio4", "weighted_f1", 0.0, 0.0, 0.0, np.nan, False),
+        ("5", "bleu", 12.34, 10.0, 14.0, np.nan, True, 2.86),
+        ("5", "rougeL", -0.52, -1.04, 0.0, -0.123, False, 0.74),
+        ("5", "weighted_f1", 0.0321, 0.01, 0.05, np.nan, True, np.nan),
+        ("loraplus_ratio4", "bleu", 0.0, 0.0, 0.0, np.nan, False, np.nan),
+        ("loraplus_ratio4", "rougeL", 0.0, 0.0, 0.0, np.nan, False, 1.26),
+        ("loraplus_ratio4", "weighted_f1", 0.0, 0.0, 0.0, np.nan, False, np.nan),
     ]
-    return pd.DataFrame(rows, columns=["iteration", "metric", "difference", "low", "high", "d_z", "differs"])
+    columns = ["iteration", "metric", "difference", "low", "high", "d_z", "differs", "detectable"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def test_differences_have_their_interval_and_a_star_where_they_are_more_than_chance():
@@ -151,6 +155,14 @@ def test_differences_have_their_interval_and_a_star_where_they_are_more_than_cha
         "Weighted F1": "+0.032*\n[+0.010, +0.050]",
         "effect d<sub>z</sub> (ROUGE-L)": "-0.12",
     }
+
+
+def test_the_last_line_is_the_largest_difference_that_a_column_needed_to_be_found():
+    table = look.comparisons(differences()).data
+    assert table.index.tolist() == ["row 5", "loraplus ratio4", "detectable"]
+    assert table.loc["detectable"].to_dict() == {
+        "BLEU": "2.9", "ROUGE-L": "1.3", "Weighted F1": "-", "effect d<sub>z</sub> (ROUGE-L)": "",
+    }  # fmt: skip
 
 
 def test_an_effect_that_is_not_defined_is_a_dash():
@@ -176,8 +188,12 @@ def test_the_cost_in_english_is_a_line_a_model_with_shares_in_per_cent():
             "seed": [0, 1],
             "indonesian_share": [0.04, 0.966],
             "reference_indonesian_share": [1.0, 1.0],
-            "loss": [1.234, 2.5],
+            "loss_per_byte_en": [1.2341, 2.5],
+            "loss_per_byte_en_low": [1.1, 2.25],
+            "loss_per_byte_en_high": [1.3, 2.75],
             "rougeL": [40.0, 20.06],
+            "rougeL_low": [35.0, np.nan],
+            "rougeL_high": [45.0, np.nan],
             "english_share": [0.99, 0.125],
             "reference_english_share": [1.0, 1.0],
         }
@@ -185,10 +201,11 @@ def test_the_cost_in_english_is_a_line_a_model_with_shares_in_per_cent():
     styler = look.english(table)
     assert styler.data.index.tolist() == ["base", "row 5, seed 1"]
     assert styler.data.columns[:3].tolist() == [
-        "English loss (nats a token)", "English ROUGE-L", "English answered in English",
+        "English bits a byte", "English ROUGE-L", "English answered in English",
     ]  # fmt: skip
     shown = styler.to_html()
-    assert all(f">{value}<" in shown for value in ("1.23", "20.06", "12.5%", "96.6%"))
+    expected = ("1.234\n[1.100, 1.300]", "2.500\n[2.250, 2.750]", "40.0\n[35.0, 45.0]", "20.1", "12.5%", "96.6%")
+    assert all(f">{value}<" in shown for value in expected)
 
 
 def test_where_english_was_not_measured_only_the_language_of_the_answers_is_shown():

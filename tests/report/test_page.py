@@ -17,7 +17,7 @@ from small_run import COLUMNS, HOSTILE, RUNS, SUBSETS, score_table, training_log
 from lib import paths
 from lib.config import English
 from lib.corpus import splits
-from lib.evaluation import completions, statistics
+from lib.evaluation import completions, scoring, statistics
 from lib.evaluation.metrics import METRICS
 from lib.model import loading
 from lib.parameters import load_configs
@@ -41,12 +41,13 @@ def write_report(configs: list, failed: dict[str, str] | None = None) -> str:
     picked.paths.figures.mkdir(parents=True, exist_ok=True)
     for name in ("bleu", "rouge"):
         (picked.paths.figures / f"{name}.png").write_bytes(DOT)
-    summary = statistics.summarise(clean)
+    pairs = scoring.all_pairs(configs, ["clean"])
+    summary = statistics.summarise(clean, pairs)
     against_base = ablation.comparisons(configs, "base")
     tables = {
         "table2": look.table2(ablation.trainings(configs), published.table2()),
         "table3": look.table3(summary, published.table3()),
-        "seeds": look.spread(statistics.over_seeds(clean)),
+        "seeds": look.spread(statistics.over_seeds(clean, pairs)),
         "against_base": look.comparisons(against_base),
         "against_5": look.comparisons(against_base),
         "leaked": look.leaked(ablation.leaked_share(picked)),
@@ -130,7 +131,10 @@ def test_metrics_whose_difference_may_be_chance_are_named():
     pairs = pd.read_parquet(configs[1].paths.pairs("5_seed0"))
     pairs.assign(correct=True).to_parquet(configs[1].paths.pairs("5_seed0"))
     text = Page(write_report(configs)).text
-    assert "In BLEU, chrF++, ROUGE-1, ROUGE-2, ROUGE-L, this run cannot tell the difference from chance." in text
+    assert (
+        "In bits a byte, BLEU, chrF++, ROUGE-1, ROUGE-2, ROUGE-L, this run cannot tell the difference from chance."
+        in text
+    )
     assert "In every metric" not in text
 
 
@@ -178,12 +182,42 @@ def test_the_share_of_completions_that_were_cut_is_told():
 
 def test_two_seeds_have_their_spread_shown_and_no_single_seed_is_regretted():
     text = Page(write_report(small_run.make(seeds="0 1"))).text
-    assert "Standard deviation over the means of 2 training seeds" in text
+    assert "standard deviation between the means of the 2 training seeds" in text
     assert "There is one training seed" not in text
     (paths.ROOT / "artifacts").rename(paths.ROOT / "before")
     text = Page(write_report(small_run.make())).text
     assert "There is one training seed (0)" in text
-    assert "training seeds /" not in text
+    assert "standard deviation between the means of training seeds, of which there is one" in text
+
+
+def test_the_page_says_that_its_intervals_are_over_groups_of_test_rows_and_what_could_have_been_seen():
+    configs = small_run.make()
+    for config in configs:
+        pairs = pd.read_parquet(config.paths.pairs(config.name))
+        pairs.assign(group=pairs["row"] // 2).to_parquet(config.paths.pairs(config.name))
+    text = Page(write_report(configs)).text
+    assert "Mean over 3 decoding runs with its 95 % interval (over groups of test rows" in text
+    assert "24 rows in 12 groups" in text
+    assert "Student" not in text
+    assert "whole groups of test rows are drawn again with replacement" in text
+    assert "the true difference that such a test, by itself, finds four times in five" in text
+    assert "Where the uncertainty comes from" in text
+
+
+@pytest.mark.parametrize(("after", "better"), [(1.5, True), (2.5, False)])
+def test_fewer_bits_a_byte_are_better_and_more_of_any_other_metric_is(after, better):
+    metrics = [*METRICS]
+    rows = [(iteration, metric, value) for iteration, value in (("base", 2.0), ("5", after)) for metric in metrics]
+    summary = pd.DataFrame(rows, columns=["iteration", "metric", "mean"])
+    # In whatever order they come.
+    comparison = pd.DataFrame({"metric": metrics[::-1], "differs": [metric == "bleu" for metric in metrics[::-1]]})
+    found = page.verdicts(summary.sample(frac=1, random_state=0), comparison)
+    assert {metric: line["better"] for metric, line in found.items()} == {
+        metric: better == (metric == "loss_per_byte") for metric in metrics
+    }
+    assert {line["rises"] for line in found.values()} == {not better}
+    assert [metric for metric, line in found.items() if line["differs"]] == ["bleu"]
+    assert (found["rougeL"]["before"], found["rougeL"]["after"]) == (2.0, after)
 
 
 def test_results_have_exactly_their_columns_base_first():
@@ -258,7 +292,11 @@ def test_the_picked_adapter_becomes_the_final_one_and_its_card_and_page_name_it(
     assert (final / "adapter_model.safetensors").read_bytes() == b"0_seed0"
     card = (final / "README.md").read_text()
     assert "row 0 of the study's Table 2, seed 0" in card
-    assert "| BLEU | 11.0 [8.5, 13.5] | 41.0 [38.5, 43.5] |" in card
+    known = statistics.intervals(scoring.read_pairs(configs[0], "clean"), ["bleu"]).iloc[0]
+    own = statistics.intervals(scoring.read_pairs(configs[1], "clean"), ["bleu"]).iloc[0]
+    assert own["low"] < own["high"]
+    ends = [f"[{line['low']:.1f}, {line['high']:.1f}]" for line in (known, own)]
+    assert f"| BLEU | 11.0 {ends[0]} | 41.0 {ends[1]} |" in card
     assert "Of the 4 trainings of this run it picks row 0, seed 0" in text
     for config in configs[1:3]:
         small_run.write_log(config, 3.0)
@@ -312,7 +350,9 @@ def test_the_page_of_one_training_has_every_section_that_it_has_data_for_and_no_
     page = notebook_5(run="trial")
     assert sections(page) == EVERY_RUN
     words = {heading for tag, heading in page.headings if tag == "h3"}
-    assert words == {"Every model, beside the paper's Table 3", "Against the base model"}
+    assert words == {
+        "Every model, beside the paper's Table 3", "Against the base model", "Where the uncertainty comes from",
+    }  # fmt: skip
     assert "nothing to compare with" not in page.text
     assert "nan" not in page.text.lower().split()
 
@@ -324,7 +364,7 @@ def test_the_page_of_many_trainings_has_every_section():
     place = EVERY_RUN.index("The method, in figures")
     assert sections(page) == [*EVERY_RUN[:place], "Studies beyond the paper", *EVERY_RUN[place:]]
     words = {heading for tag, heading in page.headings if tag == "h3"}
-    assert words >= {"Against row 5", "Spread over trainings and over decoding runs"}
+    assert words >= {"Against row 5", "Where the uncertainty comes from"}
     assert "row 7, seed 0, which failed (cell 3: ValueError: no)" in page.text
     shown = {image["alt"].split(":")[0] for tag, image in page.tags if tag == "img"}
     assert any(alt.startswith("Row 5 with one beginning-of-text token") for alt in shown)
@@ -391,21 +431,30 @@ def test_a_package_that_is_not_there_is_absent():
 
 
 def summary_of(configs: list) -> pd.DataFrame:
-    return statistics.summarise(page.collect(configs).query("protocol == 'clean'"))
+    results = page.collect(configs).query("protocol == 'clean'")
+    return statistics.summarise(results, scoring.all_pairs(configs, ["clean"]))
 
 
 def test_scores_are_a_row_a_metric_with_their_intervals():
-    table = look.scores(summary_of(small_run.make())).data
-    assert list(table.index) == ["BLEU", "chrF++", "ROUGE-1", "ROUGE-2", "ROUGE-L", "Weighted F1"]
+    configs = small_run.make()
+    table = look.scores(summary_of(configs)).data
+    assert list(table.index) == ["bits a byte", "BLEU", "chrF++", "ROUGE-1", "ROUGE-2", "ROUGE-L", "Weighted F1"]
     assert list(table.columns) == ["base", "row 5, seed 0"]
-    assert table.loc["BLEU", "base"] == "11.0 [8.5, 13.5]"
-    assert table.loc["Weighted F1", "row 5, seed 0"] == "0.410 [0.385, 0.435]"
+    expected = statistics.intervals(scoring.read_pairs(configs[1], "clean"), ["rougeL", "loss_per_byte"])
+    (low, high), (low_bits, high_bits) = expected[["low", "high"]].to_numpy()
+    assert low < high
+    assert table.loc["ROUGE-L", "row 5, seed 0"] == f"41.0 [{low:.1f}, {high:.1f}]"
+    assert table.loc["bits a byte", "row 5, seed 0"] == f"41.000 [{low_bits:.3f}, {high_bits:.3f}]"
+    # Every answer of the adapter begins with its reference: no draw of the groups could change that.
+    assert table.loc["Weighted F1", "row 5, seed 0"] == "0.410 [1.000, 1.000]"
 
 
-def test_a_single_decoding_run_has_no_interval():
+def test_a_single_decoding_run_has_an_interval_over_groups_and_scores_alone_have_none():
     configs = small_run.make()
     one = page.collect(configs).query("protocol == 'clean' and decoding_run == 0")
-    assert look.scores(statistics.summarise(one)).data.loc["BLEU", "base"] == "10.0"
+    pairs = {key: table[table["run"] == 0] for key, table in scoring.all_pairs(configs, ["clean"]).items()}
+    assert re.fullmatch(r"10\.0 \[.+\]", look.scores(statistics.summarise(one, pairs)).data.loc["BLEU", "base"])
+    assert look.scores(statistics.summarise(one, {})).data.loc["BLEU", "base"] == "10.0"
 
 
 def test_the_report_concludes_with_what_is_more_than_chance(tmp_path):
@@ -423,6 +472,9 @@ def test_the_report_concludes_with_what_is_more_than_chance(tmp_path):
         "**The final adapter is row 5, seed 0. Against the base it is significantly better in BLEU and worse in "
         "Weighted F1.** The report is `report.html`."
     )
+    bits = against_base.replace({"metric": {"bleu": "loss_per_byte"}})
+    said = conclusions.report(config, bits, tmp_path / "report.html").data
+    assert "significantly better in nothing and worse in bits a byte, Weighted F1." in said, "the fewer, the better"
     said = conclusions.report(config, against_base.assign(differs=False), tmp_path / "r.html").data
     assert "better in nothing and worse in nothing" in said
 

@@ -118,7 +118,7 @@ def made_up_nested() -> pd.DataFrame:
 def made_up_english() -> pd.DataFrame:
     rows = [("base", 0, 2.1, 22.0, 0.02)]
     rows += [(n, seed, 2.3 + 0.05 * int(n), 20 - int(n), 0.1 + 0.08 * int(n)) for n in ROWS for seed in (0, 1)]
-    return pd.DataFrame(rows, columns=["iteration", "seed", "loss", "rougeL", "english_share"])
+    return pd.DataFrame(rows, columns=["iteration", "seed", "loss_per_byte_en", "rougeL", "english_share"])
 
 
 def all_published() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
