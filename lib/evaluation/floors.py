@@ -102,3 +102,17 @@ def _nearest(prompts: pd.Series, trained: pd.Series) -> np.ndarray:
     asked = vectors.transform(prompts)
     blocks = [asked[start : start + _ROWS_AT_ONCE] for start in range(0, len(prompts), _ROWS_AT_ONCE)]
     return np.concatenate([np.asarray((block @ known).toarray()).argmax(axis=1) for block in blocks])
+
+
+def room(bounds: pd.DataFrame) -> pd.DataFrame:
+    """By metric of completions: the best answer without a model, and what the reference scores.
+
+    Args:
+        bounds: table of `measure`, of one protocol.
+
+    Returns:
+        Indexed by metric: `floor` (the mean over its draws), `by` (the floor's name), `ceiling`.
+    """
+    means = bounds.groupby(["metric", "iteration"], sort=False)["value"].mean().unstack("iteration")
+    given = means[list(FLOORS)]
+    return pd.DataFrame({"floor": given.max(axis=1), "by": given.idxmax(axis=1), "ceiling": means[CEILING]})

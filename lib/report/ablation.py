@@ -12,10 +12,10 @@ import pandas as pd
 
 from lib.config import STUDIES, Config
 from lib.corpus import splits
-from lib.evaluation import completions, metrics, scoring, statistics
+from lib.evaluation import completions, floors, metrics, scoring, statistics
 from lib.model import loading
 from lib.parameters import rows
-from lib.report import look
+from lib.report import look, published
 
 #: How the best row is found, as the report says before it shows a score.
 RULE = (
@@ -26,6 +26,10 @@ RULE = (
 
 #: The scores of English answers, and what `english.measure` calls them.
 _ENGLISH = {"loss_per_byte": "loss_per_byte_en", "rougeL": "rougeL"}
+
+
+#: What is asked of leaks.
+LEAK_METRICS = ("bleu", "rougeL")
 
 
 class AblationError(ValueError):
@@ -136,21 +140,56 @@ def _pairs(configs: list[Config], protocol: str) -> Iterator[tuple[str, pd.DataF
 
 
 def leak_worth(config: Config) -> pd.DataFrame:
-    """What leaked test rows are worth to one model: subset, metric, and its score under `clean` and `paper`.
+    """What it is worth to one model that a left-over row's group was trained on, by subset and over all.
 
-    The last subset is `all`. A score is the mean over decoding runs.
+    Leaked and other rows are both left over by the same draw and in the same subset, so that nothing but the leak parts
+    them by design. Over all there are two weighted means of the subsets' differences: with the rows that are tested
+    here, and with Cendol's. Subsets without rows or groups enough on both sides are left out of them.
+
+    Returns:
+        subset (or what it is weighted by), metric, apart and leaked (the scores), difference, low and high (95 %, over
+        groups; for the weighted means by the subsets' standard errors), groups_apart, groups_leaked, rows.
     """
-    tables = {protocol: scoring.read_pairs(config, protocol) for protocol in ("clean", "paper")}
-    subsets = [*sorted(set(tables["clean"]["subset"]) & set(tables["paper"]["subset"])), "all"]
+    table = scoring.read_pairs(config, "paper")
+    sample = pd.read_parquet(config.paths.sample(config.sampled_as))
+    positions = sample.loc[sample["part"] == "train", "position"]
+    leaked = table["group"].isin(splits.read(config)["group"].loc[positions])
     found = []
-    for metric in ("bleu", "rougeL"):
-        for subset in subsets:
-            scores = {}
-            for protocol, table in tables.items():
-                part = table if subset == "all" else table[table["subset"] == subset]
-                scores[protocol] = np.mean([scoring.score_pairs(run, metric) for _, run in part.groupby("run")])
-            found.append({"subset": subset, "metric": metric, **scores})
-    return pd.DataFrame(found)
+    for subset, part in table.groupby("subset", observed=True):
+        sides = part[~leaked[part.index]], part[leaked[part.index]]
+        if min(side["group"].nunique() for side in sides) > 1:
+            rows = statistics.unpaired_bootstrap(*sides, names=LEAK_METRICS)
+            names = {"one": "apart", "other": "leaked", "groups_one": "groups_apart", "groups_other": "groups_leaked"}
+            found.append(rows.rename(columns=names).assign(subset=subset, rows=part["row"].nunique()))
+    columns = [
+        "subset",
+        "metric",
+        "apart",
+        "leaked",
+        "difference",
+        "low",
+        "high",
+        "groups_apart",
+        "groups_leaked",
+        "rows",
+    ]
+    if not found:
+        return pd.DataFrame(columns=columns)
+    by_subset = pd.concat(found, ignore_index=True)[columns]
+    weights = {"all, as tested": by_subset.set_index("subset")["rows"], "all, as in Cendol": published.cendol_subsets()}
+    over_all = []
+    for metric, part in by_subset.groupby("metric", sort=False):
+        part = part.set_index("subset")
+        for name, rows in weights.items():
+            share = rows.groupby(level=0).first().reindex(part.index).fillna(0)
+            share /= share.sum()
+            mean = part[["apart", "leaked", "difference"]].mul(share, axis=0).sum()
+            # A 95 % interval is 2 x 1.96 standard errors wide; the subsets are drawn independently.
+            half = float(np.sqrt((((part["high"] - part["low"]) / 2 * share) ** 2).sum()))
+            interval = {"low": mean["difference"] - half, "high": mean["difference"] + half}
+            groups = part[["groups_apart", "groups_leaked", "rows"]].sum()
+            over_all.append({"subset": name, "metric": metric, **mean, **interval, **groups})
+    return pd.concat([by_subset, pd.DataFrame(over_all)[columns]], ignore_index=True)
 
 
 def leaked_share(config: Config) -> pd.DataFrame:
@@ -175,6 +214,11 @@ def studies(configs: list[Config]) -> dict[str, list[Config]]:
 def scores_of(configs: list[Config], results: pd.DataFrame) -> pd.DataFrame:
     """The lines of tidy results that are these iterations', or the base model's."""
     return results[results["iteration"].isin({"base", *(c.iteration for c in configs)})]
+
+
+def of_models(results: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """The lines of tidy results that are models' in one protocol: no floor's, nor the ceiling's."""
+    return results[(results["protocol"] == protocol) & ~results["iteration"].isin([floors.CEILING, *floors.FLOORS])]
 
 
 def of_table2(results: pd.DataFrame) -> pd.DataFrame:

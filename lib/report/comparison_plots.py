@@ -129,30 +129,35 @@ def loss_curves(
 
 
 def leak_worth(table: pd.DataFrame) -> Figure:
-    """What leaked test rows are worth: each subset's score under both protocols, and the points between them.
+    """What leaks are worth: by subset, the score of left-over rows that leaked and of those that did not.
 
     Args:
-        table: columns subset, metric, clean and paper (the scores of one model under each protocol).
+        table: of `ablation.leak_worth`.
     """
-    metrics = list(dict.fromkeys(table["metric"]))
-    subsets = list(dict.fromkeys(table["subset"]))
+    names = list(dict.fromkeys(table["subset"]))
+    found = list(dict.fromkeys(table["metric"]))
     figure, axes = drawing.axes(
-        1, len(metrics), min(drawing.WIDE, max(5.6, 1.8 + 2.7 * len(metrics))), 1.7 + 0.4 * len(subsets), sharey=True
+        1, len(found), min(drawing.WIDE, max(5.6, 1.8 + 2.7 * len(found))), 1.7 + 0.45 * len(names), sharey=True
     )
-    for axis, metric in zip(axes[0], metrics, strict=True):
-        part = table[table["metric"] == metric].set_index("subset").reindex(subsets)
-        y = np.arange(len(subsets))
-        axis.hlines(y, part["clean"], part["paper"], color="#9aa0a8", linewidth=2, zorder=1)
-        axis.plot(part["clean"], y, "o", color=OTHER_COLOUR, markersize=7)
-        axis.plot(part["paper"], y, "o", color=OTHER_COLOUR, markersize=7, markerfacecolor="white")
-        for level, (clean, paper) in enumerate(zip(part["clean"], part["paper"], strict=True)):
-            lost = f"{paper - clean:+.2f}" if metric == "weighted_f1" else f"{paper - clean:+.1f}"
+    for axis, metric in zip(axes[0], found, strict=True):
+        part = table[table["metric"] == metric].set_index("subset").reindex(names)
+        y = np.arange(len(names))
+        axis.hlines(y, part["apart"], part["leaked"], color="#9aa0a8", linewidth=2, zorder=1)
+        axis.plot(part["apart"], y, "o", color=OTHER_COLOUR, markersize=7)
+        axis.plot(part["leaked"], y, "o", color=OTHER_COLOUR, markersize=7, markerfacecolor="white")
+        for level, row in enumerate(part.itertuples()):
+            said = f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
             axis.annotate(
-                lost, (max(clean, paper), level), xytext=(7, 0), textcoords="offset points", va="center", fontsize=9
+                said,
+                (max(row.apart, row.leaked), level),
+                xytext=(7, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=drawing.SMALL,
             )
-        axis.set_yticks(y, [name.replace("_", " ") for name in subsets])
-        axis.set(title=METRIC_NAMES[metric], ylim=(len(subsets) - 0.5, -0.5))
-        axis.set_xlim(0, 1.35 * part[["clean", "paper"]].max(axis=None))
+        axis.set_yticks(y, [name.replace("_", " ") for name in names])
+        axis.set(title=METRIC_NAMES[metric], ylim=(len(names) - 0.5, -0.5))
+        axis.set_xlim(0, 1.9 * part[["apart", "leaked"]].max(axis=None))
     handles = [
         Line2D(
             [],
@@ -160,7 +165,7 @@ def leak_worth(table: pd.DataFrame) -> Figure:
             marker="o",
             linestyle="none",
             color=OTHER_COLOUR,
-            label="clean protocol: no group in common with training",
+            label="left over, no group in common with training",
         ),
         Line2D(
             [],
@@ -169,7 +174,7 @@ def leak_worth(table: pd.DataFrame) -> Figure:
             linestyle="none",
             color=OTHER_COLOUR,
             markerfacecolor="white",
-            label="the paper's protocol: random rows",
+            label="left over, its group was trained on",
         ),
     ]
     drawing.legend(figure, handles, 2)

@@ -15,6 +15,7 @@ from pandas.io.formats.style import Styler
 from lib.config import Config
 from lib.corpus import selection
 from lib.corpus.selection import CorpusSummary
+from lib.evaluation.floors import CEILING, FLOORS
 from lib.evaluation.metrics import METRIC_NAMES
 from lib.model.prompts import Example
 from lib.sampling.draws import Sample, nearest_to_centres
@@ -158,7 +159,7 @@ def table2(ours: pd.DataFrame, printed: pd.DataFrame) -> Styler:
     )
 
 
-def table3(summary: pd.DataFrame, printed: pd.DataFrame) -> Styler:
+def table3(summary: pd.DataFrame, printed: pd.DataFrame, bounds: pd.DataFrame) -> Styler:
     """Our mean with its 95 % interval, beside the paper's mean ± deviation over decoding runs: one line per model.
 
     The interval is on a separate line, where a page keeps line breaks.
@@ -166,7 +167,11 @@ def table3(summary: pd.DataFrame, printed: pd.DataFrame) -> Styler:
     Args:
         summary: table of `statistics.summarise`, of one protocol.
         printed: table of `published.table3`; a metric or a model that it lacks is left empty.
+        bounds: floors and ceiling of the same protocol (table of `floors.measure`): means over their draws.
     """
+    names = {CEILING: "the reference", **FLOORS}
+    given = bounds.groupby(["iteration", "metric"], sort=False)["value"].mean().rename("mean").reset_index()
+    summary = pd.concat([summary, given.assign(seed=0, low=float("nan"), high=float("nan"))], ignore_index=True)
     order = [name for name in METRIC_NAMES if name in set(summary["metric"])]
     ours = summary.assign(ours=_with_interval(summary, more=1, between="\n"))
     # The paper's numbers keep the digits that it gives them.
@@ -178,7 +183,7 @@ def table3(summary: pd.DataFrame, printed: pd.DataFrame) -> Styler:
     )
     paper = paper[["iteration", "metric", "paper"]]
     table = ours.merge(paper, on=["iteration", "metric"], how="left")
-    table["model"] = [model_name(i, s) for i, s in zip(table["iteration"], table["seed"], strict=True)]
+    table["model"] = [names.get(i, model_name(i, s)) for i, s in zip(table["iteration"], table["seed"], strict=True)]
     wide = table.pivot(index="model", columns="metric", values=["ours", "paper"]).swaplevel(axis=1)
     columns = [(metric, whose) for metric in order for whose in ("ours", "paper") if wide[metric, whose].notna().any()]
     shown = wide.loc[list(dict.fromkeys(table["model"])), columns].rename(columns=METRIC_NAMES, level=0).fillna("-")

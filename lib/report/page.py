@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from lib import paths
 from lib.config import Config
 from lib.corpus import splits
-from lib.evaluation import completions, metrics
+from lib.evaluation import completions, floors, metrics
 from lib.evaluation.metrics import METRIC_NAMES
 from lib.model import generation
 from lib.release import cards, finished
@@ -26,10 +27,13 @@ class ReportError(ValueError):
     """Something that the report needs is not there; the message says what to run."""
 
 
-def collect(configs: list[Config]) -> pd.DataFrame:
+def collect(configs: list[Config], bounds: pd.DataFrame) -> pd.DataFrame:
     """All scores of a run in one tidy table, written to results.csv: base first, then the trainings in order.
 
-    Iterations that share a training have the same scores, under their own names.
+    Then floors and ceiling. Iterations that share a training have the same scores, under their own names.
+
+    Args:
+        bounds: table of `floors.measure`.
     """
     tables = []
     for config in configs:
@@ -38,8 +42,10 @@ def collect(configs: list[Config]) -> pd.DataFrame:
             raise ReportError(
                 f"no scores of {config.name} in run {config.run!r} yet: run `make report RUN={config.run}`"
             )
-        tables.append(pd.read_csv(path, dtype={"iteration": str}).assign(iteration=config.iteration))
-    results = pd.concat(tables, ignore_index=True)
+        spoken = pd.read_csv(config.paths.language(config.name), dtype={"iteration": str})
+        for table in (pd.read_csv(path, dtype={"iteration": str}), spoken[spoken["metric"] == "loss_per_byte_en"]):
+            tables.append(table.assign(iteration=config.iteration))
+    results = pd.concat([*tables, bounds], ignore_index=True)
     with whole(configs[0].paths.results) as temporary:
         results.to_csv(temporary, index=False)
     return results
@@ -74,6 +80,7 @@ def write(
     tables: dict[str, Styler],
     failed: dict[str, str],
     nested: dict[str, Any],
+    bounds: pd.DataFrame,
 ) -> Path:
     """Write manifest.json and report.html, put the picked adapter where the chat finds it, and return the page's path.
 
@@ -86,6 +93,7 @@ def write(
         tables: shown as they are, by the names that the template knows.
         failed: for each training that is missing, why.
         nested: what the wrongly nested BLEU makes of the picked one's completions (`ablation.nested_verdict`).
+        bounds: floors and ceiling of the clean protocol (`floors.measure`).
     """
     files, trained = picked.paths, configs[1:]
     made = provenance.manifest(configs, picked)
@@ -104,7 +112,10 @@ def write(
         test_rows=len(completions.test_rows(picked, splits.read(picked))["clean"]),
         trained_rows=int((pd.read_parquet(files.sample(picked.sampled_as))["part"] == "train").sum()),
         corpus=json.loads(files.corpus_summary.read_text()),
-        verdicts=verdicts(shown, against_base[against_base["iteration"] == picked.iteration]),
+        verdicts=verdicts(shown, against_base[against_base["iteration"] == picked.iteration], bounds),
+        floors=floors.FLOORS,
+        english=_english(two),
+        pretrained=_pretrained(picked),
         resamples=int(against_base["resamples"].iloc[0]),
         test_groups=int(against_base["groups"].iloc[0]),
         signatures=_signatures(),
@@ -133,8 +144,13 @@ def write(
     return files.report
 
 
-def verdicts(summary: pd.DataFrame, comparison: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """By metric of a summary of two models: base, adapter, where it goes, and whether that is more than chance."""
+def verdicts(summary: pd.DataFrame, comparison: pd.DataFrame, bounds: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """By metric of a summary of two models: base, adapter, where it goes, and whether that is more than chance.
+
+    And, for metrics of completions, the best answer without a model (`floor`, and `by` which), the `ceiling`, and which
+    `share` of the room between them the adapter has taken; below 0 where it is below the floor.
+    """
+    room = floors.room(bounds)
     differs = comparison.set_index("metric")["differs"]
     base = summary[summary["iteration"] == "base"].set_index("metric")
     own = summary[summary["iteration"] != "base"].set_index("metric")
@@ -149,7 +165,27 @@ def verdicts(summary: pd.DataFrame, comparison: pd.DataFrame) -> dict[str, dict[
             "better": bool(after < before if metric in metrics.LOWER_IS_BETTER else after > before),
             "differs": bool(differs[metric]),
         }
+        if metric in room.index:
+            floor, by, ceiling = room.loc[metric]
+            share = (after - floor) / (ceiling - floor) if ceiling > floor else float("nan")
+            found[metric] |= {"floor": floor, "by": by, "ceiling": ceiling, "share": share}
     return found
+
+
+def _english(two: list[Config]) -> dict[str, list[float]]:
+    """What English is like before and after: by metric of the english protocol, the values of base and adapter."""
+    tables = [pd.read_csv(config.paths.language(config.name)) for config in two]
+    values = [table[table["protocol"] == "english"].set_index("metric")["value"] for table in tables]
+    return {str(name): [float(value[name]) for value in values] for name in values[0].index}
+
+
+def _pretrained(config: Config) -> dict[str, float] | None:
+    """What the demo's base model read in its pretraining, as shares of the tokens; None for another base model."""
+    record = paths.DEMO_BASE_MODEL / "pretraining.json"
+    if config.model.base_model != "demo" or not record.is_file():
+        return None
+    tokens = json.loads(record.read_text(encoding="utf-8"))["tokens_of_a_pass"]
+    return {kind: count / sum(tokens.values()) for kind, count in tokens.items()}
 
 
 def _score_rows(summary: pd.DataFrame) -> list[dict[str, str]]:

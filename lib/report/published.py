@@ -50,6 +50,11 @@ def baselines() -> pd.DataFrame:
     return tidy[["model", "prompt_language", "task", "metric", "mean", "low", "high", *keys[3:]]]
 
 
+def cendol_subsets() -> pd.Series:
+    """How many rows each of the six subsets has in the Cendol Collection v2."""
+    return _read("cendol_subsets").set_index("subset")["rows"]
+
+
 def _read(name: str, **types: type | str) -> pd.DataFrame:
     return pd.read_csv(paths.PUBLISHED / f"{name}.csv", dtype=types)
 
