@@ -112,7 +112,7 @@ def write(
         training=_training(picked),
         cut=_cut(two),
         nested=_nested(tables["nested"].data.loc[look.model_name(picked.iteration, picked.seed)]),
-        figure=lambda name, caption: inline.figure(files.figures, name, caption),
+        figure=lambda name, caption="": inline.figure(files.figures, name, caption),
         tables={name: table.set_uuid(name).to_html() for name, table in tables.items()},
         failed=failed,
         rule=ablation.RULE,
