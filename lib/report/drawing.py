@@ -240,7 +240,11 @@ def _name_bound(
 def settle(figure: Figure) -> None:
     """Move the names of floors and ceiling beside an axis apart, as little as they need; its size must be known."""
     beside = {
-        axis: [text for text in axis.texts if text.get_label() == _BOUND and text.get_verticalalignment() == "center"]
+        axis: [
+            text
+            for text in axis.texts
+            if isinstance(text, Annotation) and text.get_label() == _BOUND and text.get_verticalalignment() == "center"
+        ]
         for axis in figure.axes
     }
     if any(beside.values()):
@@ -279,13 +283,14 @@ def narrow(figure: Figure) -> Figure:
     grid = copy.add_gridspec(len(heights), 1, height_ratios=heights)
     for place, axis in enumerate(copy.axes):
         # An axis that shared its names with one on its left has them again, the picked one in bold.
-        first = figure.axes[place].get_subplotspec().rowspan.start * figure.axes[place].get_gridspec().ncols
+        spec = figure.axes[place].get_subplotspec()
+        first = spec.rowspan.start * spec.get_gridspec().ncols if spec else place
         axis.set_subplotspec(grid[place])
         axis.tick_params(labelleft=bool(len(axis.get_yticks())))
         axis.tick_params(axis="x", labelsize=SMALL)
         for text, known in zip(axis.get_yticklabels(), figure.axes[first].get_yticklabels(), strict=False):
             text.set_fontweight(known.get_fontweight())
-        axis.title.set_text(_fill(axis.get_title(), 40 if axis.title.get_fontsize() < 10 else 36))
+        axis.title.set_text(_fill(axis.get_title(), 38))
         axis.set(xlabel=_fill(axis.get_xlabel(), 38), ylabel=_fill(axis.get_ylabel(), 10 * heights[place]))
     named = [
         (handle, _fill(text.get_text(), 42))
@@ -295,9 +300,9 @@ def narrow(figure: Figure) -> Figure:
     for old in list(copy.legends):
         old.remove()
     if named:
-        handles, texts = zip(*named, strict=True)
-        columns = max(1, min(len(texts), 44 // (max(map(len, texts)) + 5)))
-        copy.legend(handles, texts, loc="outside lower center", ncols=columns, frameon=False, fontsize=SMALL)
+        handles, said = zip(*named, strict=True)
+        columns = max(1, min(len(said), 44 // (max(map(len, said)) + 5)))
+        copy.legend(handles, said, loc="outside lower center", ncols=columns, frameon=False, fontsize=SMALL)
     copy.draw_without_rendering()
     for axis in copy.axes:
         texts = [text for text in axis.get_xticklabels() if text.get_text()]

@@ -1,4 +1,4 @@
-"""A run's figures as parts of its page. An SVG is made smaller, takes the colours of the page, and has its ids alone."""
+"""A run's figures as parts of its page: an SVG is made smaller, takes the page's colours, and shares no id."""
 
 import base64
 import re

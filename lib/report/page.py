@@ -127,7 +127,7 @@ def write(
         training=_training(picked),
         cut=_cut(two),
         nested=nested,
-        figure=lambda name, caption: inline.figure(files.figures, name, caption),
+        figure=lambda name, caption="": inline.figure(files.figures, name, caption),
         tables={name: table.set_uuid(name).to_html() for name, table in tables.items()},
         failed=failed,
         rule=ablation.RULE,

@@ -76,7 +76,8 @@ def test_a_drawing_takes_its_neutral_colours_from_the_page(folder):
 
 def test_a_drawing_brings_no_rules_for_the_page_and_no_request(folder):
     tags = [tag for name in NAMES for tag in Tags(inline.figure(folder, name, "")).found]
-    assert {tag for tag, _ in tags} <= {"svg", "g", "defs", "path", "rect", "use", "text", "tspan", "clippath", "pattern", "image"}  # fmt: skip
+    known = {"svg", "g", "defs", "path", "rect", "use", "text", "tspan", "clippath", "pattern", "image"}
+    assert {tag for tag, _ in tags} <= known
     for _, attributes in tags:
         assert attributes.get("href", "#").startswith(("#", "data:image/png;base64,"))
 
@@ -90,7 +91,7 @@ def test_what_is_hostile_in_a_drawing_is_left_out_or_stays_text(folder):
     made = inline.svg(hostile, "figure", 'a "caption" <b>', "")
     assert made.count("script") == 1 and "&lt;script&gt;" in made
     assert not re.search("onclick|evil|foreign|<style|<b>", made)
-    ((tag, attributes),) = [found for found in Tags(made).found if found[0] == "svg"]
+    (attributes,) = [attributes for tag, attributes in Tags(made).found if tag == "svg"]
     assert (attributes["role"], attributes["aria-label"]) == ("img", 'a "caption" <b>')
 
 

@@ -275,6 +275,7 @@ def test_names_of_floors_that_are_close_stand_apart_in_the_order_of_their_lines(
             boxes = [plt.Text.get_window_extent(text) for text in named]
             heights = [box.y0 for box in boxes]
             assert heights == sorted(heights, reverse=True)
+            assert not any(one.overlaps(two) for one, two in itertools.pairwise(boxes))
             # Beside the data, and not far from them.
             assert all(box.x0 > axis.bbox.x1 for box in boxes)
             assert all(axis.bbox.y0 - 10 < (box.y0 + box.y1) / 2 < axis.bbox.y1 + 10 for box in boxes)
