@@ -23,7 +23,7 @@ SUBSETS = ("dolly", "identity_prompt", "wikihow")
 HOSTILE = "<script>alert('x')</script> & \"q\" <img src=http://evil.example/a.png onerror=alert(1)> {{ 7 * 7 }}"
 COLUMNS = ["iteration", "seed", "protocol", "decoding_run", "metric", "value"]
 RUNS = 3
-TESTED = {"clean": range(24), "paper": range(36, 48)}
+TESTED = {"clean": range(24), "paper": range(36, 48), "greedy": range(24)}
 TRAINED = range(24, 36)
 DECODING = {
     "max_new_tokens": 48, "end_ids": [2], "greedy": False, "temperature": 0.6, "top_p": 0.9, "top_k": 50,
@@ -134,7 +134,7 @@ def write_scores(config: Config, level: float) -> None:
 
 
 def write_completions(config: Config, texts=completion) -> None:
-    """The completions of both protocols, and what scores are made of: correct is what begins with its reference."""
+    """The completions of every protocol, and what scores are made of: correct is what begins with its reference."""
     for protocol, tested in TESTED.items():
         path = config.paths.completions(config.name, protocol)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,9 +142,9 @@ def write_completions(config: Config, texts=completion) -> None:
             # Every fourth uses up all of its tokens.
             {"row": row, "run": run, "text": texts(config, row, run), "ids": [1] * (5 if row % 4 else 48)}
             for row in tested
-            for run in range(RUNS)
+            for run in range(1 if protocol == "greedy" else RUNS)
         ]
-        path.write_text("\n".join(map(json.dumps, [{"settings": {}, "decoding": DECODING}, *known])) + "\n")
+        path.write_text("\n".join(map(json.dumps, [{"settings": {}, "decoding": DECODING | ({"greedy": True} if protocol == "greedy" else {})}, *known])) + "\n")
         written, asked = [k["text"] for k in known], [reference(k["row"]) for k in known]
         pairs = pd.DataFrame(known)[["row", "run"]].assign(
             subset=[SUBSETS[k["row"] % 3] for k in known], group=[SAME_GROUP.get(k["row"], k["row"]) for k in known]

@@ -182,6 +182,22 @@ def test_the_share_of_completions_that_were_cut_is_told():
     assert "25 % of the completions of base and 25 % of the completions of row 5, seed 0 used up all 48 tokens" in text
 
 
+@pytest.mark.parametrize(
+    ("used", "chosen", "said"),
+    [
+        ({}, {}, "temperature 0.6, top-k 50 and top-p 0.9 (the base model's own defaults, and those of transformers"),
+        ({"top_k": 0, "top_p": 1.0}, {"top_k": 0, "top_p": 1.0}, "no top-k and no top-p (the base model's own"),
+        ({"top_k": 7}, {"top_k": 7}, "where it has none; top_k set by this run)"),
+        ({}, {"temperature": 0.6, "top_k": 50, "top_p": 0.9}, "top-p 0.9 (set by this run), and of the clean test rows"),
+        ({"greedy": True}, {"do_sample": False, "decoding_runs": 1}, "Completions are greedy: always the likeliest"),
+    ],
+)
+def test_how_completions_were_decoded_and_who_chose_it_is_told(monkeypatch, used, chosen, said):
+    monkeypatch.setattr(small_run, "DECODING", small_run.DECODING | used)
+    configs = [replace(c, evaluation=replace(c.evaluation, **chosen)) for c in small_run.make()]
+    assert said in Page(write_report(configs)).text
+
+
 def test_two_seeds_have_their_spread_shown_and_no_single_seed_is_regretted():
     text = Page(write_report(small_run.make(seeds="0 1"))).text
     assert "standard deviation between the means of the 2 training seeds" in text
@@ -401,6 +417,9 @@ def test_the_manifest_says_what_made_the_run():
     assert made["base_model"]["source"] == "demo"
     assert set(made["adapters"]) == {"5_seed0", "5_seed1"}
     assert made["adapters"]["5_seed0"] != made["adapters"]["5_seed1"]
+    assert made["decoding"] == {
+        "do_sample": True, "temperature": 0.6, "top_k": 50, "top_p": 0.9, "max_new_tokens": 48, "set_by_the_run": [],
+    }  # fmt: skip
     assert made["device"]
     assert re.fullmatch(r"3\.\d+\.\d+", made["python"])
     assert made["packages"]["torch"].startswith("2.")
