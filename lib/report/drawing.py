@@ -282,7 +282,7 @@ def narrow(figure: Figure) -> Figure:
     copy.set_size_inches(NARROW, sum(heights) + 1.5 * len(heights) + 2)
     grid = copy.add_gridspec(len(heights), 1, height_ratios=heights)
     for place, axis in enumerate(copy.axes):
-        # An axis that shared its names with one on its left has them again, the picked one in bold.
+        # An axis that shared names with one on its left has them again, the picked one in bold.
         spec = figure.axes[place].get_subplotspec()
         first = spec.rowspan.start * spec.get_gridspec().ncols if spec else place
         axis.set_subplotspec(grid[place])
@@ -290,8 +290,9 @@ def narrow(figure: Figure) -> Figure:
         axis.tick_params(axis="x", labelsize=SMALL)
         for text, known in zip(axis.get_yticklabels(), figure.axes[first].get_yticklabels(), strict=False):
             text.set_fontweight(known.get_fontweight())
+        what = axis.get_ylabel() or figure.axes[first].get_ylabel() if len(axis.get_yticks()) else axis.get_ylabel()
         axis.title.set_text(_fill(axis.get_title(), 38))
-        axis.set(xlabel=_fill(axis.get_xlabel(), 38), ylabel=_fill(axis.get_ylabel(), 10 * heights[place]))
+        axis.set(xlabel=_fill(axis.get_xlabel(), 38), ylabel=_fill(what, 10 * heights[place]))
     named = [
         (handle, _fill(text.get_text(), 42))
         for old in copy.legends

@@ -251,6 +251,11 @@ def test_on_a_phone_panels_are_below_each_other_and_each_names_its_models():
         assert [text.get_text() for text in axis.get_yticklabels() if text.get_weight() == "bold"] == ["row 5"]
 
 
+def test_on_a_phone_every_panel_of_scores_names_its_metric():
+    named = [axis.get_ylabel() for axis in on_a_screen("rouge", "narrow").axes]
+    assert named == ["ROUGE-1", "ROUGE-1", "ROUGE-2", "ROUGE-2", "ROUGE-L", "ROUGE-L"]
+
+
 def bounds_of(axis: Axes) -> dict[str, plt.Annotation]:
     return {text.get_text(): text for text in axis.texts if text.get_text().split()[0] in ("reference", *floors.FLOORS)}
 
