@@ -144,7 +144,18 @@ def write_completions(config: Config, texts=completion) -> None:
             for row in tested
             for run in range(1 if protocol == "greedy" else RUNS)
         ]
-        path.write_text("\n".join(map(json.dumps, [{"settings": {}, "decoding": DECODING | ({"greedy": True} if protocol == "greedy" else {})}, *known])) + "\n")
+        path.write_text(
+            "\n".join(
+                map(
+                    json.dumps,
+                    [
+                        {"settings": {}, "decoding": DECODING | ({"greedy": True} if protocol == "greedy" else {})},
+                        *known,
+                    ],
+                )
+            )
+            + "\n"
+        )
         written, asked = [k["text"] for k in known], [reference(k["row"]) for k in known]
         pairs = pd.DataFrame(known)[["row", "run"]].assign(
             subset=[SUBSETS[k["row"] % 3] for k in known], group=[SAME_GROUP.get(k["row"], k["row"]) for k in known]

@@ -95,31 +95,48 @@ def pick(logits: torch.Tensor, draws: torch.Tensor, decoding: Decoding) -> torch
     width = -(-vocabulary // _BLOCK)
     if vocabulary % _BLOCK:
         logits = torch.nn.functional.pad(logits, (0, width * _BLOCK - vocabulary), value=-torch.inf)
-    logits, draws = logits.view(-1, _BLOCK, width), draws.double()
     limited = 0 < decoding.top_k < vocabulary
-    if limited:
-        logits, numbers = _likeliest(logits, decoding.top_k)
+    logits, draws = logits.view(-1, _BLOCK, width), draws.double()
+    if not limited:
+        return _number(*_drawn_in_parts(logits, draws, decoding), width)
+    tokens = logits.new_empty(len(logits), dtype=torch.long)
+    for rows, numbers in _likeliest(logits, decoding.top_k):
+        some = logits[rows].gather(-1, numbers.unsqueeze(1).expand(-1, _BLOCK, -1))
+        member, place = _drawn_in_parts(some, draws[rows], decoding)
+        tokens[rows] = _number(member, numbers.gather(-1, place), width)
+    return tokens
+
+
+def _number(member: torch.Tensor, block: torch.Tensor, width: int) -> torch.Tensor:
+    return (member * width + block).squeeze(-1)
+
+
+def _drawn_in_parts(logits: torch.Tensor, draws: torch.Tensor, decoding: Decoding) -> tuple[torch.Tensor, torch.Tensor]:
     # A processor's cache holds a few rows, and a GPU likes all of them at once.
     rows = len(logits) if logits.is_cuda else max(1, _CACHED // (_BLOCK * logits.shape[-1]))
     # The same memory for each part: new memory is slow at first use.
     room = logits.new_empty((2, min(rows, len(logits)), *logits.shape[1:]), dtype=torch.float32)
     found = [_drawn(some, own, decoding, room) for some, own in zip(logits.split(rows), draws.split(rows), strict=True)]
     member, block = (torch.cat(both) for both in zip(*found, strict=True))
-    if limited:
-        block = numbers.gather(-1, block)
-    return (member * width + block).squeeze(-1)
+    return member, block
 
 
-def _likeliest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The blocks that hold the `count` likeliest tokens and all that equal the last of these, and their numbers."""
+def _likeliest(logits: torch.Tensor, count: int) -> Iterator[tuple[torch.Tensor | slice, torch.Tensor]]:
+    """The numbers of the blocks that hold the `count` likeliest tokens and all that equal the last of these.
+
+    Rows with far more such blocks, because many tokens are equal, come apart: the others need not wait for them.
+
+    Yields:
+        Rows, and as many numbers for each of them, in rising order.
+    """
     peaks = logits.amax(1)
-    width = peaks.shape[-1]
-    if count >= width:
-        return logits, torch.arange(width, device=logits.device).expand(len(logits), -1)
     # As many tokens as blocks have a logit of at least this, so the last of the likeliest has.
-    least = peaks.topk(count).values[:, -1:]
-    numbers = peaks.topk(int((peaks >= least).sum(-1).max())).indices.sort().values
-    return logits.gather(-1, numbers.unsqueeze(1).expand(-1, _BLOCK, -1)), numbers
+    least = peaks.topk(count).values[:, -1:] if count < peaks.shape[-1] else -torch.inf
+    needed = (peaks >= least).sum(-1)
+    for some in (needed <= 2 * count, needed > 2 * count):
+        if bool(some.any()):
+            rows = slice(None) if bool(some.all()) else some.nonzero().squeeze(-1)
+            yield rows, peaks[rows].topk(int(needed[rows].max())).indices.sort().values
 
 
 def _drawn(
@@ -127,7 +144,8 @@ def _drawn(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One token of each row of logits (rows, members, blocks): its member and block, each of shape (rows, 1)."""
     scaled, weights = room[:, : len(logits)]
-    torch.div(logits, decoding.temperature, out=scaled)
+    # In 32 bits first: a quotient in 16 would be rounded.
+    torch.div(logits.float(), decoding.temperature, out=scaled)
     torch.softmax(scaled.flatten(1), -1, out=weights.view(len(logits), -1))
     if 0 < decoding.top_k < weights[0].numel():
         # As in transformers, tokens that are exactly as likely as the last one are kept too.

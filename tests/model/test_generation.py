@@ -235,6 +235,14 @@ def test_the_least_and_the_greatest_draw_name_tokens_that_are_kept(top_p, top_k,
         assert token in ((1, 2, 3) if (top_p, top_k) == (1, 0) else (1, 3))
 
 
+@pytest.mark.parametrize(("top_p", "top_k"), [(1.0, 0), (0.9, 0), (0.9, 50)])
+def test_logits_of_16_bits_are_divided_in_32(top_p, top_k):
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(200, 3_000)) * 3).bfloat16()
+    draws, decoding = random_draws(200, 1, 1)[:, 0, 0], Decoding(1, NEVER, temperature=0.7, top_p=top_p, top_k=top_k)
+    wide, narrow = (pick(some, torch.from_numpy(draws), decoding) for some in (logits.float(), logits))
+    assert narrow.tolist() == wide.tolist()
+
+
 def test_at_temperature_0_the_likeliest_token_is_picked():
     assert pick(torch.tensor([[0.0, 3.0, 1.0]]), torch.tensor([0.999]), Decoding(1, NEVER, temperature=0.0)) == 1
 

@@ -188,7 +188,11 @@ def test_the_share_of_completions_that_were_cut_is_told():
         ({}, {}, "temperature 0.6, top-k 50 and top-p 0.9 (the base model's own defaults, and those of transformers"),
         ({"top_k": 0, "top_p": 1.0}, {"top_k": 0, "top_p": 1.0}, "no top-k and no top-p (the base model's own"),
         ({"top_k": 7}, {"top_k": 7}, "where it has none; top_k set by this run)"),
-        ({}, {"temperature": 0.6, "top_k": 50, "top_p": 0.9}, "top-p 0.9 (set by this run), and of the clean test rows"),
+        (
+            {},
+            {"temperature": 0.6, "top_k": 50, "top_p": 0.9},
+            "top-p 0.9 (set by this run), and of the clean test rows",
+        ),
         ({"greedy": True}, {"do_sample": False, "decoding_runs": 1}, "Completions are greedy: always the likeliest"),
     ],
 )
