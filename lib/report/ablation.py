@@ -302,7 +302,7 @@ def english_cost(configs: list[Config]) -> pd.DataFrame:
     for config in configs:
         table = pd.read_csv(config.paths.language(config.name), dtype={"iteration": str})
         values = table.groupby("metric", sort=False)["value"].mean()
-        bounds = {}
+        bounds: dict[str, float] = {}
         if "english" in set(table["protocol"]):
             known = statistics.intervals(scoring.read_pairs(config, "english"), list(_ENGLISH))
             for line in known.to_dict("records"):
