@@ -124,19 +124,21 @@ def _drawn_in_parts(logits: torch.Tensor, draws: torch.Tensor, decoding: Decodin
 def _likeliest(logits: torch.Tensor, count: int) -> Iterator[tuple[torch.Tensor | slice, torch.Tensor]]:
     """The numbers of the blocks that hold the `count` likeliest tokens and all that equal the last of these.
 
-    Rows with far more such blocks, because many tokens are equal, come apart: the others need not wait for them.
+    Rows with far more such blocks, because many tokens are equal, come once more by themselves: the others need not
+    wait for them.
 
     Yields:
-        Rows, and as many numbers for each of them, in rising order.
+        Rows, first all of them, and as many numbers for each, in rising order.
     """
     peaks = logits.amax(1)
     # As many tokens as blocks have a logit of at least this, so the last of the likeliest has.
     least = peaks.topk(count).values[:, -1:] if count < peaks.shape[-1] else -torch.inf
     needed = (peaks >= least).sum(-1)
-    for some in (needed <= 2 * count, needed > 2 * count):
-        if bool(some.any()):
-            rows = slice(None) if bool(some.all()) else some.nonzero().squeeze(-1)
-            yield rows, peaks[rows].topk(int(needed[rows].max())).indices.sort().values
+    # All together, since choosing rows would copy their logits.
+    yield slice(None), peaks.topk(min(int(needed.max()), 2 * count)).indices.sort().values
+    rows = (needed > 2 * count).nonzero().squeeze(-1)
+    if len(rows):
+        yield rows, peaks[rows].topk(int(needed[rows].max())).indices.sort().values
 
 
 def _drawn(
