@@ -29,7 +29,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .SUFFIXES:
-# Also keeps make from announcing a failure that it ignores.
+# No recipe is echoed, nor a failure announced that make ignores.
 .SILENT:
 ifeq ($(JOBS),1)
 .NOTPARALLEL:
@@ -62,23 +62,23 @@ pip = $(1) -m pip install --quiet --disable-pip-version-check
 install = $(pip) "$$(grep '^torch==' requirements.txt)" && $(pip) --no-deps $(addprefix -r ,$(2)) \
     && $(pip) --no-deps --no-build-isolation -e .
 .venv/installed: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"error: Python 3.11 or newer is needed, and $(PYTHON) is {sys.version.split()[0]}; name another with PYTHON=...")'
-	@echo "Installing the environment into .venv (once; a few minutes)"
-	@$(PYTHON) -m venv .venv
-	@$(call install,.venv/bin/python,requirements.txt)
-	@touch $@
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"error: Python 3.11 or newer is needed, and $(PYTHON) is {sys.version.split()[0]}; name another with PYTHON=...")'
+	echo "Installing the environment into .venv (once; a few minutes)"
+	$(PYTHON) -m venv .venv
+	$(call install,.venv/bin/python,requirements.txt)
+	touch $@
 
 # What unsloth needs on a CPU, outside the environment: only the tests of its path use it.
 ON_A_GPU_ALONE := ^(\#|nvidia|cuda|triton|torchvision|xformers)
 .unsloth/installed: requirements-gpu.txt | $(ENVIRONMENT)
-	@rm -rf .unsloth
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target .unsloth $$(grep -vE '$(ON_A_GPU_ALONE)' $<)
-	@touch $@
+	rm -rf .unsloth
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target .unsloth $$(grep -vE '$(ON_A_GPU_ALONE)' $<)
+	touch $@
 
 # --- The rooms of lib that each notebook uses (tests/test_makefile.py keeps these lists true) -------------------------
 # Every notebook uses the report's room to show things, but only the report depends on it: a nicer table is no reason to
 # train again. Nor is the code that pretrained the demo's base model: the stages see the resulting model.
-rooms = $(filter-out %/pretraining.py,$(wildcard $(foreach room,$(1),lib/$(room)/*.py lib/$(room)/t*s/*)))
+rooms = $(filter-out %/pretraining.py,$(wildcard $(foreach room,$(1),lib/$(room)/*.py $(addprefix lib/$(room)/,tables/* templates/*))))
 GROUND        := $(wildcard lib/*.py)
 SAMPLING      := $(GROUND) $(call rooms,demo corpus sampling)
 PREPROCESSING := $(GROUND) $(call rooms,model demo corpus training)
@@ -102,10 +102,10 @@ BASE_MODEL_FILES := $(wildcard $(or $(BASE_MODEL),lib/demo/base_model)/*)
 # What each stage can see of the settings. A file is rewritten only when that has changed. The plus sign keeps `make -n`
 # from taking every file for new: it plans by the settings of the last run.
 settings: | $(ENVIRONMENT)
-	@$(if $(KLEPON_GRAPH),,$(PY) -m lib.running.graph $(VARIABLES))
-	+@$(if $(GRAPH),,$(DRAW_GRAPH))
+	$(if $(KLEPON_GRAPH),,$(PY) -m lib.running.graph $(VARIABLES))
+	+$(if $(GRAPH),,$(DRAW_GRAPH))
 .PRECIOUS: $(SETTINGS)/%.json
-$(SETTINGS)/%.json: settings ; +@:
+$(SETTINGS)/%.json: settings ; +:
 
 # Which notebooks the run has, each as `notebook:the notebook that it continues`. Only lib.running.graph knows:
 # iterations that sample alike share a sample, and equal ones a training. `settings` says what is wrong with a variable.
@@ -121,21 +121,21 @@ iteration_and_seed = iteration=$(firstword $(subst _seed, ,$*)) seed=$(or $(word
 
 # The corpus and its split are written by whichever sampling comes first, and only when they change.
 $(filter-out $(FIRST),$(filter $(REPORTS)/1_sampling_%,$(STAGED))): | $(FIRST)
-$(ARTIFACTS)/corpus/split.parquet: $(FIRST) ; +@:
+$(ARTIFACTS)/corpus/split.parquet: $(FIRST) ; +:
 
 $(REPORTS)/1_sampling_%.ipynb: notebooks/1_sampling.ipynb $(SETTINGS)/sampling_%.json $(SAMPLING) $(CORPUS_FILES)
-	@$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed) $(heard)
+	$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed) $(heard)
 
 $(REPORTS)/2_preprocessing_%.ipynb: notebooks/2_preprocessing.ipynb $(SETTINGS)/preprocessing_%.json $(PREPROCESSING) \
     $(BASE_MODEL_FILES)
-	@$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed) $(heard)
+	$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed) $(heard)
 
 $(REPORTS)/3_training_%.ipynb: notebooks/3_training.ipynb $(SETTINGS)/training_%.json $(TRAINING) $(BASE_MODEL_FILES)
-	@$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed) $(heard)
+	$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed) $(heard)
 
 $(REPORTS)/4_evaluation_%.ipynb: notebooks/4_evaluation.ipynb $(SETTINGS)/evaluation_%.json \
     $(ARTIFACTS)/corpus/split.parquet $(EVALUATION) $(BASE_MODEL_FILES)
-	@$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed) $(heard)
+	$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed) $(heard)
 
 # The page is made from what is there, and says why a row failed. It needs a corpus, the base model and one training.
 PRESENT := $(filter-out $(KLEPON_MISSING),$(STAGED))
@@ -144,22 +144,22 @@ BASE    := $(REPORTS)/4_evaluation_base.ipynb
 SCORED  := $(filter-out $(BASE),$(filter $(REPORTS)/4_evaluation_%,$(PRESENT)))
 $(REPORTS)/5_report.ipynb: notebooks/5_report.ipynb $(SETTINGS)/report.json $(PRESENT) $(REPORT) \
     $(wildcard $(NAMES:%=$(ARTIFACTS)/failures/%.json))
-	@$(call run_notebook,$<,$@) iterations='$(ITERATIONS)' seeds='$(SEEDS)' studies='$(STUDIES)' $(heard)
-	@echo "The report: $(REPORTS)/report.html"
+	$(call run_notebook,$<,$@) iterations='$(ITERATIONS)' seeds='$(SEEDS)' studies='$(STUDIES)' $(heard)
+	echo "The report: $(REPORTS)/report.html"
 
 .PHONY: settings stages page
 stages: settings $(STAGED)
 page: settings $(if $(filter $(FIRST) $(BASE),$(MISSING)),,$(if $(SCORED),$(REPORTS)/5_report.ipynb))
-	@$(if $(MISSING),exit 1)
+	$(if $(MISSING),exit 1)
 
 # --- Commands --------------------------------------------------------------------------------------------------------
 .PHONY: help report advice chat chat-doctor merge gguf publish hosted test unsloth quick-test lab bench lint clean base-model example
 help: ## list these commands
-	@echo "Klepon: a report that can be run again. Commands:"
-	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/  make /'
-	@echo "Variables: PROFILE=$(PROFILE) RUN=$(RUN) CORPUS=$(CORPUS) BASE_MODEL=$(BASE_MODEL) ITERATIONS=\"$(ITERATIONS)\" SEEDS=\"$(SEEDS)\" STUDIES=\"$(STUDIES)\" JOBS=$(JOBS)"
-	@echo "           RAY_ADDRESS=$(RAY_ADDRESS) ADAPTER=$(ADAPTER) ENGINE_URL=$(ENGINE_URL) PORT=$(PORT) WORKERS=$(WORKERS)"
-	@echo "           LLAMA_CPP=$(LLAMA_CPP) REPO=$(REPO) PRIVATE=$(PRIVATE) YES=$(YES)"
+	echo "Klepon: a report that can be run again. Commands:"
+	grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/  make /'
+	echo "Variables: PROFILE=$(PROFILE) RUN=$(RUN) CORPUS=$(CORPUS) BASE_MODEL=$(BASE_MODEL) ITERATIONS=\"$(ITERATIONS)\" SEEDS=\"$(SEEDS)\" STUDIES=\"$(STUDIES)\" JOBS=$(JOBS)"
+	echo "           RAY_ADDRESS=$(RAY_ADDRESS) ADAPTER=$(ADAPTER) ENGINE_URL=$(ENGINE_URL) PORT=$(PORT) WORKERS=$(WORKERS)"
+	echo "           LLAMA_CPP=$(LLAMA_CPP) REPO=$(REPO) PRIVATE=$(PRIVATE) YES=$(YES)"
 
 # In two steps, so that a failed row costs no other: all that can run, then the page. Each step is a make of its own,
 # which is given the graph and this one's variables, but not its options. The notebooks' output goes to the terminal by
@@ -176,73 +176,73 @@ report: page
 else
 report: export KLEPON_TODO := $(ARTIFACTS)/todo
 report: settings ## from a fresh clone to reports/<run>/report.html; runs what is stale, and only that
-	@$(if $(filter demo,$(PROFILE)),,echo "make advice, with the same variables, says what this run downloads, how long it takes, and whether it fits here")
-	@[[ '$(JOBS)' =~ ^[1-9][0-9]*$$ ]] || { echo "error: JOBS='$(JOBS)' must be a whole number above 0" >&2; exit 1; }
-	+@$(plan) > $(KLEPON_TODO)
-	@$(if $(RAY_ADDRESS),! $(some_stages) || $(on_ray) --check)
-	-+@$(with_ray) $(step) --keep-going -j$(JOBS) stages $(apart)
+	$(if $(filter demo,$(PROFILE)),,echo "make advice, with the same variables, says what this run downloads, how long it takes, and whether it fits here")
+	[[ '$(JOBS)' =~ ^[1-9][0-9]*$$ ]] || { echo "error: JOBS='$(JOBS)' must be a whole number above 0" >&2; exit 1; }
+	+$(plan) > $(KLEPON_TODO)
+	$(if $(RAY_ADDRESS),! $(some_stages) || $(on_ray) --check)
+	-+$(with_ray) $(step) --keep-going -j$(JOBS) stages $(apart)
 	$(told)
-	-+@KLEPON_MISSING="$$($(plan))" && export KLEPON_MISSING && exec env $(step) page $(apart)
+	-+exec env KLEPON_MISSING="$$($(plan))" $(step) page $(apart)
 	$(told)
 	! grep -qF '***' $(ARTIFACTS)/make.log
 endif
 
 advice: $(ENVIRONMENT) ## before a long run: what it downloads and trains, its hours, memory and disk, and whether it fits here
-	@$(PY) -m lib.running.advice $(VARIABLES)
+	$(PY) -m lib.running.advice $(VARIABLES)
 
 CHAT = --run '$(RUN)' --adapter '$(ADAPTER)' --base-model '$(BASE_MODEL)' --engine-url '$(ENGINE_URL)' \
     --port '$(PORT)' --workers '$(WORKERS)'
 # `exec` replaces the shell, so that ending make ends the chat.
 chat: $(ENVIRONMENT) ## talk to the final adapter of RUN on http://127.0.0.1:8000; Ctrl-C stops it
-	@PYTHONPATH=webapp exec $(PY) -m serve $(CHAT)
+	PYTHONPATH=webapp exec $(PY) -m serve $(CHAT)
 
 chat-doctor: $(ENVIRONMENT) ## what chat needs, what is there, and how to get the rest
-	@PYTHONPATH=webapp $(PY) -m serve.doctor $(CHAT)
+	PYTHONPATH=webapp $(PY) -m serve.doctor $(CHAT)
 
 merge: $(ENVIRONMENT) ## merge the final adapter of RUN into 16-bit weights, and check the result: artifacts/<run>/merged
-	@$(PY) -m lib.release.merging --run '$(RUN)'
+	$(PY) -m lib.release.merging --run '$(RUN)'
 
 gguf: $(ENVIRONMENT) ## the merged model for llama.cpp and Ollama; LLAMA_CPP is llama.cpp's folder: artifacts/<run>/gguf
-	@$(PY) -m lib.release.llama_cpp --run '$(RUN)' --llama-cpp '$(LLAMA_CPP)'
+	$(PY) -m lib.release.llama_cpp --run '$(RUN)' --llama-cpp '$(LLAMA_CPP)'
 
 publish: $(ENVIRONMENT) ## upload adapter, cards, report and scores to REPO (owner/name) on the hub; asks first unless YES=1
-	@$(PY) -m lib.release.upload --run '$(RUN)' --repository '$(REPO)' --private '$(PRIVATE)' --yes '$(YES)'
+	$(PY) -m lib.release.upload --run '$(RUN)' --repository '$(REPO)' --private '$(PRIVATE)' --yes '$(YES)'
 
 # The first cell of every notebook calls this where there is no clone yet; `make report PY=python3` then uses it.
 hosted: ## install the environment into the active Python, as on Colab and Kaggle; with a GPU, what it needs too
-	@$(call install,$(PYTHON),requirements.txt $(if $(shell command -v nvidia-smi),requirements-gpu.txt))
+	$(call install,$(PYTHON),requirements.txt $(if $(shell command -v nvidia-smi),requirements-gpu.txt))
 
 # One process per core, with one thread each; the tests of a file share what they make, and so a process.
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n logical --dist loadfile
 test: $(ENVIRONMENT) ## the whole suite, offline
-	@$(pytest)
+	$(pytest)
 
 unsloth: .unsloth/installed ## install what the tests of the unsloth path need; `make test` then runs them too
 
 quick-test: $(ENVIRONMENT) ## the suite without the tests that run whole stages
-	@$(pytest) -m "not slow"
+	$(pytest) -m "not slow"
 
 lab: $(ENVIRONMENT) ## JupyterLab on the notebooks
-	@$(PY) -m jupyterlab notebooks
+	$(PY) -m jupyterlab notebooks
 
 bench: $(ENVIRONMENT) ## the benchmarks, each a ratio against a named peer; writes reports/bench/results.csv
-	@for script in tests/benchmarks/bench_*.py; do $(PY) "$$script" $(if $(CORPUS),--corpus '$(CORPUS)'); done
+	for script in tests/benchmarks/bench_*.py; do $(PY) "$$script" $(if $(CORPUS),--corpus '$(CORPUS)'); done
 
 lint: $(ENVIRONMENT) ## ruff, mypy, and import-linter: no room uses one above it
-	@$(PY) -m ruff check .
-	@$(PY) -m ruff format --check .
-	@$(PY) -m mypy
-	@PYTHONPATH=webapp $(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-logo --no-cache
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	PYTHONPATH=webapp $(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-logo --no-cache
 
 clean: ## remove what RUN computed and reported
-	@$(if $(findstring /,$(RUN))$(filter . .. example published bench,$(RUN)),$(error RUN=$(RUN) is not a run: nothing is removed))
-	echo rm -rf '$(ARTIFACTS)' '$(REPORTS)'
+	$(if $(findstring /,$(RUN))$(filter . .. example published bench,$(RUN)),$(error RUN=$(RUN) is not a run: nothing is removed))
+	echo "Removing $(ARTIFACTS) and $(REPORTS)"
 	rm -rf '$(ARTIFACTS)' '$(REPORTS)'
 
 base-model: $(ENVIRONMENT) ## pretrain the demo's base model again (about half an hour)
-	@$(PY) -m lib.training.pretraining
+	$(PY) -m lib.training.pretraining
 
 example: report ## copy this run's report into reports/example, which is committed
-	@mkdir -p reports/example
-	@cp $(REPORTS)/report.html $(REPORTS)/results.csv $(REPORTS)/manifest.json reports/example/
-	@cp $(REPORTS)/figures/bleu.png reports/example/bleu.png
+	mkdir -p reports/example
+	cp $(REPORTS)/report.html $(REPORTS)/results.csv $(REPORTS)/manifest.json reports/example/
+	cp $(REPORTS)/figures/bleu.png reports/example/bleu.png

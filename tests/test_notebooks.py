@@ -121,7 +121,7 @@ def test_the_makefile_passes_only_parameters_that_the_notebook_has(path):
     common = re.search(r"^run_notebook = .*\$\(2\) (.*)$", makefile, re.MULTILINE)[1]
     seeded = re.search(r"^iteration_and_seed = (.*)$", makefile, re.MULTILINE)[1]
     head = r"^\S+: notebooks/(\w+)\.ipynb[^\n]*(?:\n[^\t\n][^\n]*)*"
-    rules = re.findall(head + r"\n\t@\$\(call run_notebook,\$<,\$@(?:,\$\(on_ray\))?\) (.*)$", makefile, re.MULTILINE)
+    rules = re.findall(head + r"\n\t\$\(call run_notebook,\$<,\$@(?:,\$\(on_ray\))?\) (.*)$", makefile, re.MULTILINE)
     own = [arguments for name, arguments in rules if name == path.stem]
     assert own, f"no rule runs {path.name}"
     known = set(papermill.inspect_notebook(str(path)))
