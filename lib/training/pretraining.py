@@ -35,6 +35,7 @@ from lib.demo.pairs import Pair
 from lib.model import attention
 from lib.model.prompts import LLAMA3_CHAT_TEMPLATE, encode_example, to_messages, to_sharegpt
 from lib.storage import whole, write_json
+from lib.training.muon import Muon
 
 VOCABULARY = 4_096
 #: In the model's folder: what it read, for reports to say.
@@ -239,7 +240,7 @@ def pretrain(
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers = [
-        torch.optim.Muon(matrices, lr=MUON_LEARNING_RATE, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, lr=MUON_LEARNING_RATE, weight_decay=0.1),
         torch.optim.AdamW(rest, lr=ADAMW_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1),
     ]
     schedules = [get_cosine_schedule_with_warmup(o, num_warmup_steps=50, num_training_steps=steps) for o in optimizers]
