@@ -111,7 +111,7 @@ def make(
 def finish(configs: list[Config]) -> None:
     """The files that notebook 5 leaves, as far as what comes after training reads them; the last training is picked."""
     files = configs[0].paths
-    page.collect(configs)
+    page.collect(configs, bounds())
     write_json(files.manifest, provenance.manifest(configs, configs[-1]))
     shutil.copytree(files.adapter(configs[-1].name), files.final_adapter)
     files.report.write_text("<html>the page</html>")
@@ -124,6 +124,19 @@ def score_table(config: Config, level: float) -> pd.DataFrame:
         for protocol, more in (("clean", 0), ("paper", 5))
         for run in range(RUNS)
         for metric in metrics.METRICS
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def bounds() -> pd.DataFrame:
+    """Floors and ceiling as `floors.measure` has them: the best floor is the nearest prompt's answer, 20 everywhere."""
+    levels = {"reference": [100], "nearest": [20], "random": [12, 11, 13], "shuffled": [3, 2, 4], "echo": [5]}
+    rows = [
+        (name, 0, protocol, draw, metric, level / (100 if "f1" in metric else 1))
+        for protocol in ("clean", "paper")
+        for name, some in levels.items()
+        for draw, level in enumerate(some)
+        for metric in metrics.OF_COMPLETIONS
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -9,7 +9,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lib.config import Config
 from lib.corpus import selection
-from lib.evaluation import scoring
+from lib.evaluation import scoring, statistics
 from lib.model import loading
 from lib.storage import whole
 
@@ -51,6 +51,11 @@ def measure(config: Config, tests: dict[str, pd.DataFrame]) -> pd.DataFrame:
             found.append(scoring.of_pairs(part, protocol).assign(iteration=name, seed=0))
     columns = ["iteration", "seed", "protocol", "decoding_run", "metric", "value"]
     return pd.concat(found, ignore_index=True)[columns]
+
+
+def all_pairs(config: Config, protocol: str = "clean") -> statistics.Pairs:
+    """What the scores of floors and ceiling are made of, as `scoring.all_pairs` has it of models."""
+    return {(name, 0, protocol): pd.read_parquet(config.paths.pairs(name, protocol)) for name in (CEILING, *FLOORS)}
 
 
 def answers(rows: pd.DataFrame, trained: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -108,11 +113,12 @@ def room(bounds: pd.DataFrame) -> pd.DataFrame:
     """By metric of completions: the best answer without a model, and what the reference scores.
 
     Args:
-        bounds: table of `measure`, of one protocol.
+        bounds: table of `measure`, of one protocol; models' lines beside it change nothing.
 
     Returns:
         Indexed by metric: `floor` (the mean over its draws), `by` (the floor's name), `ceiling`.
     """
-    means = bounds.groupby(["metric", "iteration"], sort=False)["value"].mean().unstack("iteration")
+    known = bounds[bounds["iteration"].isin([CEILING, *FLOORS])]
+    means = known.groupby(["metric", "iteration"], sort=False)["value"].mean().unstack("iteration")
     given = means[list(FLOORS)]
     return pd.DataFrame({"floor": given.max(axis=1), "by": given.idxmax(axis=1), "ceiling": means[CEILING]})

@@ -20,6 +20,13 @@ from transformers import Cache, DynamicCache, DynamicLayer, PreTrainedModel, Pre
 
 #: What `generate` of transformers takes where neither its arguments nor the model say anything.
 TEMPERATURE, TOP_P, TOP_K = 1.0, 1.0, 50
+#: What else a model may ask for that changes which token comes next, and the values that change nothing. None of it is
+#: applied here.
+_NOT_APPLIED = {
+    "repetition_penalty": (None, 1.0), "no_repeat_ngram_size": (None, 0), "min_p": (None, 0.0), "typical_p": (None, 1.0),
+    "epsilon_cutoff": (None, 0.0), "eta_cutoff": (None, 0.0), "num_beams": (None, 1), "min_new_tokens": (None, 0),
+    "min_length": (None, 0), "suppress_tokens": (None, []), "bad_words_ids": (None, []),
+}  # fmt: skip
 # Tokens of a block, and logits of the rows that are sampled together on a CPU.
 _BLOCK, _CACHED = 64, 2**19
 
@@ -75,6 +82,12 @@ def decoding_of(
         top_p=first(top_p, defaults.top_p, TOP_P),
         top_k=first(top_k, defaults.top_k, TOP_K),
     )
+
+
+def not_applied(defaults: Any) -> dict[str, Any]:
+    """What a model's generation settings ask for that completions here do without, by name: reports say so."""
+    asked = {name: getattr(defaults, name, None) for name in _NOT_APPLIED}
+    return {name: value for name, value in asked.items() if value not in _NOT_APPLIED[name]}
 
 
 def uniforms(seed: int, row: int, run: int, count: int) -> np.ndarray:

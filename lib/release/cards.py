@@ -9,7 +9,7 @@ import pandas as pd
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
 from lib.corpus import splits
-from lib.evaluation import statistics
+from lib.evaluation import floors, statistics
 from lib.evaluation.metrics import METRIC_NAMES
 from lib.model import loading
 from lib.release import licences
@@ -25,7 +25,7 @@ HUB_METRICS = {
     "rouge1": "rouge",
     "rouge2": "rouge",
     "rougeL": "rouge",
-    "weighted_f1": "f1",
+    "weighted_f1": "weighted_f1",
 }
 #: The hub's names for numbers of rows.
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -50,6 +50,7 @@ def model_card(run: Finished, merged: bool = False, here: str = ".") -> str:
     config, base = run.config, _named(run.manifest["base_model"]["source"])
     corpus = _named(run.manifest["corpus"]["source"], run.manifest["corpus"]["commit"])
     licence, scores = licence_of(run), _scores(run)
+    room = floors.room(run.results[run.results["protocol"] == "clean"])
     data = ModelCardData(
         language=["id", "en"],
         license=licence.identifier,
@@ -62,7 +63,7 @@ def model_card(run: Finished, merged: bool = False, here: str = ".") -> str:
         datasets=[corpus["repository"]] if corpus["repository"] else None,
         tags=["indonesian", "loraplus", *([] if merged else ["lora"]), *(["llama"] if licence.llama else [])],
         model_name=name(run),
-        eval_results=_eval_results(scores, corpus),
+        eval_results=_eval_results(scores, room, corpus),
     )
     summary = json.loads(config.paths.corpus_summary.read_text(encoding="utf-8"))
     sample = pd.read_parquet(config.paths.sample(config.sampled_as))
@@ -78,7 +79,8 @@ def model_card(run: Finished, merged: bool = False, here: str = ".") -> str:
         subsets=[subset for subset, count in summary["kept"].items() if count],
         licence=licence,
         corpus_licence=licences.of_corpus(run.manifest["corpus"]["source"]),
-        scores=_score_rows(scores),
+        scores=_score_rows(scores, room),
+        floors=floors.FLOORS,
         runs=int(scores["runs"].max()),
         test_rows=_test_rows(run),
         counts=sample["part"].value_counts().to_dict(),
@@ -167,8 +169,10 @@ def _scores(run: Finished) -> pd.DataFrame:
     return statistics.summarise(shown, pairs)
 
 
-def _score_rows(scores: pd.DataFrame) -> list[dict[str, str]]:
-    """One line per metric: its name, and base and adapter as they are printed."""
+def _score_rows(scores: pd.DataFrame, room: pd.DataFrame) -> list[dict[str, str]]:
+    """One line per metric: its name, base and adapter as they are printed, and the room in which they lie, where the
+    metric is one of completions: the best answer without a model (`floor`, and `by` which) and the `reference`.
+    """
     rows = []
     for metric, part in scores.groupby("metric", sort=False):
         digits = 3 if metric in ("weighted_f1", "loss_per_byte") else 1
@@ -177,12 +181,23 @@ def _score_rows(scores: pd.DataFrame) -> list[dict[str, str]]:
             + ("" if pd.isna(row.low) else f" [{row.low:.{digits}f}, {row.high:.{digits}f}]")
             for row in part.rename(columns={"mean": "mean_"}).itertuples()
         }
+        shown |= {"floor": "", "by": "", "reference": ""}
+        if metric in room.index:
+            floor, by, ceiling = room.loc[metric]
+            shown |= {"floor": f"{floor:.{digits}f}", "by": by, "reference": f"{ceiling:.{digits}f}"}
         rows.append({"metric": METRIC_NAMES[str(metric)], **shown})
     return rows
 
 
-def _eval_results(scores: pd.DataFrame, corpus: dict[str, str | None]) -> list[EvalResult]:
+def _eval_results(scores: pd.DataFrame, room: pd.DataFrame, corpus: dict[str, str | None]) -> list[EvalResult]:
+    """The adapter's means for the hub; the name of each metric of completions says what an answer without a model has.
+
+    Weighted F1 is not what the hub calls `f1`: by it, most answers in the right language are correct.
+    """
     adapter = scores[scores["iteration"] != "base"].rename(columns={"mean": "mean_"})
+    floor = {
+        metric: f" (the best answer without a model: {value:.4g})" for metric, value in room["floor"].items()
+    }
     return [
         EvalResult(
             task_type="text-generation",
@@ -192,7 +207,7 @@ def _eval_results(scores: pd.DataFrame, corpus: dict[str, str | None]) -> list[E
             dataset_split="test",
             dataset_revision=corpus["commit"],
             metric_type=HUB_METRICS[row.metric],
-            metric_name=METRIC_NAMES[row.metric],
+            metric_name=METRIC_NAMES[row.metric] + floor.get(row.metric, ""),
             metric_value=round(float(row.mean_), 4),
         )
         for row in adapter.itertuples()

@@ -87,14 +87,31 @@ def evaluation(config: Config, table: pd.DataFrame, found: pd.DataFrame) -> Mark
     )
 
 
-def report(picked: Config, against_base: pd.DataFrame, page: Path) -> Markdown:
-    """One sentence: in which metrics the final adapter differs from the base, by the adjusted paired bootstrap."""
+def report(picked: Config, against_base: pd.DataFrame, cost: pd.DataFrame, page: Path) -> Markdown:
+    """What the final adapter gained and what it cost: by the adjusted paired bootstrap, and in English.
+
+    Args:
+        cost: table of `ablation.english_cost`.
+    """
     own = against_base[(against_base["iteration"] == picked.iteration) & against_base["differs"]]
     gains = own["difference"].where(~own["metric"].isin(LOWER_IS_BETTER), -own["difference"])
     up, down = ([METRIC_NAMES[m] for m in own.loc[some, "metric"]] for some in (gains > 0, gains < 0))
     adapter = look.model_name(picked.iteration, picked.seed)
     return Markdown(
-        f"**The final adapter is {adapter}. Against the base it is significantly "
-        f"better in {', '.join(up) or 'nothing'} and worse in {', '.join(down) or 'nothing'}.** "
+        f"**The final adapter is {adapter}. On Indonesian test rows it is significantly better than the base in "
+        f"{', '.join(up) or 'nothing'} and worse in {', '.join(down) or 'nothing'}. {_english(picked, cost)}** "
         f"The report is `{page.name}`."
+    )
+
+
+def _english(picked: Config, cost: pd.DataFrame) -> str:
+    if "loss_per_byte_en" not in cost:
+        return "What this cost in English was not measured."
+    before = cost[cost["iteration"] == "base"].iloc[0]
+    after = cost[(cost["iteration"] == picked.iteration) & (cost["seed"] == picked.seed)].iloc[0]
+    verb = "gets worse" if after["loss_per_byte_en"] > before["loss_per_byte_en"] else "gets no worse"
+    return (
+        f"English {verb}: {before['loss_per_byte_en']:.3f} bits a byte become {after['loss_per_byte_en']:.3f}, and the "
+        f"share of English prompts answered in English goes from {before['english_share']:.1%} to "
+        f"{after['english_share']:.1%}."
     )

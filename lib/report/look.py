@@ -159,19 +159,16 @@ def table2(ours: pd.DataFrame, printed: pd.DataFrame) -> Styler:
     )
 
 
-def table3(summary: pd.DataFrame, printed: pd.DataFrame, bounds: pd.DataFrame) -> Styler:
-    """Our mean with its 95 % interval, beside the paper's mean ± deviation over decoding runs: one line per model.
+def table3(summary: pd.DataFrame, printed: pd.DataFrame) -> Styler:
+    """Our mean with its 95 % interval, beside the paper's mean ± deviation over decoding runs: one line per model, and
+    per floor and ceiling.
 
     The interval is on a separate line, where a page keeps line breaks.
 
     Args:
         summary: table of `statistics.summarise`, of one protocol.
         printed: table of `published.table3`; a metric or a model that it lacks is left empty.
-        bounds: floors and ceiling of the same protocol (table of `floors.measure`): means over their draws.
     """
-    names = {CEILING: "the reference", **FLOORS}
-    given = bounds.groupby(["iteration", "metric"], sort=False)["value"].mean().rename("mean").reset_index()
-    summary = pd.concat([summary, given.assign(seed=0, low=float("nan"), high=float("nan"))], ignore_index=True)
     order = [name for name in METRIC_NAMES if name in set(summary["metric"])]
     ours = summary.assign(ours=_with_interval(summary, more=1, between="\n"))
     # The paper's numbers keep the digits that it gives them.
@@ -183,7 +180,7 @@ def table3(summary: pd.DataFrame, printed: pd.DataFrame, bounds: pd.DataFrame) -
     )
     paper = paper[["iteration", "metric", "paper"]]
     table = ours.merge(paper, on=["iteration", "metric"], how="left")
-    table["model"] = [names.get(i, model_name(i, s)) for i, s in zip(table["iteration"], table["seed"], strict=True)]
+    table["model"] = [model_name(i, s) for i, s in zip(table["iteration"], table["seed"], strict=True)]
     wide = table.pivot(index="model", columns="metric", values=["ours", "paper"]).swaplevel(axis=1)
     columns = [(metric, whose) for metric in order for whose in ("ours", "paper") if wide[metric, whose].notna().any()]
     shown = wide.loc[list(dict.fromkeys(table["model"])), columns].rename(columns=METRIC_NAMES, level=0).fillna("-")
@@ -306,7 +303,11 @@ def side_by_side(samples: pd.DataFrame) -> Styler:
 
 
 def model_name(iteration: str, seed: int) -> str:
-    """How tables name a model."""
+    """How tables name a model, a floor or the ceiling."""
+    if iteration in FLOORS:
+        return FLOORS[iteration]
+    if iteration == CEILING:
+        return "the reference itself"
     return "base" if iteration == "base" else f"{row_name(iteration)}, seed {seed}"
 
 

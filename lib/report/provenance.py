@@ -89,7 +89,8 @@ def completed_by(config: Config) -> str:
 def decoding(config: Config) -> dict[str, Any]:
     """How one model's completions were decoded, in the words of transformers, and whose choice that was.
 
-    All models of a run are decoded alike: the defaults are their base model's.
+    All models of a run are decoded alike: the defaults are their base model's. `not_applied` has what the base model
+    asks for beyond them.
     """
     used, settings = generation.read_decoding(config.paths.completions(config.name)), config.evaluation
     chosen = {"temperature": settings.temperature > 0, "top_k": settings.top_k >= 0, "top_p": settings.top_p > 0}
@@ -100,6 +101,7 @@ def decoding(config: Config) -> dict[str, Any]:
         "top_p": used.top_p,
         "max_new_tokens": used.max_new_tokens,
         "set_by_the_run": [name for name, own in chosen.items() if own],
+        "not_applied": generation.not_applied(loading.load_generation_config(config.model)),
     }
 
 

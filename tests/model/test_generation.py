@@ -284,6 +284,12 @@ def test_a_model_that_says_nothing_is_sampled_with_the_defaults_of_transformers(
     assert generation.decoding_of(tiny_model, 5, 48) == Decoding(48, (5,), temperature=1.0, top_p=1.0, top_k=50)
 
 
+def test_what_a_model_asks_for_and_does_not_get_is_named():
+    asked = GenerationConfig(repetition_penalty=1.1, min_p=0.05, num_beams=1, temperature=0.3, top_k=7)
+    assert generation.not_applied(asked) == {"repetition_penalty": 1.1, "min_p": 0.05}
+    assert generation.not_applied(GenerationConfig()) == {}
+
+
 def test_both_ends_of_the_model_and_the_end_of_the_turn_end_a_completion(tiny_model):
     tiny_model.generation_config = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9, eos_token_id=[7, 5])
     assert generation.decoding_of(tiny_model, end_of_turn=9, max_new_tokens=48) == Decoding(

@@ -3,12 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+import sacrebleu
 import small_run
 
-from lib.evaluation import metrics, scoring, statistics
+from lib.evaluation import scoring, statistics
 from lib.evaluation.metrics import METRICS
+from lib.model import loading
 from lib.parameters import load_configs
-from lib.report import ablation
+from lib.report import ablation, published
 
 
 def named(configs):
@@ -259,37 +261,58 @@ def test_against_a_model_that_is_not_there_nothing_is_compared():
 # --- Leaks -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_model_that_knows_trained_rows_by_heart_gains_from_leaked_test_rows():
+LEAKED = range(36, 42)
+OVER_ALL = ("all, as tested", "all, as in Cendol")
+
+
+def half_leaked(texts):
+    """A run with two left-over rows of each subset that leaked and two that did not, and what the adapter writes."""
     configs = small_run.make()
-    known = set(small_run.SAME_OUTPUT)
-    small_run.write_completions(
-        configs[1], lambda config, row, run: small_run.reference(row) if row in known else "entah apa ini ya"
-    )
-    worth = ablation.leak_worth(configs[1]).set_index(["metric", "subset"])
-    assert worth.index.tolist() == [
-        (metric, subset) for metric in ("bleu", "rougeL") for subset in (*small_run.SUBSETS, "all")
-    ]
-    assert (worth["clean"] < 1).all()
-    assert worth.loc[("rougeL", "all"), "paper"] == pytest.approx(75)
-    assert worth.loc[("bleu", "all"), "paper"] > 60
-    assert (worth["paper"] - worth["clean"] > 40).all()
+    path = configs[1].paths.sample("5")
+    sample = pd.read_parquet(path)
+    sample.loc[sample["position"].between(30, 35), "part"] = "validation"
+    sample.to_parquet(path)
+    small_run.write_completions(configs[1], lambda config, row, run: texts(row))
+    return configs[1]
 
 
-def test_a_model_that_has_learnt_nothing_by_heart_gains_nothing():
-    configs = small_run.make()
-    small_run.write_completions(configs[1], lambda config, row, run: "Jawaban soal nomor seribu.")
-    worth = ablation.leak_worth(configs[1]).set_index(["metric", "subset"]).loc["rougeL"]
-    # Row 0 apart, every reference has three of the four words.
-    assert (worth["paper"] - worth["clean"]).drop(["dolly", "all"]).abs().max() < 1e-9
-    assert worth.loc["identity_prompt", "clean"] == pytest.approx(75)
+def test_a_model_that_knows_trained_rows_by_heart_gains_from_leaked_rows_in_every_subset():
+    config = half_leaked(lambda row: small_run.reference(row) if row in LEAKED else "entah apa ini ya")
+    worth = ablation.leak_worth(config).set_index(["metric", "subset"])
+    subsets = (*small_run.SUBSETS, *OVER_ALL)
+    assert set(worth.index) == {(metric, subset) for metric in ("bleu", "rougeL") for subset in subsets}
+    rouge = worth.loc["rougeL"]
+    assert (rouge["apart"] == 0).all() and rouge["leaked"].to_numpy() == pytest.approx(100)
+    assert (rouge["low"] > 90).all()
+    assert (worth["difference"] == worth["leaked"] - worth["apart"]).all()
+    assert rouge.loc[small_run.SUBSETS[0], ["groups_apart", "groups_leaked", "rows"]].tolist() == [2, 2, 4]
 
 
-def test_a_subset_that_one_protocol_lacks_is_left_out_of_its_comparison():
-    configs = small_run.make()
-    path = configs[1].paths.pairs("5_seed0", "paper")
+def test_a_model_that_has_learnt_nothing_by_heart_gains_nothing_from_leaks():
+    worth = ablation.leak_worth(half_leaked(lambda row: "Jawaban soal nomor seribu."))
+    rouge = worth[worth["metric"] == "rougeL"]
+    # Every reference has three of the four words.
+    assert rouge["apart"].to_numpy() == pytest.approx(75) and rouge["difference"].abs().max() < 1e-9
+
+
+def test_over_all_subsets_weigh_as_the_rows_tested_and_as_cendol_s():
+    known = {row for row in LEAKED if small_run.SUBSETS[row % 3] == "identity_prompt"}
+    config = half_leaked(lambda row: small_run.reference(row) if row in known else "entah apa ini ya")
+    rouge = ablation.leak_worth(config).query("metric == 'rougeL'").set_index("subset")["difference"]
+    assert rouge["identity_prompt"] == pytest.approx(100) and rouge["dolly"] == 0
+    assert rouge["all, as tested"] == pytest.approx(100 / 3)
+    # Of identity_prompt, dolly and wikihow, Cendol has these rows.
+    assert rouge["all, as in Cendol"] == pytest.approx(100 * 62_500 / (62_500 + 75_055 + 97_848))
+
+
+def test_a_subset_of_which_nothing_or_all_leaked_is_not_compared():
+    config = half_leaked(lambda row: "entah apa ini ya")
+    path = config.paths.pairs("5_seed0", "paper")
     pairs = pd.read_parquet(path)
-    pairs[pairs["subset"] != "dolly"].to_parquet(path)
-    assert ablation.leak_worth(configs[1])["subset"].unique().tolist() == ["identity_prompt", "wikihow", "all"]
+    pairs[(pairs["subset"] != "dolly") | pairs["row"].isin(LEAKED)].to_parquet(path)
+    assert set(ablation.leak_worth(config)["subset"]) == {"identity_prompt", "wikihow", *OVER_ALL}
+    pairs[pairs["row"].isin(LEAKED)].to_parquet(path)
+    assert ablation.leak_worth(config).empty
 
 
 def test_the_share_of_leaked_test_rows_is_counted_by_row_output_and_group():
@@ -312,28 +335,24 @@ def test_rows_that_this_training_did_not_draw_leak_nothing():
 # --- BLEU, nested the wrong way round --------------------------------------------------------------------------------
 
 
-def nested(configs):
-    return ablation.nested_bleu(configs).set_index(["iteration", "seed", "decoding_run"])["nested"]
-
-
-def test_the_nested_call_depends_on_the_completion_of_the_first_test_row_alone():
+def test_each_test_row_is_first_once_and_is_alone_scored_against_all_references():
     configs = small_run.make()
-    before = ablation.nested_bleu(configs)
-    small_run.write_completions(
-        configs[1], lambda config, row, run: small_run.completion(config, row, run) if row == 0 else f"lain {row}"
-    )
-    after = ablation.nested_bleu(configs)
-    pd.testing.assert_series_equal(after["nested"], before["nested"])
-    assert (after["right"] < before["right"])[after["iteration"] == "5"].all()
-    small_run.write_completions(
-        configs[1], lambda config, row, run: "Jawaban soal nomor 7." if row == 0 else f"lain {row}"
-    )
-    changed = nested(configs)
-    assert (changed["5"] > 99.9).all()
-    assert (changed["base"] < 99).all()
+    table = ablation.nested_bleu(configs)
+    tested = small_run.TESTED["clean"]
+    assert [tuple(key) for key in table[["iteration", "seed", "row"]].to_numpy()] == [
+        (iteration, 0, row) for iteration in ("base", "5") for row in tested
+    ]
+    tokenizer = loading.load_tokenizer(configs[1].model)
+    references = scoring.first_tokens(tokenizer, [small_run.reference(row) for row in tested], 48)
+    values = [
+        sacrebleu.corpus_bleu([small_run.completion(configs[1], 7, run)], [[text] for text in references]).score
+        for run in range(small_run.RUNS)
+    ]
+    line = table.set_index(["iteration", "row"]).loc[("5", 7)]
+    assert line["mean"] == pytest.approx(np.mean(values)) and line["sd"] == pytest.approx(np.std(values, ddof=1))
 
 
-def test_the_first_test_row_is_the_corpus_s_first_in_whatever_order_they_were_completed():
+def test_the_order_of_completion_changes_nothing():
     configs = small_run.make()
     before = ablation.nested_bleu(configs)
     path = configs[1].paths.completions("5_seed0")
@@ -342,16 +361,17 @@ def test_the_first_test_row_is_the_corpus_s_first_in_whatever_order_they_were_co
     pd.testing.assert_frame_equal(ablation.nested_bleu(configs), before)
 
 
-def test_the_right_call_is_the_corpus_bleu_of_each_decoding_run():
-    configs = small_run.make(seeds="0 1")
-    table = ablation.nested_bleu(configs)
-    assert [tuple(key) for key in table[["iteration", "seed", "decoding_run"]].to_numpy()] == [
-        (iteration, seed, run) for iteration, seed in (("base", 0), ("5", 0), ("5", 1)) for run in range(3)
-    ]
-    tested = small_run.TESTED["clean"]
-    texts = [small_run.completion(configs[2], row, 1) for row in tested]
-    expected = metrics.bleu(texts, [small_run.reference(row) for row in tested])[0]
-    assert table.iloc[7]["right"] == expected
+@pytest.mark.parametrize(
+    ("means", "deviations", "within", "explains"),
+    [((0, 100), (0, 12), (11, 11), True), ((0, 100), (0, 1), (11, 0), False), ((80, 100), (0, 12), (0, 11), False)],
+)
+def test_the_verdict_on_the_nested_call_counts_the_paper_s_values_in_its_ranges(means, deviations, within, explains):
+    lines = {"mean": np.linspace(*means, 1001), "sd": np.linspace(*deviations, 1001)}
+    found = ablation.nested_verdict(pd.DataFrame(lines), published.table3())
+    assert (found["rows"], found["models"]) == (1001, 11)
+    assert (found["means_within"], found["sds_within"]) == within
+    assert found["explains"] is explains
+    assert found["median"] == pytest.approx(np.mean(means))
 
 
 # --- English, studies ------------------------------------------------------------------------------------------------

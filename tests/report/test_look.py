@@ -122,16 +122,23 @@ def test_the_uncertainty_of_groups_stands_before_that_of_decoding_and_of_trainin
     }
 
 
-def test_right_and_nested_bleu_have_mean_and_deviation_a_model():
-    rows = [("base", 0, 0, 1.0, 30.0), ("base", 0, 1, 2.0, 90.0), ("5", 1, 0, 10.0, 50.0)]
-    styler = look.nested(pd.DataFrame(rows, columns=["iteration", "seed", "decoding_run", "right", "nested"]))
+def test_nested_bleu_is_told_by_its_median_and_central_range_over_the_choices_beside_the_paper_s():
+    rows = [("base", 0, row, float(row), 1.0) for row in range(101)] + [("5", 1, row, 30.0, row / 10) for row in range(101)]
+    styler = look.nested(pd.DataFrame(rows, columns=["iteration", "seed", "row", "mean", "sd"]), published.table3())
     table = styler.data
-    assert table.index.tolist() == ["base", "row 5, seed 1"]
-    assert table.loc["base"].tolist() == [1.5, pytest.approx(0.5**0.5), 60.0, pytest.approx(1800**0.5)]
-    assert table.columns.tolist() == [
-        (which, what) for which in ("corpus BLEU", "wrongly nested") for what in ("mean", "sd over runs")
-    ]
+    assert table.index.tolist() == ["base", "row 5, seed 1", "the paper's 11 models, as printed"]
+    assert table.loc["base"].tolist() == ["50.0 [2.5, 97.5]", "1.0 [1.0, 1.0]"]
+    assert table.loc["row 5, seed 1"].tolist() == ["30.0 [30.0, 30.0]", "5.0 [0.2, 9.8]"]
+    assert table.columns.tolist() == ["mean over runs", "sd over runs"]
     assert "nan" not in styler.to_html()
+
+
+def test_table_3_ends_with_the_answers_without_a_model_and_the_reference():
+    bounds = summary().iloc[:2].assign(iteration=["nearest", "reference"], metric="bleu", mean=[9.6, 100.0])
+    table = look.table3(pd.concat([summary(), bounds], ignore_index=True), published.table3()).data
+    assert table.index.tolist()[-2:] == ["the answer of the nearest training prompt (TF-IDF)", "the reference itself"]
+    assert table.iloc[-2]["BLEU", "ours"].startswith("9.60\n[")
+    assert table.iloc[-1]["BLEU", "paper"] == "-"
 
 
 def differences() -> pd.DataFrame:

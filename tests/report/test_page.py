@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import small_run
 from small_run import COLUMNS, HOSTILE, RUNS, SUBSETS, score_table, training_log, write_completions, write_scores
+from transformers import GenerationConfig
 
 from lib import paths
 from lib.config import English
@@ -35,27 +36,34 @@ def templates(root):
 
 def write_report(configs: list, failed: dict[str, str] | None = None) -> str:
     """The page as notebook 5 writes it, with two of its figures, which are dots here."""
-    results = page.collect(configs)
+    bounds = small_run.bounds()
+    results = page.collect(configs, bounds)
+    bounds = bounds[bounds["protocol"] == "clean"]
     picked = ablation.pick(configs)
-    clean = results[results["protocol"] == "clean"]
+    clean = ablation.of_models(results, "clean")
     picked.paths.figures.mkdir(parents=True, exist_ok=True)
     for name in ("bleu", "rouge"):
         (picked.paths.figures / f"{name}.png").write_bytes(DOT)
     pairs = scoring.all_pairs(configs, ["clean"])
     summary = statistics.summarise(clean, pairs)
     against_base = ablation.comparisons(configs, "base")
+    nested = ablation.nested_bleu([configs[0], picked])
+    verdict = ablation.nested_verdict(nested[nested["iteration"] == picked.iteration], published.table3())
     tables = {
         "table2": look.table2(ablation.trainings(configs), published.table2()),
-        "table3": look.table3(summary, published.table3()),
+        "table3": look.table3(pd.concat([summary, statistics.summarise(bounds, {})]), published.table3()),
         "seeds": look.spread(statistics.over_seeds(clean, pairs)),
         "against_base": look.comparisons(against_base),
         "against_5": look.comparisons(against_base),
         "leaked": look.leaked(ablation.leaked_share(picked)),
-        "nested": look.nested(ablation.nested_bleu(configs)),
+        "nested": look.nested(nested, published.table3()),
         "english": look.english(ablation.english_cost(configs)),
     }
     samples = page.side_by_side([configs[0], picked], count=6)
-    return page.write(configs, picked, summary, against_base, samples, tables, failed or {}).read_text()
+    written = page.write(
+        configs, picked, summary, against_base, samples, tables, failed or {}, verdict, bounds
+    )
+    return written.read_text()
 
 
 class Page(HTMLParser):
@@ -121,7 +129,7 @@ def test_the_stand_ins_are_named_in_the_demo_and_only_there(profile, said, monke
     monkeypatch.setattr(loading, "base_fingerprint", lambda settings: "f" * 64)
     monkeypatch.setattr(loading, "base_model_folder", lambda settings: paths.DEMO_BASE_MODEL)
     text = Page(write_report(small_run.make(profile))).text
-    assert ("This is the demo." in text) == said
+    assert ("This is the demo: a test of the software, and no evidence." in text) == said
     assert ("stand-in" in text) == said
     assert ("tiruan" in text) == said
 
@@ -144,21 +152,50 @@ def test_differences_that_are_all_more_than_chance_are_said_to_be():
     assert "In every metric the difference is more than chance." in Page(write_report(small_run.make())).text
 
 
-@pytest.mark.parametrize(
-    ("right", "nested", "spread", "height"),
-    [
-        ([10.0, 10.1], [40.0, 46.0], "only the nested call spreads as widely", "It also raises the value"),
-        ([10.0, 18.0], [12.0, 13.0], "that does not distinguish the two calls", "leaves the value open"),
-    ],
-)
-def test_what_the_nested_call_does_in_this_run_is_said(monkeypatch, right, nested, spread, height):
+@pytest.mark.parametrize(("top", "said"), [(100, "So this slip can produce numbers like the paper's"), (30, "does not account")])
+def test_what_the_nested_call_could_explain_is_said_from_the_choices_of_the_first_row(monkeypatch, top, said):
     configs = small_run.make()
-    found = [(c.iteration, c.seed, run, right[run], nested[run]) for c in configs for run in (0, 1)]
-    table = pd.DataFrame(found, columns=["iteration", "seed", "decoding_run", "right", "nested"])
+    rows = [(c.iteration, c.seed, n, top * n / 1000, 15 * n / 1000) for c in configs for n in range(1001)]
+    table = pd.DataFrame(rows, columns=["iteration", "seed", "row", "mean", "sd"])
     monkeypatch.setattr(ablation, "nested_bleu", lambda _: table)
     text = Page(write_report(configs)).text
-    assert spread in text
-    assert height in text
+    assert said in text
+    within = 11 if top == 100 else 5
+    assert f"Of the paper's 11 values of BLEU {within} are in the first range" in text
+    assert "over the 1,001 choices of the first row" in text
+
+
+def test_the_room_that_the_adapter_takes_is_told_and_where_it_is_below_an_answer_without_a_model():
+    configs = small_run.make()
+    text = Page(write_report(configs)).text
+    # From 20, the nearest prompt's answer, to 100: 41 is 26 % of the way.
+    assert (
+        "26.2 % in BLEU (the answer of the nearest training prompt (TF-IDF): 20.0; the adapter: 41.0; the reference: "
+        "100.0)" in text
+    )
+    assert "below an answer that needs no model" not in text
+    write_scores(configs[1], 9)
+    text = Page(write_report(configs)).text
+    assert "-12.5 % in BLEU" in text
+    assert "In BLEU, chrF++, ROUGE-1, ROUGE-2, ROUGE-L, Weighted F1 it is below an answer that needs no model." in text
+
+
+def test_what_english_was_and_became_is_in_the_lead_and_in_the_indonesian_summary():
+    text = Page(write_report(small_run.make())).text
+    assert (
+        "English gets worse: 1.500 bits a byte become 2.500, ROUGE-L goes from 30.0 to 50.0, and 40.0 % of English "
+        "prompts are answered in English, where 66.7 % were." in text
+    )
+    assert "Dalam bahasa Inggris angka itu berubah dari 1,500 menjadi 2,500" in text
+
+
+def test_what_the_demo_s_base_was_pretrained_on_comes_from_its_own_record():
+    shares = page._pretrained(small_run.make()[0])
+    assert shares is not None and sum(shares.values()) == pytest.approx(1)
+    text = Page(write_report(small_run.make())).text
+    assert f"{100 * shares['English']:.1f} % are English conversations" in text
+    assert "it was taught to answer Indonesian prompts in English" in text
+    assert "never spoken to in Indonesian" not in text and "63 %" not in text
 
 
 def test_the_sentence_turns_with_the_numbers():
@@ -174,7 +211,7 @@ def test_there_is_an_indonesian_summary():
     text = write_report(small_run.make())
     assert '<section lang="id">' in text
     assert "<h2>Ringkasan</h2>" in text
-    assert "nilai BLEU naik dari 11,0 menjadi 41,0" in Page(text).text
+    assert "Nilai BLEU naik dari 11,0 menjadi 41,0" in Page(text).text
 
 
 def test_the_share_of_completions_that_were_cut_is_told():
@@ -200,6 +237,13 @@ def test_how_completions_were_decoded_and_who_chose_it_is_told(monkeypatch, used
     monkeypatch.setattr(small_run, "DECODING", small_run.DECODING | used)
     configs = [replace(c, evaluation=replace(c.evaluation, **chosen)) for c in small_run.make()]
     assert said in Page(write_report(configs)).text
+
+
+def test_what_the_base_model_asks_for_and_does_not_get_is_told(monkeypatch):
+    asked = GenerationConfig(repetition_penalty=1.1)
+    monkeypatch.setattr(loading, "load_generation_config", lambda settings: asked)
+    text = Page(write_report(small_run.make())).text
+    assert "What the base model's own generation settings would give: repetition_penalty 1.1, which is not applied" in text
 
 
 def test_two_seeds_have_their_spread_shown_and_no_single_seed_is_regretted():
@@ -233,7 +277,7 @@ def test_fewer_bits_a_byte_are_better_and_more_of_any_other_metric_is(after, bet
     summary = pd.DataFrame(rows, columns=["iteration", "metric", "mean"])
     # In whatever order they come.
     comparison = pd.DataFrame({"metric": metrics[::-1], "differs": [metric == "bleu" for metric in metrics[::-1]]})
-    found = page.verdicts(summary.sample(frac=1, random_state=0), comparison)
+    found = page.verdicts(summary.sample(frac=1, random_state=0), comparison, small_run.bounds())
     assert {metric: line["better"] for metric, line in found.items()} == {
         metric: better == (metric == "loss_per_byte") for metric in metrics
     }
@@ -244,7 +288,7 @@ def test_fewer_bits_a_byte_are_better_and_more_of_any_other_metric_is(after, bet
 
 def test_results_have_exactly_their_columns_base_first():
     configs = small_run.make(seeds="0 1")
-    made = page.collect(configs)
+    made = page.collect(configs, small_run.bounds())
     written = pd.read_csv(configs[0].paths.results, dtype={"iteration": str})
     assert list(written.columns) == COLUMNS
     pd.testing.assert_frame_equal(made, written)
@@ -257,7 +301,7 @@ def test_results_have_exactly_their_columns_base_first():
 def test_rows_that_share_a_training_have_equal_scores_under_both_names():
     configs = small_run.make(iterations="4 5 6", seeds="0 1")
     write_scores(configs[2], 70)
-    page.collect(configs)
+    page.collect(configs, small_run.bounds())
     written = pd.read_csv(configs[0].paths.results, dtype={"iteration": str})
     four, six = (written[written["iteration"] == name].drop(columns="iteration") for name in ("4", "6"))
     assert len(four) == 2 * 2 * RUNS * len(METRICS)
@@ -269,7 +313,7 @@ def test_missing_scores_are_named_with_what_to_run():
     configs = small_run.make()
     configs[1].paths.scores("5_seed0").unlink()
     with pytest.raises(page.ReportError, match="no scores of 5_seed0 in run 'trial' yet: run `make report RUN=trial"):
-        page.collect(configs)
+        page.collect(configs, small_run.bounds())
     assert not configs[0].paths.results.exists()
 
 
@@ -456,7 +500,7 @@ def test_a_package_that_is_not_there_is_absent():
 
 
 def summary_of(configs: list) -> pd.DataFrame:
-    results = page.collect(configs).query("protocol == 'clean'")
+    results = ablation.of_models(page.collect(configs, small_run.bounds()), "clean")
     return statistics.summarise(results, scoring.all_pairs(configs, ["clean"]))
 
 
@@ -476,7 +520,7 @@ def test_scores_are_a_row_a_metric_with_their_intervals():
 
 def test_a_single_decoding_run_has_an_interval_over_groups_and_scores_alone_have_none():
     configs = small_run.make()
-    one = page.collect(configs).query("protocol == 'clean' and decoding_run == 0")
+    one = ablation.of_models(page.collect(configs, small_run.bounds()), "clean").query("decoding_run == 0")
     pairs = {key: table[table["run"] == 0] for key, table in scoring.all_pairs(configs, ["clean"]).items()}
     assert re.fullmatch(r"10\.0 \[.+\]", look.scores(statistics.summarise(one, pairs)).data.loc["BLEU", "base"])
     assert look.scores(statistics.summarise(one, {})).data.loc["BLEU", "base"] == "10.0"
@@ -492,16 +536,20 @@ def test_the_report_concludes_with_what_is_more_than_chance(tmp_path):
         }
     )
     config = load_configs("trial")[1]
-    said = conclusions.report(config, against_base, tmp_path / "report.html").data
-    assert said == (
-        "**The final adapter is row 5, seed 0. Against the base it is significantly better in BLEU and worse in "
-        "Weighted F1.** The report is `report.html`."
+    cost = pd.DataFrame(
+        {"iteration": ["base", "0", "5"], "seed": 0, "loss_per_byte_en": [1.0, 9.0, 2.0], "english_share": [0.98, 0, 0.03]}
+    )
+    where = tmp_path / "report.html"
+    assert conclusions.report(config, against_base, cost, where).data == (
+        "**The final adapter is row 5, seed 0. On Indonesian test rows it is significantly better than the base in BLEU "
+        "and worse in Weighted F1. English gets worse: 1.000 bits a byte become 2.000, and the share of English prompts "
+        "answered in English goes from 98.0% to 3.0%.** The report is `report.html`."
     )
     bits = against_base.replace({"metric": {"bleu": "loss_per_byte"}})
-    said = conclusions.report(config, bits, tmp_path / "report.html").data
-    assert "significantly better in nothing and worse in bits a byte, Weighted F1." in said, "the fewer, the better"
-    said = conclusions.report(config, against_base.assign(differs=False), tmp_path / "r.html").data
-    assert "better in nothing and worse in nothing" in said
+    said = conclusions.report(config, bits, cost, where).data
+    assert "better than the base in nothing and worse in bits a byte, Weighted F1." in said, "the fewer, the better"
+    said = conclusions.report(config, against_base.assign(differs=False), cost[["iteration", "seed"]], where).data
+    assert "in nothing and worse in nothing. What this cost in English was not measured." in said
 
 
 def test_training_concludes_with_the_loss_that_there_is():

@@ -100,19 +100,23 @@ def small_draw() -> pd.DataFrame:
 
 
 def made_up_leak() -> pd.DataFrame:
-    names = ("all", "dolly", "identity_prompt", "indo_puisi", "safety_prompt", "wikihow", "wikipedia_id")
-    rows = [
-        (name, metric, LEVELS[metric] * 0.7, LEVELS[metric] * (0.7 + 0.05 * place))
-        for metric in ("bleu", "rougeL", "weighted_f1")
-        for place, name in enumerate(names)
-    ]
-    return pd.DataFrame(rows, columns=["subset", "metric", "clean", "paper"])
+    names = ("dolly", "identity_prompt", "indo_puisi", "safety_prompt", "wikihow", "wikipedia_id")
+    rows = []
+    for metric in ("bleu", "rougeL"):
+        for place, name in enumerate((*names, "all, as tested", "all, as in Cendol")):
+            apart, gain = LEVELS[metric] * 0.7, 0.05 * place * LEVELS[metric]
+            rows.append((name, metric, apart, apart + gain, gain, gain - 1, gain + 2))
+    return pd.DataFrame(rows, columns=["subset", "metric", "apart", "leaked", "difference", "low", "high"])
 
 
 def made_up_nested() -> pd.DataFrame:
-    results = made_up_results(seeds=(0, 1))
-    right = results[results["metric"] == "bleu"].rename(columns={"value": "right"})
-    return right.assign(nested=np.random.default_rng(1).uniform(5, 95, len(right)))
+    rng = np.random.default_rng(1)
+    rows = [
+        (name, seed, row, *rng.uniform((5, 0), (95, 12)))
+        for name, seed in (("base", 0), ("5", 0), ("5", 1))
+        for row in range(50)
+    ]
+    return pd.DataFrame(rows, columns=["iteration", "seed", "row", "mean", "sd"])
 
 
 def made_up_english() -> pd.DataFrame:
@@ -166,7 +170,7 @@ SIZES = {
         made_up_logs(seeds=(0, 1)), made_up_results(STUDIES, seeds=(0, 1))
     ),
     "nested_bleu_one_row": lambda: comparison_plots.nested_bleu(
-        made_up_nested().query("iteration in ['base', '5']"), published.table3()
+        made_up_nested().query("seed == 0"), published.table3()
     ),
     "english_cost_one_row": lambda: comparison_plots.english_cost(
         made_up_english().query("iteration in ['base', '5'] and seed == 0")
@@ -445,15 +449,28 @@ def test_the_legend_of_published_scores_names_every_protocol():
     assert sum("its own protocol" in text for text in said) == 1
 
 
-def test_a_leak_is_told_in_points():
-    axis = FIGURES["leak_worth"]().axes[0]
-    assert [text.get_text() for text in axis.texts][:3] == ["+0.0", "+0.5", "+0.9"]
+def test_a_leak_is_told_in_points_with_its_interval_and_nothing_is_cut_off():
+    figure = FIGURES["leak_worth"]()
+    axis = figure.axes[0]
+    gain = 0.05 * LEVELS["bleu"]
+    said = [text.get_text() for text in axis.texts][:2]
+    assert said == ["+0.0 [-1.0, +2.0]", f"{gain:+.1f} [{gain - 1:+.1f}, {gain + 2:+.1f}]"]
+    figure.draw_without_rendering()
+    right = axis.get_window_extent().x1
+    assert all(text.get_window_extent().x1 <= right for text in axis.texts)
 
 
-def test_nested_bleu_stands_on_the_scale_of_the_right_one_and_of_the_paper_s():
-    right, nested, printed = FIGURES["nested_bleu"]().axes
-    assert right.get_xlim() == nested.get_xlim() == printed.get_xlim()
-    assert drawn_points(printed, "D")[0].get_xdata()[0] == 24.76
+def test_nested_bleu_has_a_box_over_the_choices_of_the_first_row_and_the_paper_s_values_below():
+    means, deviations = FIGURES["nested_bleu"]().axes
+    assert ticks(means, "y")[:2] == ["base", "row 5"] and ticks(means, "y")[-1] == "the paper"
+    bleu = published.table3().query("metric == 'bleu'")
+    for axis, column in ((means, "mean"), (deviations, "sd")):
+        (marks,) = drawn_points(axis, "D")
+        assert list(marks.get_xdata()) == bleu[column].tolist() and set(marks.get_ydata()) == {2}
+    whiskers = [line for line in means.get_lines() if len(set(line.get_ydata())) == 1 and len(line.get_xdata()) == 2]
+    base = made_up_nested().query("iteration == 'base'")["mean"]
+    ends = sorted(x for line in whiskers if set(line.get_ydata()) == {0} for x in line.get_xdata())
+    assert ends[0] >= base.quantile(0.025) - 0.1 and ends[-1] <= base.quantile(0.975) + 0.1
 
 
 def test_english_before_is_the_line_of_the_base():
