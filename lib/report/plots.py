@@ -26,8 +26,15 @@ _DOTS_INSIDE = 100
 _MANY_POINTS = 400
 
 
-def save(figure: Figure, folder: Path, name: str) -> Figure:
-    """Write the figure as PNG and SVG, and as an SVG for a phone in the folder `narrow`, and return it to be shown."""
+def save(figure: Figure | None, folder: Path, name: str) -> Figure | None:
+    """Write the figure as PNG and SVG, and as an SVG for a phone in the folder `narrow`, and return it to be shown.
+
+    Of None, remove what an earlier run left under that name.
+    """
+    if figure is None:
+        for path in (folder / f"{name}.png", folder / f"{name}.svg", folder / "narrow" / f"{name}.svg"):
+            path.unlink(missing_ok=True)
+        return None
     (folder / "narrow").mkdir(parents=True, exist_ok=True)
     # Texts stay texts; without a date the same figure is the same file.
     with plt.rc_context({"svg.fonttype": "none"}):

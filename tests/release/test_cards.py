@@ -43,10 +43,12 @@ def test_the_model_card_has_the_scores_of_base_and_final_adapter_with_their_inte
         known = statistics.intervals(pd.read_parquet(files.pairs(name)), ["bleu"]).iloc[0]
         assert known["low"] < known["high"]
         ends[name] = f"[{known['low']:.1f}, {known['high']:.1f}]"
-    assert f"| BLEU | 11.0 {ends['base']} | 41.0 {ends[run.config.name]} |" in card
+    assert f"| BLEU | 11.0 {ends['base']} | 41.0 {ends[run.config.name]} | 20.0 (nearest) | 100.0 |" in card
+    assert "*nearest* is the answer of the nearest training prompt (TF-IDF)" in card
+    assert re.search(r"^\| bits a byte \| .* \| – \| – \|$", card, re.MULTILINE)
     assert "over groups of test rows" in card and "Student" not in card
     # Which answers are right is the same in every group.
-    assert "| Weighted F1 | 0.110 [0.000, 0.000] | 0.410 [1.000, 1.000] |" in card
+    assert "| Weighted F1 | 0.110 [0.000, 0.000] | 0.410 [1.000, 1.000] | 0.200 (nearest) | 1.000 |" in card
     assert "Mean over 3 decoding runs with its 95 % interval" in card
     assert "on 24 test rows" in card
     assert "sampled with\ntemperature 0.6, top-k 50 and top-p 0.9, up to 48 tokens" in card
@@ -60,7 +62,10 @@ def test_the_model_card_s_metadata_are_the_hub_s(run):
     # The hub has neither the demo's model nor its corpus: a name of none would be somebody else's.
     assert data.base_model is None and data.datasets is None
     values = {result.metric_name: result.metric_value for result in data.eval_results}
-    assert values["BLEU"] == pytest.approx(41.0) and values["Weighted F1"] == pytest.approx(0.41)
+    assert values["BLEU (the best answer without a model: 20)"] == pytest.approx(41.0)
+    assert values["Weighted F1 (the best answer without a model: 0.2)"] == pytest.approx(0.41)
+    assert "bits a byte" in values
+    assert "f1" not in {result.metric_type for result in data.eval_results}
     assert {result.dataset_split for result in data.eval_results} == {"test"}
 
 

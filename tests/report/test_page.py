@@ -160,7 +160,7 @@ def test_what_the_nested_call_could_explain_is_said_from_the_choices_of_the_firs
     monkeypatch.setattr(ablation, "nested_bleu", lambda _: table)
     text = Page(write_report(configs)).text
     assert said in text
-    within = 11 if top == 100 else 5
+    within = 11 if top == 100 else 7
     assert f"Of the paper's 11 values of BLEU {within} are in the first range" in text
     assert "over the 1,001 choices of the first row" in text
 
@@ -293,9 +293,11 @@ def test_results_have_exactly_their_columns_base_first():
     assert list(written.columns) == COLUMNS
     pd.testing.assert_frame_equal(made, written)
     assert list(dict.fromkeys(zip(written["iteration"], written["seed"], strict=True))) == [
-        ("base", 0), ("5", 0), ("5", 1),
+        ("base", 0), ("5", 0), ("5", 1), ("reference", 0), ("nearest", 0), ("random", 0), ("shuffled", 0), ("echo", 0),
     ]  # fmt: skip
-    assert len(written) == 3 * 2 * RUNS * len(METRICS)
+    english = written[written["metric"] == "loss_per_byte_en"]
+    assert english["value"].tolist() == [1.5, 2.5, 2.5] and set(english["protocol"]) == {"english"}
+    assert len(written) == 3 * (2 * RUNS * len(METRICS) + 1) + len(small_run.bounds())
 
 
 def test_rows_that_share_a_training_have_equal_scores_under_both_names():
@@ -304,7 +306,7 @@ def test_rows_that_share_a_training_have_equal_scores_under_both_names():
     page.collect(configs, small_run.bounds())
     written = pd.read_csv(configs[0].paths.results, dtype={"iteration": str})
     four, six = (written[written["iteration"] == name].drop(columns="iteration") for name in ("4", "6"))
-    assert len(four) == 2 * 2 * RUNS * len(METRICS)
+    assert len(four) == 2 * (2 * RUNS * len(METRICS) + 1)
     np.testing.assert_array_equal(four.to_numpy(), six.to_numpy())
     assert set(four["seed"]) == {0, 1}
 
@@ -467,6 +469,7 @@ def test_the_manifest_says_what_made_the_run():
     assert made["adapters"]["5_seed0"] != made["adapters"]["5_seed1"]
     assert made["decoding"] == {
         "do_sample": True, "temperature": 0.6, "top_k": 50, "top_p": 0.9, "max_new_tokens": 48, "set_by_the_run": [],
+        "not_applied": {},
     }  # fmt: skip
     assert made["device"]
     assert re.fullmatch(r"3\.\d+\.\d+", made["python"])
