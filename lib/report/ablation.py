@@ -247,7 +247,7 @@ def nested_bleu(configs: list[Config]) -> pd.DataFrame:
     found = []
     for config in configs:
         tests = completions.test_rows(config, splits.read(config))
-        decoded = completions.read(config, {"clean": tests["clean"]})
+        decoded = completions.read(config, {"clean": tests["clean"]}).sort_values(["run", "row"])
         tokenizer = loading.load_tokenizer(config.model)
         for run, part in decoded.groupby("run"):
             references = scoring.first_tokens(tokenizer, part["reference"].tolist(), config.evaluation.reference_tokens)

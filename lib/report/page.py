@@ -148,7 +148,8 @@ def verdicts(summary: pd.DataFrame, comparison: pd.DataFrame, bounds: pd.DataFra
     """By metric of a summary of two models: base, adapter, where it goes, and whether that is more than chance.
 
     And, for metrics of completions, the best answer without a model (`floor`, and `by` which), the `ceiling`, and which
-    `share` of the room between them the adapter has taken; below 0 where it is below the floor.
+    `share` of the room between them the adapter has taken: below 0 where it is below the floor, and none where there is
+    no room.
     """
     room = floors.room(bounds)
     differs = comparison.set_index("metric")["differs"]
@@ -167,8 +168,9 @@ def verdicts(summary: pd.DataFrame, comparison: pd.DataFrame, bounds: pd.DataFra
         }
         if metric in room.index:
             floor, by, ceiling = room.loc[metric]
-            share = (after - floor) / (ceiling - floor) if ceiling > floor else float("nan")
-            found[metric] |= {"floor": floor, "by": by, "ceiling": ceiling, "share": share}
+            found[metric] |= {"floor": floor, "by": by, "ceiling": ceiling}
+            if ceiling > floor:
+                found[metric]["share"] = (after - floor) / (ceiling - floor)
     return found
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import small_run
 
+from lib.evaluation import floors
 from lib.release import finished
 from lib.storage import write_json
 
@@ -20,7 +21,7 @@ def test_a_finished_run_is_read_with_the_settings_it_had(configs):
     run = finished.read("trial")
     assert run.config == configs[-1]
     assert run.manifest["run"] == "trial"
-    assert set(run.results["iteration"]) == {"base", "0", "5"}
+    assert set(run.results["iteration"]) == {"base", "0", "5", floors.CEILING, *floors.FLOORS}
 
 
 def test_the_settings_are_the_run_s_whatever_the_parameter_files_say_now(configs):

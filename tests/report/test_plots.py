@@ -90,7 +90,7 @@ def small_points() -> pd.DataFrame:
 
 
 def small_leakage() -> pd.DataFrame:
-    columns = ["random split: rows leaked", "random split: outputs leaked", "grouped split: rows leaked"]
+    columns = ["random split: rows leaked", "random split: outputs leaked", "grouped split: outputs alike"]
     return pd.DataFrame([[0.5, 0.75, 0.0]] * 3, columns=columns, index=pd.Index([*SUBSETS[:2], "all"], name="subset"))
 
 
