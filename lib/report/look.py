@@ -201,7 +201,7 @@ def spread(over_seeds: pd.DataFrame) -> Styler:
         metric=over_seeds["metric"].map(METRIC_NAMES),
         shown=[
             " / ".join(
-                "-" if pd.isna(part) else f"{part:.{_digits(row.metric) + 1}f}"
+                "-" if pd.isna(part) else f"{part:.{digits(row.metric) + 1}f}"
                 for part in (row.group_error, row.decoding_error, row.seed_sd)
             )
             for row in over_seeds.itertuples()
@@ -250,8 +250,8 @@ def comparisons(table: pd.DataFrame) -> Styler:
         return pd.DataFrame({"": ["nothing to compare with"]}).style.hide(axis="index")
     shown = table.assign(
         shown=[
-            f"{row.difference:+.{_digits(row.metric)}f}{'*' if row.differs else ''}\n"
-            f"[{row.low:+.{_digits(row.metric)}f}, {row.high:+.{_digits(row.metric)}f}]"
+            f"{row.difference:+.{digits(row.metric)}f}{'*' if row.differs else ''}\n"
+            f"[{row.low:+.{digits(row.metric)}f}, {row.high:+.{digits(row.metric)}f}]"
             for row in table.itertuples()
         ],
         metric=table["metric"].map(METRIC_NAMES),
@@ -264,7 +264,7 @@ def comparisons(table: pd.DataFrame) -> Styler:
     wide[effect] = ["-" if pd.isna(value) else f"{value:+.2f}" for value in effects]
     seen = table.groupby("metric")["detectable"].max()
     wide.loc["detectable"] = {effect: ""} | {
-        METRIC_NAMES[metric]: "-" if pd.isna(value) else f"{value:.{_digits(metric)}f}"
+        METRIC_NAMES[metric]: "-" if pd.isna(value) else f"{value:.{digits(metric)}f}"
         for metric, value in seen.items()
     }
     wide.columns.name = wide.index.name = None
@@ -324,7 +324,7 @@ def _with_interval(table: pd.DataFrame, more: int = 0, between: str = " ") -> li
     """Each line's mean and, where there is one, its interval: with so many digits more, and what stands between."""
     shown = []
     for metric, *values in table[["metric", "mean", "low", "high"]].itertuples(index=False):
-        mean, low, high = (f"{value:.{_digits(metric) + more}f}" for value in values)
+        mean, low, high = (f"{value:.{digits(metric) + more}f}" for value in values)
         shown.append("-" if mean == "nan" else mean if low == "nan" else f"{mean}{between}[{low}, {high}]")
     return shown
 
@@ -341,7 +341,8 @@ def _sampling(row: dict[str, Any]) -> str:
     return drawn + clusters.format(**row)
 
 
-def _digits(metric: str) -> int:
+def digits(metric: str) -> int:
+    """With how many digits after the point a score is shown."""
     return 3 if metric == "weighted_f1" or metric.startswith("loss_per_byte") else 1
 
 

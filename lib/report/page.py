@@ -14,7 +14,7 @@ from pandas.io.formats.style import Styler
 
 from lib import paths
 from lib.config import Config
-from lib.corpus import splits
+from lib.corpus import likeness, splits
 from lib.evaluation import completions, floors, metrics
 from lib.evaluation.metrics import METRIC_NAMES
 from lib.model import generation
@@ -105,15 +105,17 @@ def write(
     )
     two = [configs[0], picked]
     shown = summary[[(i, s) in {(c.iteration, c.seed) for c in two} for i, s in summary[["iteration", "seed"]].values]]
+    found = verdicts(shown, against_base[against_base["iteration"] == picked.iteration], bounds)
     page = environment.get_template("report.html.j2").render(
         config=picked,
         manifest=made,
-        scores=_score_rows(shown),
+        scores=_score_rows(shown, found),
         test_rows=len(completions.test_rows(picked, splits.read(picked))["clean"]),
         trained_rows=int((pd.read_parquet(files.sample(picked.sampled_as))["part"] == "train").sum()),
         corpus=json.loads(files.corpus_summary.read_text()),
-        verdicts=verdicts(shown, against_base[against_base["iteration"] == picked.iteration], bounds),
+        verdicts=found,
         floors=floors.FLOORS,
+        alike_from=likeness.BOUND,
         english=_english(two),
         pretrained=_pretrained(picked),
         resamples=int(against_base["resamples"].iloc[0]),
@@ -190,9 +192,19 @@ def _pretrained(config: Config) -> dict[str, float] | None:
     return {kind: count / sum(tokens.values()) for kind, count in tokens.items()}
 
 
-def _score_rows(summary: pd.DataFrame) -> list[dict[str, str]]:
+def _score_rows(summary: pd.DataFrame, found: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
+    """One line per metric: base and adapter with their intervals and, of `verdicts`, the room in which they lie."""
     table = look.scores(summary).data
-    return [{"metric": metric, **row} for metric, row in table.to_dict("index").items()]
+    lines = []
+    for metric, verdict in found.items():
+        line = {"metric": verdict["name"], **table.loc[verdict["name"]], "floor": "", "ceiling": "", "share": ""}
+        for end in ("floor", "ceiling"):
+            if end in verdict:
+                line[end] = f"{verdict[end]:.{look.digits(metric)}f}"
+        if "share" in verdict:
+            line["share"] = f"{100 * verdict['share']:.1f} %"
+        lines.append(line | {"by": verdict.get("by", "")})
+    return lines
 
 
 def _signatures() -> dict[str, str]:
