@@ -1,5 +1,7 @@
 import json
+import os
 from dataclasses import replace
+from hashlib import sha256
 
 import numpy as np
 import pandas as pd
@@ -265,6 +267,24 @@ def test_the_order_of_the_rows_changes_nothing(tmp_path_factory, seed):
     left = [table.groupby("pair")["left_over"].sum() for table in (straight, shuffled)]
     pd.testing.assert_series_equal(*left)
     assert 0 < left[0].sum() < (straight["split"] == "train").sum()
+
+
+#: SHA-256 of the outputs of real identity and safety rows that are nearly the same, pair by pair. Of words, some pairs
+#: share fewer than half of their three-grams.
+NEARLY_EQUAL = (
+    ("3db89304c726", "4f801d606c9f"), ("621e8fc2735c", "2e60438434ef"), ("2c9ad73c43b8", "9fe7adef2973"),
+    ("6c591f7c1af8", "8feedf2e3ea0"), ("f3fe05d560d7", "b3abd1340cc6"), ("d4938344287a", "82e0c062cf4d"),
+)  # fmt: skip
+
+
+@pytest.mark.skipif("KLEPON_REAL_ROWS" not in os.environ, reason="KLEPON_REAL_ROWS names no file of real rows")
+def test_real_answers_that_differ_in_a_word_or_two_are_of_one_group(tmp_path):
+    rows = tmp_path / "rows.parquet"
+    selection.select(os.environ["KLEPON_REAL_ROWS"], rows)
+    group = splits.assign(rows, Corpus())["group"].to_numpy()
+    known = [sha256(output.encode()).hexdigest()[:12] for output in selection.read(rows, columns=["output"])["output"]]
+    for one, other in NEARLY_EQUAL:
+        assert group[known.index(one)] == group[known.index(other)], (one, other)
 
 
 def test_added_rows_move_no_group_that_they_do_not_tie(split):
