@@ -125,8 +125,8 @@ def test_a_run_makes_all_that_it_promises(whole):
         assert (whole / name).stat().st_size > 0
     results = pd.read_csv(whole / "results.csv")
     assert list(results.columns) == ["iteration", "seed", "protocol", "decoding_run", "metric", "value"]
-    # Each model: two decoding runs and a likelihood in two protocols, one greedy run, and the likelihood in English. The
-    # reference and four floors, of which two are drawn three times, in two protocols.
+    # Each model: two decoding runs and a likelihood in two protocols, one greedy run, and the likelihood in English.
+    # The reference and four floors, of which two are drawn three times, in two protocols.
     of_completions = len(METRICS) - 1
     assert len(results) == 2 * (2 * (2 * of_completions + 1) + of_completions + 1) + 2 * 9 * of_completions
     assert results["value"].notna().all()

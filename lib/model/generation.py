@@ -23,9 +23,9 @@ TEMPERATURE, TOP_P, TOP_K = 1.0, 1.0, 50
 #: What else a model may ask for that changes which token comes next, and the values that change nothing. None of it is
 #: applied here.
 _NOT_APPLIED = {
-    "repetition_penalty": (None, 1.0), "no_repeat_ngram_size": (None, 0), "min_p": (None, 0.0), "typical_p": (None, 1.0),
-    "epsilon_cutoff": (None, 0.0), "eta_cutoff": (None, 0.0), "num_beams": (None, 1), "min_new_tokens": (None, 0),
-    "min_length": (None, 0), "suppress_tokens": (None, []), "bad_words_ids": (None, []),
+    "repetition_penalty": (None, 1.0), "no_repeat_ngram_size": (None, 0), "min_p": (None, 0.0),
+    "typical_p": (None, 1.0), "epsilon_cutoff": (None, 0.0), "eta_cutoff": (None, 0.0), "num_beams": (None, 1),
+    "min_new_tokens": (None, 0), "min_length": (None, 0), "suppress_tokens": (None, []), "bad_words_ids": (None, []),
 }  # fmt: skip
 # Tokens of a block, and logits of the rows that are sampled together on a CPU.
 _BLOCK, _CACHED = 64, 2**19

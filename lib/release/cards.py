@@ -195,9 +195,7 @@ def _eval_results(scores: pd.DataFrame, room: pd.DataFrame, corpus: dict[str, st
     Weighted F1 is not what the hub calls `f1`: by it, most answers in the right language are correct.
     """
     adapter = scores[scores["iteration"] != "base"].rename(columns={"mean": "mean_"})
-    floor = {
-        metric: f" (the best answer without a model: {value:.4g})" for metric, value in room["floor"].items()
-    }
+    floor = {metric: f" (the best answer without a model: {value:.4g})" for metric, value in room["floor"].items()}
     return [
         EvalResult(
             task_type="text-generation",

@@ -264,8 +264,7 @@ def comparisons(table: pd.DataFrame) -> Styler:
     wide[effect] = ["-" if pd.isna(value) else f"{value:+.2f}" for value in effects]
     seen = table.groupby("metric")["detectable"].max()
     wide.loc["detectable"] = {effect: ""} | {
-        METRIC_NAMES[metric]: "-" if pd.isna(value) else f"{value:.{digits(metric)}f}"
-        for metric, value in seen.items()
+        METRIC_NAMES[metric]: "-" if pd.isna(value) else f"{value:.{digits(metric)}f}" for metric, value in seen.items()
     }
     wide.columns.name = wide.index.name = None
     return wide.style

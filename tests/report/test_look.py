@@ -123,7 +123,9 @@ def test_the_uncertainty_of_groups_stands_before_that_of_decoding_and_of_trainin
 
 
 def test_nested_bleu_is_told_by_its_median_and_central_range_over_the_choices_beside_the_paper_s():
-    rows = [("base", 0, row, float(row), 1.0) for row in range(101)] + [("5", 1, row, 30.0, row / 10) for row in range(101)]
+    rows = [("base", 0, row, float(row), 1.0) for row in range(101)] + [
+        ("5", 1, row, 30.0, row / 10) for row in range(101)
+    ]
     styler = look.nested(pd.DataFrame(rows, columns=["iteration", "seed", "row", "mean", "sd"]), published.table3())
     table = styler.data
     assert table.index.tolist() == ["base", "row 5, seed 1", "the paper's 11 models, as printed"]

@@ -60,9 +60,7 @@ def write_report(configs: list, failed: dict[str, str] | None = None) -> str:
         "english": look.english(ablation.english_cost(configs)),
     }
     samples = page.side_by_side([configs[0], picked], count=6)
-    written = page.write(
-        configs, picked, summary, against_base, samples, tables, failed or {}, verdict, bounds
-    )
+    written = page.write(configs, picked, summary, against_base, samples, tables, failed or {}, verdict, bounds)
     return written.read_text()
 
 
@@ -152,7 +150,9 @@ def test_differences_that_are_all_more_than_chance_are_said_to_be():
     assert "In every metric the difference is more than chance." in Page(write_report(small_run.make())).text
 
 
-@pytest.mark.parametrize(("top", "said"), [(100, "So this slip can produce numbers like the paper's"), (30, "does not account")])
+@pytest.mark.parametrize(
+    ("top", "said"), [(100, "So this slip can produce numbers like the paper's"), (30, "does not account")]
+)
 def test_what_the_nested_call_could_explain_is_said_from_the_choices_of_the_first_row(monkeypatch, top, said):
     configs = small_run.make()
     rows = [(c.iteration, c.seed, n, top * n / 1000, 15 * n / 1000) for c in configs for n in range(1001)]
@@ -253,7 +253,9 @@ def test_what_the_base_model_asks_for_and_does_not_get_is_told(monkeypatch):
     asked = GenerationConfig(repetition_penalty=1.1)
     monkeypatch.setattr(loading, "load_generation_config", lambda settings: asked)
     text = Page(write_report(small_run.make())).text
-    assert "What the base model's own generation settings would give: repetition_penalty 1.1, which is not applied" in text
+    assert (
+        "What the base model's own generation settings would give: repetition_penalty 1.1, which is not applied" in text
+    )
 
 
 def test_two_seeds_have_their_spread_shown_and_no_single_seed_is_regretted():
@@ -551,13 +553,18 @@ def test_the_report_concludes_with_what_is_more_than_chance(tmp_path):
     )
     config = load_configs("trial")[1]
     cost = pd.DataFrame(
-        {"iteration": ["base", "0", "5"], "seed": 0, "loss_per_byte_en": [1.0, 9.0, 2.0], "english_share": [0.98, 0, 0.03]}
+        {
+            "iteration": ["base", "0", "5"],
+            "seed": 0,
+            "loss_per_byte_en": [1.0, 9.0, 2.0],
+            "english_share": [0.98, 0, 0.03],
+        }
     )
     where = tmp_path / "report.html"
     assert conclusions.report(config, against_base, cost, where).data == (
-        "**The final adapter is row 5, seed 0. On Indonesian test rows it is significantly better than the base in BLEU "
-        "and worse in Weighted F1. English gets worse: 1.000 bits a byte become 2.000, and the share of English prompts "
-        "answered in English goes from 98.0% to 3.0%.** The report is `report.html`."
+        "**The final adapter is row 5, seed 0. On Indonesian test rows it is significantly better than the base in "
+        "BLEU and worse in Weighted F1. English gets worse: 1.000 bits a byte become 2.000, and the share of English "
+        "prompts answered in English goes from 98.0% to 3.0%.** The report is `report.html`."
     )
     bits = against_base.replace({"metric": {"bleu": "loss_per_byte"}})
     said = conclusions.report(config, bits, cost, where).data
