@@ -303,8 +303,9 @@ def side_by_side(samples: pd.DataFrame) -> Styler:
 
 def model_name(iteration: str, seed: int) -> str:
     """How tables name a model, a floor or the ceiling."""
+    # As figures name their lines.
     if iteration in FLOORS:
-        return FLOORS[iteration]
+        return f"{iteration}: {FLOORS[iteration]}"
     if iteration == CEILING:
         return "the reference itself"
     return "base" if iteration == "base" else f"{row_name(iteration)}, seed {seed}"

@@ -138,7 +138,10 @@ def test_nested_bleu_is_told_by_its_median_and_central_range_over_the_choices_be
 def test_table_3_ends_with_the_answers_without_a_model_and_the_reference():
     bounds = summary().iloc[:2].assign(iteration=["nearest", "reference"], metric="bleu", mean=[9.6, 100.0])
     table = look.table3(pd.concat([summary(), bounds], ignore_index=True), published.table3()).data
-    assert table.index.tolist()[-2:] == ["the answer of the nearest training prompt (TF-IDF)", "the reference itself"]
+    assert table.index.tolist()[-2:] == [
+        "nearest: the answer of the nearest training prompt (TF-IDF)",
+        "the reference itself",
+    ]
     assert table.iloc[-2]["BLEU", "ours"].startswith("9.60\n[")
     assert table.iloc[-1]["BLEU", "paper"] == "-"
 
