@@ -87,12 +87,13 @@ def assign(rows: Path, settings: Corpus) -> pd.DataFrame:
         for kind in KINDS:
             at = np.flatnonzero(tying[kind])
             ties.tie_equal(at, found[kind][at])
-            distinct, first_of, text_of = np.unique(found[kind][at], return_index=True, return_inverse=True)
+            distinct, first_of = np.unique(found[kind][at], return_index=True)
             one, other = texts[kind].near_duplicates(distinct, settings.near_duplicate_similarity)
             if kind == "prompt":
                 # A family of near-duplicates with many outputs ("how do I use the command ...") names no answer either.
                 family = Ties(len(distinct))
                 family.tie(one, other)
+                text_of = np.searchsorted(distinct, found[kind][at])
                 generic = np.zeros(len(distinct), dtype=bool)
                 generic[text_of] = _generic(family.component[text_of], found["output"][at], settings.generic_after)
                 one, other = one[~generic[one]], other[~generic[one]]

@@ -24,6 +24,8 @@ _MIN_WORDS, _MIN_WORDS_OF_SHORT = 8, 4
 _LONGEST_SHORT = 64
 #: Fewer words than this are a phrase that many texts may contain.
 _WINDOW = 8
+#: Signatures that are compared at a time.
+_AT_ONCE = 2**18
 #: A run of words that so many texts have in common is a formula, and leads from none of them to another.
 _COMMON = 50
 _BASE = 0x9E3779B97F4A7C15
@@ -163,7 +165,7 @@ class _Signatures:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
-        self._names: list[np.ndarray] = []
+        self._names = (folder / "names").open("wb")
         self._files = [(folder / str(band)).open("wb") for band in range(_BANDS)]
 
     def add(self, names: np.ndarray, shingles: np.ndarray, counts: np.ndarray) -> None:
@@ -171,38 +173,54 @@ class _Signatures:
         offsets = np.append(0, np.cumsum(counts)).astype(np.uint64)
         matrix = RMinHash.digest_matrix_from_flat_token_hashes(shingles, offsets, _BANDS * _BAND_ROWS, 0)
         digests = np.array(matrix.to_rows(), dtype=np.uint32).reshape(-1, _BANDS, _BAND_ROWS)
-        self._names.append(names)
+        names.tofile(self._names)
         for band, file in enumerate(self._files):
             digests[:, band].tofile(file)
 
     def pairs(self, names: np.ndarray, similarity: float) -> tuple[np.ndarray, np.ndarray]:
         """As `Texts.near_duplicates`."""
-        for file in self._files:
+        for file in (self._names, *self._files):
             file.close()
-        signed = np.concatenate(self._names)
-        self._names.clear()
+        signed = np.fromfile(self._names.name, dtype=names.dtype)
         # In the order of names, so that who leads a bucket does not hang on the order of the rows.
-        at = np.unique(signed, return_index=True)[1]
-        at = at[np.isin(signed[at], names)]
-        places = np.searchsorted(names, signed[at]).astype(np.int32)
+        at = np.unique(signed, return_index=True)[1].astype(np.int32)
+        signed = signed[at]
+        # Both rise: of each signed name, where it would be.
+        places = np.searchsorted(names, signed).astype(np.int32)
+        asked = names[np.minimum(places, len(names) - 1)] == signed if len(names) else np.zeros(len(at), dtype=bool)
         del signed
+        at, places = at[asked], places[asked]
         members, leaders = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
         known = Ties(len(at))
         for band in range(_BANDS) if len(at) else ():
-            member, leader = _in_one_bucket(self._band(band)[at])
+            member, leader = _in_one_bucket(self._keys(band)[at])
             apart = known.component[member] != known.component[leader]
             member, leader = member[apart], leader[apart]
             if len(member):
-                equal = np.zeros(len(member), dtype=np.int16)
-                one, other = at[member], at[leader]
-                for each in range(_BANDS):
-                    digests = self._band(each)
-                    equal += (digests[one] == digests[other]).sum(axis=1, dtype=np.int16)
-                alike = equal / (_BANDS * _BAND_ROWS) >= similarity
+                alike = self._equal(at[member], at[leader]) / (_BANDS * _BAND_ROWS) >= similarity
                 known.tie(member[alike], leader[alike])
                 members.append(places[member[alike]])
                 leaders.append(places[leader[alike]])
         return np.concatenate(members), np.concatenate(leaders)
+
+    def _equal(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """In how many of its numbers the signature at each of these places equals the one at the other place."""
+        equal = np.zeros(len(one), dtype=np.int16)
+        for band in range(_BANDS):
+            digests = self._band(band)
+            for start in range(0, len(one), _AT_ONCE):
+                some = slice(start, start + _AT_ONCE)
+                equal[some] += (digests[one[some]] == digests[other[some]]).sum(axis=1, dtype=np.int16)
+        return equal
+
+    def _keys(self, band: int) -> np.ndarray:
+        """One number for a band of each signature: where it is another, so is the band."""
+        # Never a whole band in memory: its keys are half as large.
+        found = []
+        with open(self._files[band].name, "rb") as file:
+            while len(halves := np.fromfile(file, np.uint64, 2 * _AT_ONCE).reshape(-1, 2)):
+                found.append(_mix(halves[:, 0]) ^ halves[:, 1])
+        return np.concatenate(found)
 
     def _band(self, band: int) -> np.ndarray:
         """One band of all signatures, shape (signatures, rows of a band)."""
@@ -222,14 +240,14 @@ def _shingles_of_bytes(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     return _mix(hashes), counts
 
 
-def _in_one_bucket(digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _in_one_bucket(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each text, but for the first, of a bucket that has several; and the first one of its bucket."""
-    halves = np.ascontiguousarray(digests).view(np.uint64)
-    order = np.lexsort((halves[:, 1], halves[:, 0]))
-    sorted_ = halves[order]
-    new = np.append(True, (sorted_[1:] != sorted_[:-1]).any(axis=1))
-    del sorted_
-    first = order[np.flatnonzero(new)[np.cumsum(new) - 1]]
+    order = np.argsort(keys, kind="stable").astype(np.int32)
+    keys = keys[order]
+    new = np.append(True, keys[1:] != keys[:-1])
+    del keys
+    leads = np.flatnonzero(new)
+    first = order[np.repeat(leads, np.diff(np.append(leads, len(new))))]
     return order[~new], first[~new]
 
 
@@ -273,11 +291,11 @@ class _Inside:
         if not self._file.is_file():
             return
         texts = np.fromfile(self._file, _FOUND_BY)
-        texts = texts[rows[texts["row"]]]
-        texts = texts[np.unique(texts["whole"], return_index=True)[1]]
-        texts.sort(order="window")
-        _, of, times = np.unique(texts["window"], return_inverse=True, return_counts=True)
-        self._texts = texts[times[of] <= _COMMON]
+        at = np.flatnonzero(rows[texts["row"]])
+        at = at[np.unique(texts["whole"][at], return_index=True)[1]]
+        at = at[np.argsort(texts["window"][at], kind="stable")]
+        _, of, times = np.unique(texts["window"][at], return_inverse=True, return_counts=True)
+        self._texts = texts[at[times[of] <= _COMMON]]
         self._sieve = np.zeros(2 ** min(27, 10 + len(texts).bit_length()), dtype=bool)
         self._sieve[self._texts["window"] & np.uint64(len(self._sieve) - 1)] = True
 
