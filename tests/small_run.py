@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lib.config import Config
-from lib.evaluation import metrics
+from lib.evaluation import floors, metrics
 from lib.parameters import load_configs
 from lib.paths import ADAPTER_RECORD
 from lib.report import page, provenance
@@ -92,6 +92,7 @@ def make(
         write_completions(config)
         write_language(config, 1.5 if config.name == "base" else 2.5)
         write_json(files.stage_record(f"4_evaluation_{config.name}"), {"seconds": 12.0, "peak_memory_gb": 0.5})
+    write_floors(configs[0])
     for config in configs[1:]:
         files.sample(config.sampled_as).parent.mkdir(parents=True, exist_ok=True)
         parts = ["train"] * len(TRAINED) + ["validation"] * 4
@@ -157,24 +158,9 @@ def write_completions(config: Config, texts=completion) -> None:
             for row in tested
             for run in range(1 if protocol == "greedy" else RUNS)
         ]
-        path.write_text(
-            "\n".join(
-                map(
-                    json.dumps,
-                    [
-                        {"settings": {}, "decoding": DECODING | ({"greedy": True} if protocol == "greedy" else {})},
-                        *known,
-                    ],
-                )
-            )
-            + "\n"
-        )
-        written, asked = [k["text"] for k in known], [reference(k["row"]) for k in known]
-        pairs = pd.DataFrame(known)[["row", "run"]].assign(
-            subset=[SUBSETS[k["row"] % 3] for k in known], group=[SAME_GROUP.get(k["row"], k["row"]) for k in known]
-        )
-        pairs = pd.concat([pairs, metrics.each(written, asked)], axis=1)
-        pairs["correct"] = [text.startswith(right) for text, right in zip(written, asked, strict=True)]
+        head = {"settings": {}, "decoding": DECODING | ({"greedy": True} if protocol == "greedy" else {})}
+        path.write_text("\n".join(map(json.dumps, [head, *known])) + "\n")
+        pairs = pairs_of(known)
         # What a model answers rightly in its first run, it expects.
         expected = {k["row"]: k["text"].startswith(reference(k["row"])) for k in known if k["run"] == 0}
         pairs["bytes"] = [len(reference(k["row"]).encode()) for k in known]
@@ -182,6 +168,31 @@ def write_completions(config: Config, texts=completion) -> None:
         path = config.paths.pairs(config.name, protocol)
         path.parent.mkdir(parents=True, exist_ok=True)
         pairs.to_parquet(path, index=False)
+
+
+def pairs_of(known: list[dict]) -> pd.DataFrame:
+    """What the scores of some completions are made of."""
+    written, asked = [k["text"] for k in known], [reference(k["row"]) for k in known]
+    pairs = pd.DataFrame(known)[["row", "run"]].assign(
+        subset=[SUBSETS[k["row"] % 3] for k in known], group=[SAME_GROUP.get(k["row"], k["row"]) for k in known]
+    )
+    pairs = pd.concat([pairs, metrics.each(written, asked)], axis=1)
+    return pairs.assign(correct=[text.startswith(right) for text, right in zip(written, asked, strict=True)])
+
+
+def write_floors(config: Config, texts=None) -> None:
+    """What the scores of floors and ceiling are made of: those that draw have two draws; the reference apart, all say
+    what nobody asked for, or what `texts` maps a floor and a row to.
+    """
+    for name in (floors.CEILING, *floors.FLOORS):
+        known = [
+            {"row": row, "run": run, "text": texts(name, row) if texts else f"tanpa model {name} {row} {run}"}
+            for row in TESTED["clean"]
+            for run in range(2 if name in ("random", "shuffled") else 1)
+        ]
+        if name == floors.CEILING:
+            known = [line | {"text": reference(line["row"])} for line in known]
+        pairs_of(known).to_parquet(config.paths.pairs(name, "clean"), index=False)
 
 
 def write_language(config: Config, loss: float) -> None:

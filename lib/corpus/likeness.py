@@ -36,18 +36,18 @@ def prepare(config: Config, split: pd.DataFrame) -> pd.DataFrame:
 
 
 def shares(split: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
-    """How many of the test prompts and outputs have one alike on the other side: the share of each subset, and of all.
+    """The share of the test rows whose prompt, and whose output, has one alike on the other side, by subset and of all.
 
     Args:
-        found: table of `alike`.
+        found: table of `alike`. Rows whose text it has not looked at are left out.
     """
     tested = split[split["split"] == "test"]
     table = {}
     for kind in KINDS:
-        looked_at = tested.drop_duplicates(kind).nsmallest(TESTED, kind)["subset"].astype(str).value_counts()
-        counts = found.loc[found["kind"] == kind, "subset"].value_counts().reindex(looked_at.index, fill_value=0)
-        looked_at["all"], counts["all"] = looked_at.sum(), counts.sum()
-        table[f"grouped split: {kind}s alike"] = counts / looked_at
+        looked_at = tested[tested[kind].isin(tested[kind].drop_duplicates().nsmallest(TESTED))]
+        hit = looked_at[kind].isin(split[kind].loc[found.loc[found["kind"] == kind, "row"]])
+        of_subset = hit.groupby(looked_at["subset"].astype(str)).mean()
+        table[f"grouped split: {kind}s alike"] = pd.concat([of_subset, pd.Series({"all": hit.mean()})])
     return pd.DataFrame(table)
 
 

@@ -217,7 +217,7 @@ class _Signatures:
         """One number for a band of each signature: where it is another, so is the band."""
         # Never a whole band in memory: its keys are half as large.
         found = []
-        with open(self._files[band].name, "rb") as file:
+        with Path(self._files[band].name).open("rb") as file:
             while len(halves := np.fromfile(file, np.uint64, 2 * _AT_ONCE).reshape(-1, 2)):
                 found.append(_mix(halves[:, 0]) ^ halves[:, 1])
         return np.concatenate(found)

@@ -63,9 +63,11 @@ def pairs(
         axis=1,
     )
     made.insert(4, "group", splits.read(config)["group"].loc[rows["row"]].to_numpy())
-    vectors = embed(list(short), config.paths.embeddings)
+    vectors = embed(list(short), config.paths.embeddings, exact=True)
     compared = first_tokens(tokenizer, whole_references, _f1_reference_tokens(settings))
-    made["correct"] = metrics.correct(vectors, embed(compared, config.paths.embeddings), settings.f1_similarity)
+    made["correct"] = metrics.correct(
+        vectors, embed(compared, config.paths.embeddings, exact=True), settings.f1_similarity
+    )
     return made
 
 

@@ -64,21 +64,23 @@ def finished(configs: list[Config]) -> tuple[list[Config], dict[str, str]]:
 
 
 def trainings(configs: list[Config]) -> pd.DataFrame:
-    """What each training gave: iteration, seed, rows (trained on), steps, train_loss and validation_loss at its end,
-    and first and lowest, the validation losses before training and at their lowest (nats a token).
+    """What each training gave: iteration, seed, rows (trained on), steps, train_loss (the mean over its last epoch),
+    validation_loss at its end, and first and lowest, the validation losses before training and at their lowest (nats a
+    token).
     """
     found = []
     for config in configs[1:]:
         log = pd.read_csv(config.paths.training_log(config.name))
         sample = pd.read_parquet(config.paths.sample(config.sampled_as), columns=["part"])
         losses = log["validation_loss"].dropna()
+        last_epoch = log["epoch"] > log["epoch"].max() - 1
         found.append(
             {
                 "iteration": config.iteration,
                 "seed": config.seed,
                 "rows": int((sample["part"] == "train").sum()),
                 "steps": int(log["step"].max()),
-                "train_loss": log["train_loss"].dropna().iloc[-1],
+                "train_loss": log.loc[last_epoch, "train_loss"].mean(),
                 "validation_loss": losses.iloc[-1],
                 "first": losses.iloc[0],
                 "lowest": losses.min(),
@@ -127,6 +129,24 @@ def comparisons(configs: list[Config], against: str) -> pd.DataFrame:
     return table.assign(differs=table["p_adjusted"] < 0.05, resamples=resamples)
 
 
+def against_floors(config: Config, protocol: str = "clean") -> pd.DataFrame:
+    """One model against every answer without a model, as `comparisons` has trainings against a model.
+
+    Returns:
+        Its columns; `iteration` names the floor, and a positive difference is the model's.
+    """
+    own = scoring.read_pairs(config, protocol)
+    floor_pairs = {name: pairs for (name, *_), pairs in floors.all_pairs(config, protocol).items()}
+    resamples = max(1000, 40 * len(floors.FLOORS) * len(metrics.OF_COMPLETIONS))
+    tables = [
+        statistics.paired_bootstrap(floor_pairs[name], own, metrics.OF_COMPLETIONS, resamples).assign(iteration=name)
+        for name in floors.FLOORS
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    table["p_adjusted"] = statistics.holm(table["p_value"])
+    return table.assign(differs=table["p_adjusted"] < 0.05, resamples=resamples)
+
+
 def _pairs(configs: list[Config], protocol: str) -> Iterator[tuple[str, pd.DataFrame]]:
     """Iteration after iteration, what its scores are made of, with the runs of further seeds as further runs."""
     for iteration in dict.fromkeys(c.iteration for c in configs):
@@ -139,18 +159,22 @@ def _pairs(configs: list[Config], protocol: str) -> Iterator[tuple[str, pd.DataF
         yield iteration, pd.concat(tables, ignore_index=True)
 
 
-def leak_worth(config: Config) -> pd.DataFrame:
+def leak_worth(config: Config, answered_by: Config | None = None) -> pd.DataFrame:
     """What it is worth to one model that a left-over row's group was trained on, by subset and over all.
 
     Leaked and other rows are both left over by the same draw and in the same subset, so that nothing but the leak parts
     them by design. Over all there are two weighted means of the subsets' differences: with the rows that are tested
     here, and with Cendol's. Subsets without rows or groups enough on both sides are left out of them.
 
+    Args:
+        answered_by: the model whose answers are scored, where it is not the one that was trained: of the base model
+            nothing is expected, since it has seen neither side in this training.
+
     Returns:
         subset (or what it is weighted by), metric, apart and leaked (the scores), difference, low and high (95 %, over
         groups; for the weighted means by the subsets' standard errors), groups_apart, groups_leaked, rows.
     """
-    table = scoring.read_pairs(config, "paper")
+    table = scoring.read_pairs(answered_by or config, "paper")
     sample = pd.read_parquet(config.paths.sample(config.sampled_as))
     positions = sample.loc[sample["part"] == "train", "position"]
     leaked = table["group"].isin(splits.read(config)["group"].loc[positions])
@@ -258,34 +282,42 @@ def nested_bleu(configs: list[Config]) -> pd.DataFrame:
     return rows.agg(["mean", "std"]).rename(columns={"std": "sd"}).reset_index()
 
 
-def nested_verdict(table: pd.DataFrame, printed: pd.DataFrame) -> dict[str, Any]:
-    """How far the paper's BLEU may have come from the wrongly nested call, by one model's choices of the first row.
+def nested_verdict(table: pd.DataFrame, printed: pd.DataFrame, picked: str) -> dict[str, Any]:
+    """How far the paper's BLEU may have come from the wrongly nested call, by the choices of the first row.
 
     Args:
-        table: of `nested_bleu`, one model's lines.
+        table: of `nested_bleu`, with the lines of the base model and of one seed of `picked`.
         printed: of `published.table3`.
 
     Returns:
-        rows (the choices); low, median and high of their means (the central 95 %), sd_low, sd_median and sd_high of
-        their deviations over decoding runs; models (how many the paper has), means_within and sds_within (how many of
-        its means and of its deviations are in those ranges); explains, whether at least nine in ten of both are.
+        Of the picked model: rows (the choices); low, median and high of their means (the central 95 %), sd_low,
+        sd_median and sd_high of their deviations over decoding runs; models (how many the paper has), means_within and
+        sds_within (how many of its means and of its deviations are in those ranges). base_low and base_high, the range
+        of the base model's means, and base_within, whether the mean that the paper has for its base is in it.
+        explains: at least nine in ten of the paper's means and deviations, and its base, are in those ranges.
     """
     bleu = printed[printed["metric"] == "bleu"]
-    low, median, high = table["mean"].quantile([0.025, 0.5, 0.975])
-    sd_low, sd_median, sd_high = table["sd"].quantile([0.025, 0.5, 0.975])
+    own, base = table[table["iteration"] == picked], table[table["iteration"] == "base"]
+    low, median, high = own["mean"].quantile([0.025, 0.5, 0.975])
+    sd_low, sd_median, sd_high = own["sd"].quantile([0.025, 0.5, 0.975])
+    base_low, base_high = base["mean"].quantile([0.025, 0.975])
     means, deviations = bleu["mean"].between(low, high), bleu["sd"].between(sd_low, sd_high)
+    base_within = bool(bleu.loc[bleu["iteration"] == "base", "mean"].between(base_low, base_high).all())
     return {
-        "rows": len(table),
+        "rows": len(own),
         "low": low,
         "median": median,
         "high": high,
         "sd_low": sd_low,
         "sd_median": sd_median,
         "sd_high": sd_high,
+        "base_low": base_low,
+        "base_high": base_high,
+        "base_within": base_within,
         "models": len(bleu),
         "means_within": int(means.sum()),
         "sds_within": int(deviations.sum()),
-        "explains": bool(min(means.mean(), deviations.mean()) >= 0.9),
+        "explains": bool(min(means.mean(), deviations.mean()) >= 0.9 and base_within),
     }
 
 

@@ -87,21 +87,40 @@ def evaluation(config: Config, table: pd.DataFrame, found: pd.DataFrame) -> Mark
     )
 
 
-def report(picked: Config, against_base: pd.DataFrame, cost: pd.DataFrame, page: Path) -> Markdown:
+def report(
+    picked: Config, against_base: pd.DataFrame, against_floors: pd.DataFrame, cost: pd.DataFrame, page: Path
+) -> Markdown:
     """What the final adapter gained and what it cost: by the adjusted paired bootstrap, and in English.
 
     Args:
+        against_base, against_floors: of `ablation.comparisons` and `ablation.against_floors`.
         cost: table of `ablation.english_cost`.
     """
     own = against_base[(against_base["iteration"] == picked.iteration) & against_base["differs"]]
     gains = own["difference"].where(~own["metric"].isin(LOWER_IS_BETTER), -own["difference"])
     up, down = ([METRIC_NAMES[m] for m in own.loc[some, "metric"]] for some in (gains > 0, gains < 0))
     adapter = look.model_name(picked.iteration, picked.seed)
+    ahead = beside_floors(against_floors)["ahead"]
     return Markdown(
         f"**The final adapter is {adapter}. On Indonesian test rows it is significantly better than the base in "
-        f"{', '.join(up) or 'nothing'} and worse in {', '.join(down) or 'nothing'}. {_english(picked, cost)}** "
+        f"{', '.join(up) or 'nothing'} and worse in {', '.join(down) or 'nothing'}, and better than every answer "
+        f"without a model in {', '.join(ahead) or 'nothing'}. {_english(picked, cost)}** "
         f"The report is `{page.name}`."
     )
+
+
+def beside_floors(table: pd.DataFrame) -> dict[str, list[str]]:
+    """The metrics in which a model is `ahead` of every answer without a model by more than chance, those in which it is
+    `behind` one of them by more than chance, and those that leave it `open`.
+
+    Args:
+        table: of `ablation.against_floors`.
+    """
+    found: dict[str, list[str]] = {"ahead": [], "behind": [], "open": []}
+    for metric, part in table.groupby("metric", sort=False):
+        won, lost = part["differs"] & (part["difference"] > 0), part["differs"] & (part["difference"] < 0)
+        found["ahead" if won.all() else "behind" if lost.any() else "open"].append(METRIC_NAMES[str(metric)])
+    return found
 
 
 def _english(picked: Config, cost: pd.DataFrame) -> str:

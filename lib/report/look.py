@@ -270,6 +270,24 @@ def comparisons(table: pd.DataFrame) -> Styler:
     return wide.style
 
 
+def leak_worth(table: pd.DataFrame, placebo: pd.DataFrame) -> Styler:
+    """What leaks are worth to the adapter, and the same difference of the base model's answers, with what it rests on.
+
+    Args:
+        table, placebo: of `ablation.leak_worth`, by the adapter's answers and by the base model's.
+    """
+    shown: dict[tuple[str, str], dict[str, Any]] = {}
+    for column, name in (("rows", "rows"), ("groups_apart", "groups apart"), ("groups_leaked", "groups leaked")):
+        shown["what was compared", name] = table.groupby("subset", sort=False)[column].first().to_dict()
+    for whose, found in (("the adapter", table), ("the base", placebo)):
+        for metric, part in found.groupby("metric", sort=False):
+            shown[whose, METRIC_NAMES[str(metric)]] = {
+                row.subset: f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]" for row in part.itertuples()
+            }
+    wide = pd.DataFrame(shown).rename(index=lambda name: name.replace("_", " "))
+    return wide.style.format("{:,.0f}", subset=[key for key in shown if key[0] == "what was compared"])
+
+
 def leaked(found: pd.DataFrame) -> Styler:
     """How much of each protocol's test set is in the training sample (table of `ablation.leaked_share`)."""
     return found.style.format("{:.1%}")

@@ -15,11 +15,11 @@ from pandas.io.formats.style import Styler
 from lib import paths
 from lib.config import Config
 from lib.corpus import likeness, splits
-from lib.evaluation import completions, floors, metrics
+from lib.evaluation import completions, floors, metrics, scoring
 from lib.evaluation.metrics import METRIC_NAMES
 from lib.model import generation
 from lib.release import cards, finished
-from lib.report import ablation, inline, look, provenance
+from lib.report import ablation, conclusions, inline, look, provenance
 from lib.storage import whole, write_json
 
 
@@ -76,6 +76,7 @@ def write(
     picked: Config,
     summary: pd.DataFrame,
     against_base: pd.DataFrame,
+    against_floors: pd.DataFrame,
     samples: pd.DataFrame,
     tables: dict[str, Styler],
     failed: dict[str, str],
@@ -89,6 +90,7 @@ def write(
         picked: the one that the page calls "the adapter".
         summary: of the clean protocol (`statistics.summarise`).
         against_base: every training against the base (`ablation.comparisons`).
+        against_floors: the picked one against answers without a model (`ablation.against_floors`).
         samples: of base and picked (`side_by_side`).
         tables: shown as they are, by the names that the template knows.
         failed: for each training that is missing, why.
@@ -115,11 +117,13 @@ def write(
         corpus=json.loads(files.corpus_summary.read_text()),
         verdicts=found,
         floors=floors.FLOORS,
+        beside_floors=conclusions.beside_floors(against_floors),
         alike_from=likeness.BOUND,
         english=_english(two),
         pretrained=_pretrained(picked),
         resamples=int(against_base["resamples"].iloc[0]),
         test_groups=int(against_base["groups"].iloc[0]),
+        equal_groups=_equal_groups(picked),
         signatures=_signatures(),
         samples=samples.to_dict("records"),
         models=[look.model_name(c.iteration, c.seed) for c in two],
@@ -174,6 +178,12 @@ def verdicts(summary: pd.DataFrame, comparison: pd.DataFrame, bounds: pd.DataFra
             if ceiling > floor:
                 found[metric]["share"] = (after - floor) / (ceiling - floor)
     return found
+
+
+def _equal_groups(config: Config) -> float:
+    """How many groups of equal size say as much of a mean over the clean test rows as theirs do (Kish 1965)."""
+    sizes = scoring.read_pairs(config, "clean").drop_duplicates("row")["group"].value_counts()
+    return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
 def _english(two: list[Config]) -> dict[str, list[float]]:

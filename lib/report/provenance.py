@@ -16,7 +16,7 @@ from lib.model import generation, loading
 
 #: The libraries that numbers depend on.
 PACKAGES = (
-    "torch", "transformers", "trl", "peft", "datasets", "sentence-transformers", "scikit-learn", "rensa",
+    "torch", "transformers", "trl", "peft", "datasets", "sentence-transformers", "ctranslate2", "scikit-learn", "rensa",
     "sacrebleu", "rouge-score", "py3langid", "papermill", "numpy", "pandas", "pyarrow",
 )  # fmt: skip
 

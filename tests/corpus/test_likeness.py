@@ -52,6 +52,15 @@ def test_shares_are_of_the_test_texts_that_were_looked_at(made):
     assert found["grouped split: prompts alike"].to_dict() == {"dolly": 0, "wikihow": 0, "all": 0}
 
 
+def test_a_row_counts_with_each_of_its_copies():
+    split = pd.DataFrame(
+        {"subset": "dolly", "split": "test", "prompt": [1, 1, 1, 2], "output": [5, 5, 6, 7], "short": False}
+    )
+    found = pd.DataFrame({"kind": ["prompt", "output"], "row": [0, 0]})
+    shares = likeness.shares(split, found).loc["all"]
+    assert shares["grouped split: prompts alike"] == 3 / 4 and shares["grouped split: outputs alike"] == 2 / 4
+
+
 def test_the_check_is_made_once_for_a_split(made, monkeypatch):
     config, split = made
     first = likeness.prepare(config, split)

@@ -6,7 +6,7 @@ import pytest
 import sacrebleu
 import small_run
 
-from lib.evaluation import metrics, scoring, statistics
+from lib.evaluation import floors, metrics, scoring, statistics
 from lib.evaluation.metrics import METRICS
 from lib.model import loading
 from lib.parameters import load_configs
@@ -64,7 +64,7 @@ def test_trainings_tell_what_was_trained_on_and_the_losses_at_the_start_the_end_
     table = ablation.trainings(configs)
     assert table[["iteration", "seed"]].values.tolist() == [["4", 0], ["4", 1], ["6", 0], ["6", 1]]
     assert table.loc[1, ["rows", "steps", "train_loss", "validation_loss", "first", "lowest"]].tolist() == [
-        12, 10, 2.0, 2.75, 3.5, 2.5,
+        12, 10, 2.5, 2.75, 3.5, 2.5,
     ]  # fmt: skip
     # Row 6 is row 4's training.
     assert table["validation_loss"].tolist() == [2.25, 2.75, 2.25, 2.75]
@@ -362,16 +362,49 @@ def test_the_order_of_completion_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    ("means", "deviations", "within", "explains"),
-    [((0, 100), (0, 20), (11, 11), True), ((0, 100), (0, 1), (11, 0), False), ((80, 100), (0, 20), (0, 11), False)],
+    ("means", "deviations", "of_base", "within", "explains"),
+    [
+        ((0, 100), (0, 20), (0, 60), (11, 11), True),
+        ((0, 100), (0, 1), (0, 60), (11, 0), False),
+        ((80, 100), (0, 20), (0, 60), (0, 11), False),
+        # The paper's base has 24.76.
+        ((0, 100), (0, 20), (0, 9), (11, 11), False),
+    ],
 )
-def test_the_verdict_on_the_nested_call_counts_the_paper_s_values_in_its_ranges(means, deviations, within, explains):
-    lines = {"mean": np.linspace(*means, 1001), "sd": np.linspace(*deviations, 1001)}
-    found = ablation.nested_verdict(pd.DataFrame(lines), published.table3())
+def test_the_verdict_on_the_nested_call_counts_the_paper_s_values_in_its_ranges(
+    means, deviations, of_base, within, explains
+):
+    lines = [
+        pd.DataFrame({"iteration": name, "mean": np.linspace(*some, 1001), "sd": np.linspace(*deviations, 1001)})
+        for name, some in (("base", of_base), ("5", means))
+    ]
+    found = ablation.nested_verdict(pd.concat(lines), published.table3(), "5")
     assert (found["rows"], found["models"]) == (1001, 11)
     assert (found["means_within"], found["sds_within"]) == within
+    assert found["base_within"] is (of_base[1] == 60)
     assert found["explains"] is explains
     assert found["median"] == pytest.approx(np.mean(means))
+
+
+def test_a_model_is_compared_with_each_answer_without_a_model_under_one_correction():
+    configs = small_run.make()
+    small_run.write_floors(configs[0], lambda name, row: small_run.completion(configs[1], row, 0))
+    table = ablation.against_floors(configs[1])
+    assert table.groupby("metric", sort=False)["iteration"].agg(list).to_dict() == {
+        metric: list(floors.FLOORS) for metric in metrics.OF_COMPLETIONS
+    }
+    assert not table["differs"].any()
+    small_run.write_floors(configs[0])
+    table = ablation.against_floors(configs[1])
+    assert table["differs"].all() and (table["difference"] > 0).all()
+    assert np.all(table["p_adjusted"] == statistics.holm(table["p_value"]))
+
+
+def test_the_base_s_answers_say_what_else_parts_leaked_rows_from_others():
+    config = half_leaked(lambda row: small_run.reference(row) if row in LEAKED else "entah apa ini ya")
+    base = load_configs("trial")[0]
+    placebo = ablation.leak_worth(config, base)
+    assert placebo["difference"].abs().max() < 5 < ablation.leak_worth(config)["difference"].min()
 
 
 # --- English, studies ------------------------------------------------------------------------------------------------

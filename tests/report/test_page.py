@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 from lib import paths
 from lib.config import English
 from lib.corpus import splits
-from lib.evaluation import completions, scoring, statistics
+from lib.evaluation import completions, floors, scoring, statistics
 from lib.evaluation.metrics import METRICS
 from lib.model import loading
 from lib.parameters import load_configs
@@ -48,19 +48,24 @@ def write_report(configs: list, failed: dict[str, str] | None = None) -> str:
     summary = statistics.summarise(clean, pairs)
     against_base = ablation.comparisons(configs, "base")
     nested = ablation.nested_bleu([configs[0], picked])
-    verdict = ablation.nested_verdict(nested[nested["iteration"] == picked.iteration], published.table3())
+    verdict = ablation.nested_verdict(nested, published.table3(), picked.iteration)
+    against_floors, worth = ablation.against_floors(picked), ablation.leak_worth(picked)
     tables = {
         "table2": look.table2(ablation.trainings(configs), published.table2()),
         "table3": look.table3(pd.concat([summary, statistics.summarise(bounds, {})]), published.table3()),
         "seeds": look.spread(statistics.over_seeds(clean, pairs)),
         "against_base": look.comparisons(against_base),
         "against_5": look.comparisons(against_base),
+        "against_floors": look.comparisons(against_floors),
+        "leak_worth": look.leak_worth(worth, worth),
         "leaked": look.leaked(ablation.leaked_share(picked)),
         "nested": look.nested(nested, published.table3()),
         "english": look.english(ablation.english_cost(configs)),
     }
     samples = page.side_by_side([configs[0], picked], count=6)
-    written = page.write(configs, picked, summary, against_base, samples, tables, failed or {}, verdict, bounds)
+    written = page.write(
+        configs, picked, summary, against_base, against_floors, samples, tables, failed or {}, verdict, bounds
+    )
     return written.read_text()
 
 
@@ -161,6 +166,7 @@ def test_what_the_nested_call_could_explain_is_said_from_the_choices_of_the_firs
     text = Page(write_report(configs)).text
     assert said in text
     within = 11 if top == 100 else 7
+    assert "what the paper has for its base is within" in text
     assert f"Of the paper's 11 values of BLEU {within} are in the first range" in text
     assert "over the 1,001 choices of the first row" in text
 
@@ -171,11 +177,15 @@ def test_the_room_that_the_adapter_takes_is_told_and_where_it_is_below_an_answer
     # From 20, the nearest prompt's answer, to 100: 41 is 26 % of the way.
     assert "the adapter takes 26.2 % in BLEU, 26.2 % in chrF++" in text
     assert re.search(r"BLEU 11\.0 \[.*?\] 41\.0 \[.*?\] 20\.0 \(nearest\) 100\.0 26\.2 % ", text)
-    assert "below an answer that needs no model" not in text
-    write_scores(configs[1], 9)
+    assert "by more than chance, in BLEU, chrF++, ROUGE-1, ROUGE-2, ROUGE-L, Weighted F1." in text
+    assert "cannot be told from the best of them" not in text and "needs no model." not in text
+    # A lookup that answers with the reference, and one that writes what the adapter writes.
+    known = {"nearest": small_run.reference, "echo": lambda row: small_run.completion(configs[1], row, 0)}
+    small_run.write_floors(configs[0], lambda name, row: known[name](row) if name in known else "entah")
     text = Page(write_report(configs)).text
-    assert "-12.5 % in BLEU" in text
-    assert "In BLEU, chrF++, ROUGE-1, ROUGE-2, ROUGE-L, Weighted F1 it is below an answer that needs no model." in text
+    assert "by more than chance, in no metric." in text
+    assert "In Weighted F1 it cannot be told from the best of them." in text
+    assert "In BLEU, chrF++, ROUGE-1, ROUGE-2, ROUGE-L it is behind one that needs no model." in text
 
 
 def test_a_metric_without_room_between_floor_and_reference_has_no_share():
@@ -270,12 +280,12 @@ def test_two_seeds_have_their_spread_shown_and_no_single_seed_is_regretted():
 
 def test_the_page_says_that_its_intervals_are_over_groups_of_test_rows_and_what_could_have_been_seen():
     configs = small_run.make()
-    for config in configs:
-        pairs = pd.read_parquet(config.paths.pairs(config.name))
-        pairs.assign(group=pairs["row"] // 2).to_parquet(config.paths.pairs(config.name))
+    for name in (*(config.name for config in configs), floors.CEILING, *floors.FLOORS):
+        pairs = pd.read_parquet(configs[0].paths.pairs(name))
+        pairs.assign(group=pairs["row"] // 2).to_parquet(configs[0].paths.pairs(name))
     text = Page(write_report(configs)).text
     assert "Mean over 3 decoding runs with its 95 % interval (over groups of test rows" in text
-    assert "24 rows in 12 groups" in text
+    assert "24 rows in 12 groups, which are worth 12 of equal size" in text
     assert "Student" not in text
     assert "whole groups of test rows are drawn again with replacement" in text
     assert "the true difference that such a test, by itself, finds four times in five" in text
@@ -431,7 +441,8 @@ def test_the_page_of_one_training_has_every_section_that_it_has_data_for_and_no_
     assert sections(page) == EVERY_RUN
     words = {heading for tag, heading in page.headings if tag == "h3"}
     assert words == {
-        "Every model, beside the paper's Table 3", "Against the base model", "Where the uncertainty comes from",
+        "Every model, beside the paper's Table 3", "Against the base model", "Against answers without a model",
+        "Where the uncertainty comes from",
     }  # fmt: skip
     assert "nothing to compare with" not in page.text
     words = page.text.lower().split()
@@ -561,16 +572,24 @@ def test_the_report_concludes_with_what_is_more_than_chance(tmp_path):
         }
     )
     where = tmp_path / "report.html"
-    assert conclusions.report(config, against_base, cost, where).data == (
+    lines = [
+        (f, m, d, True) for f in ("nearest", "echo") for m, d in (("bleu", -1 if f == "echo" else 1), ("rougeL", 2))
+    ]
+    beside = pd.DataFrame(lines, columns=["iteration", "metric", "difference", "differs"])
+    assert conclusions.report(config, against_base, beside, cost, where).data == (
         "**The final adapter is row 5, seed 0. On Indonesian test rows it is significantly better than the base in "
-        "BLEU and worse in Weighted F1. English gets worse: 1.000 bits a byte become 2.000, and the share of English "
-        "prompts answered in English goes from 98.0% to 3.0%.** The report is `report.html`."
+        "BLEU and worse in Weighted F1, and better than every answer without a model in ROUGE-L. English gets worse: "
+        "1.000 bits a byte become 2.000, and the share of English prompts answered in English goes from "
+        "98.0% to 3.0%.** The report is `report.html`."
     )
     bits = against_base.replace({"metric": {"bleu": "loss_per_byte"}})
-    said = conclusions.report(config, bits, cost, where).data
-    assert "better than the base in nothing and worse in bits a byte, Weighted F1." in said, "the fewer, the better"
-    said = conclusions.report(config, against_base.assign(differs=False), cost[["iteration", "seed"]], where).data
-    assert "in nothing and worse in nothing. What this cost in English was not measured." in said
+    said = conclusions.report(config, bits, beside, cost, where).data
+    assert "than the base in nothing and worse in bits a byte, Weighted F1, and" in said, "the fewer, the better"
+    said = conclusions.report(
+        config, against_base.assign(differs=False), beside.assign(differs=False), cost[["iteration", "seed"]], where
+    ).data
+    assert "in nothing and worse in nothing, and better than every answer without a model in nothing." in said
+    assert "What this cost in English was not measured." in said
 
 
 def test_training_concludes_with_the_loss_that_there_is():

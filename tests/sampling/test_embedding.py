@@ -52,7 +52,7 @@ def asked(monkeypatch):
         vectors = np.array([np.random.default_rng(list(text.encode())).normal(size=384) for text in texts], np.float32)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
-    monkeypatch.setattr(embedding, "load_encoder", lambda device, cache: encode)
+    monkeypatch.setattr(embedding, "load_encoder", lambda device, cache, exact: encode)
     return calls
 
 
@@ -66,6 +66,17 @@ def test_embeddings_agree_with_sentence_transformers(model_cache):
     assert cosines.min() >= 0.98
     assert ours.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-5)
+
+
+def test_exact_embeddings_are_those_of_sentence_transformers_whatever_stands_beside_a_text(model_cache, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    plain = SentenceTransformer(str(embedding.model_folder()), device="cpu").encode(TEXTS)
+    together = embedding.embed(TEXTS, model_cache, device="cpu", exact=True)
+    alone = np.concatenate([embedding.embed([text], tmp_path / str(n), "cpu", True) for n, text in enumerate(TEXTS)])
+    np.testing.assert_allclose(together, plain, atol=1e-5)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert np.abs(embedding.embed(TEXTS, model_cache, device="cpu") - plain).max() > 1e-3, "the same folder keeps both"
 
 
 def test_each_text_keeps_its_place_whatever_its_length(model_cache):
