@@ -1,7 +1,7 @@
 """Embeddings of texts by all-MiniLM-L6-v2, computed once per distinct text and kept on disk.
 
-For scores it runs in sentence-transformers, in 32 bits. For clusters, which need many more texts, 16 will do on a GPU; on
-a CPU it runs in 8-bit integers with CTranslate2, whose vectors had a mean cosine of 0.996 with those of
+For scores it runs in sentence-transformers, in 32 bits. For clusters, which need many more texts, 16 will do on a GPU;
+on a CPU it runs in 8-bit integers with CTranslate2, whose vectors had a mean cosine of 0.996 with those of
 sentence-transformers on 1,500 texts, and depend a little on the texts that are embedded beside them.
 """
 
