@@ -12,7 +12,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from lib.evaluation.metrics import METRIC_NAMES
 from lib.report import drawing
@@ -278,6 +278,7 @@ def loss_per_byte(results: pd.DataFrame, english: pd.DataFrame | None = None, pi
     half = max(high - low for low, high in limits) / 2
     for axis, (low, high) in zip(axes[0], limits, strict=True):
         axis.set_xlim((low + high) / 2 - half, (low + high) / 2 + half)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
     drawing.seed_legend(figure, drawing.seeds_of(panels["Indonesian"]))
     return figure
 

@@ -206,6 +206,7 @@ def test_what_english_was_and_became_is_in_the_lead_and_in_the_indonesian_summar
         "prompts are answered in English, where 66.7 % were." in text
     )
     assert "Dalam bahasa Inggris angka itu berubah dari 1,500 menjadi 2,500" in text
+    assert "Adapter lebih baik daripada semua jawaban tanpa model, di luar faktor kebetulan, dalam BLEU, chrF++" in text
 
 
 def test_what_the_demo_s_base_was_pretrained_on_comes_from_its_own_record():
