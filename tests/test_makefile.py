@@ -670,8 +670,8 @@ def test_notebooks_are_told_which_run(graph):
     assert calls["3_training_3_seed7"] == [
         "notebooks/3_training.ipynb", "reports/mine/3_training_3_seed7.ipynb", *common, "iteration=3", "seed=7",
     ]  # fmt: skip
-    assert calls["1_sampling_3"][2:] == [*common, "iteration=3"]
-    assert calls["2_preprocessing_3"][2:] == [*common, "iteration=3"]
+    assert calls["1_sampling_3"][2:] == [*common, "iteration=3", "seed=0"]
+    assert calls["2_preprocessing_3"][2:] == [*common, "iteration=3", "seed=0"]
     assert calls["4_evaluation_base"][2:] == [*common, "iteration=base", "seed=0"]
     assert calls["5_report"][2:] == [*common, "iterations=3 5", "seeds=7", "studies="]
 

@@ -73,7 +73,7 @@ def test_the_demo_is_told_with_every_figure_and_how_it_is_known(quick, told):
         r"download +nothing +all of it is on this machine",
         r"corpus +27,\d\d\d rows of the six subsets +counted",
         r"training +1 of 250 examples at most: 160 steps, [\d,]+ tokens +measured on rows of the corpus",
-        r"evaluation +2 models: 5,150 completions, at most 247,200 new tokens +from the settings",
+        r"evaluation +2 models: 5,640 completions, at most 270,720 new tokens +from the settings",
         r"memory +[\d.]+ (GB|MB) of 16.0 GB \(main memory\) +computed, for the ",
         r"disk +[\d.]+ (GB|MB) of [\d.]+ GB free +computed",
         r"time +about [\d.]+ (s|min|h) +measured on this machine",
