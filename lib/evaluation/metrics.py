@@ -69,6 +69,11 @@ class MetricError(ValueError):
     """Completions and references that cannot be scored against each other; the message says why."""
 
 
+def digits(metric: str) -> int:
+    """With how many digits after the point a score is shown."""
+    return 3 if metric == "weighted_f1" or metric.startswith("loss_per_byte") else 1
+
+
 def _check(completions: Sequence[str], references: Sequence[str]) -> None:
     for name, texts in (("completions", completions), ("references", references)):
         wrong = next((text for text in texts if not isinstance(text, str)), None)

@@ -10,7 +10,7 @@ from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
 from lib.corpus import splits
 from lib.evaluation import floors, statistics
-from lib.evaluation.metrics import METRIC_NAMES
+from lib.evaluation.metrics import METRIC_NAMES, digits
 from lib.model import loading
 from lib.release import licences
 from lib.release.finished import Finished
@@ -175,16 +175,16 @@ def _score_rows(scores: pd.DataFrame, room: pd.DataFrame) -> list[dict[str, str]
     """
     rows = []
     for metric, part in scores.groupby("metric", sort=False):
-        digits = 3 if metric in ("weighted_f1", "loss_per_byte") else 1
+        shown_digits = digits(str(metric))
         shown = {
-            "base" if row.iteration == "base" else "adapter": f"{row.mean_:.{digits}f}"
-            + ("" if pd.isna(row.low) else f" [{row.low:.{digits}f}, {row.high:.{digits}f}]")
+            "base" if row.iteration == "base" else "adapter": f"{row.mean_:.{shown_digits}f}"
+            + ("" if pd.isna(row.low) else f" [{row.low:.{shown_digits}f}, {row.high:.{shown_digits}f}]")
             for row in part.rename(columns={"mean": "mean_"}).itertuples()
         }
         shown |= {"floor": "", "by": "", "reference": ""}
         if metric in room.index:
             floor, by, ceiling = room.loc[metric]
-            shown |= {"floor": f"{floor:.{digits}f}", "by": by, "reference": f"{ceiling:.{digits}f}"}
+            shown |= {"floor": f"{floor:.{shown_digits}f}", "by": by, "reference": f"{ceiling:.{shown_digits}f}"}
         rows.append({"metric": METRIC_NAMES[str(metric)], **shown})
     return rows
 

@@ -113,20 +113,12 @@ def comparisons(configs: list[Config], against: str) -> pd.DataFrame:
         is below 5 %, and `resamples`, how many there were. Empty if `against` was not evaluated, or nothing else was.
     """
     pairs = dict(_pairs(configs, "clean"))
-    # The least p-value is 1 / (1 + resamples). With fewer, Holm's factor alone would lift it above 5 %.
-    resamples = max(1000, 40 * len(pairs) * len(metrics.METRICS))
+    count = len(pairs) * len(metrics.METRICS)
     before = pairs.pop(against, None)
     pairs.pop("base", None)
     if before is None or not pairs:
         return pd.DataFrame()
-    tables = [
-        statistics.paired_bootstrap(before, after, metrics.METRICS, resamples).assign(iteration=iteration)
-        for iteration, after in pairs.items()
-    ]
-    table = pd.concat(tables, ignore_index=True)
-    table.insert(0, "iteration", table.pop("iteration"))
-    table["p_adjusted"] = statistics.holm(table["p_value"])
-    return table.assign(differs=table["p_adjusted"] < 0.05, resamples=resamples)
+    return _tested({iteration: (before, after) for iteration, after in pairs.items()}, metrics.METRICS, count)
 
 
 def against_floors(config: Config, protocol: str = "clean") -> pd.DataFrame:
@@ -135,14 +127,23 @@ def against_floors(config: Config, protocol: str = "clean") -> pd.DataFrame:
     Returns:
         Its columns; `iteration` names the floor, and a positive difference is the model's.
     """
-    own = scoring.read_pairs(config, protocol)
-    floor_pairs = {name: pairs for (name, *_), pairs in floors.all_pairs(config, protocol).items()}
-    resamples = max(1000, 40 * len(floors.FLOORS) * len(metrics.OF_COMPLETIONS))
+    own, known = scoring.read_pairs(config, protocol), floors.all_pairs(config, protocol)
+    sides = {name: (known[name, 0, protocol], own) for name in floors.FLOORS}
+    return _tested(sides, metrics.OF_COMPLETIONS, len(sides) * len(metrics.OF_COMPLETIONS))
+
+
+def _tested(
+    sides: dict[str, tuple[pd.DataFrame, pd.DataFrame]], names: tuple[str, ...], comparisons: int
+) -> pd.DataFrame:
+    """The paired bootstrap of each two sides, under one correction."""
+    # The least p-value is 1 / (1 + resamples). With fewer, Holm's factor alone would lift it above 5 %.
+    resamples = max(1000, 40 * comparisons)
     tables = [
-        statistics.paired_bootstrap(floor_pairs[name], own, metrics.OF_COMPLETIONS, resamples).assign(iteration=name)
-        for name in floors.FLOORS
+        statistics.paired_bootstrap(before, after, names, resamples).assign(iteration=iteration)
+        for iteration, (before, after) in sides.items()
     ]
     table = pd.concat(tables, ignore_index=True)
+    table.insert(0, "iteration", table.pop("iteration"))
     table["p_adjusted"] = statistics.holm(table["p_value"])
     return table.assign(differs=table["p_adjusted"] < 0.05, resamples=resamples)
 

@@ -16,7 +16,7 @@ from lib.config import Config
 from lib.corpus import selection
 from lib.corpus.selection import CorpusSummary
 from lib.evaluation.floors import CEILING, FLOORS
-from lib.evaluation.metrics import METRIC_NAMES
+from lib.evaluation.metrics import METRIC_NAMES, digits
 from lib.model.prompts import Example
 from lib.sampling.draws import Sample, nearest_to_centres
 from lib.training.examples import Examples
@@ -357,11 +357,6 @@ def _sampling(row: dict[str, Any]) -> str:
     drawn = words[row["sampling_method"]].format(**row)
     clusters = ", K = {clusters}, {rows_per_cluster:,} from each" if row["clusters"] else ""
     return drawn + clusters.format(**row)
-
-
-def digits(metric: str) -> int:
-    """With how many digits after the point a score is shown."""
-    return 3 if metric == "weighted_f1" or metric.startswith("loss_per_byte") else 1
 
 
 def _clip(text: str, length: int) -> str:

@@ -210,7 +210,7 @@ def _score_rows(summary: pd.DataFrame, found: dict[str, dict[str, Any]]) -> list
         line = {"metric": verdict["name"], **table.loc[verdict["name"]], "floor": "", "ceiling": "", "share": ""}
         for end in ("floor", "ceiling"):
             if end in verdict:
-                line[end] = f"{verdict[end]:.{look.digits(metric)}f}"
+                line[end] = f"{verdict[end]:.{metrics.digits(metric)}f}"
         if "share" in verdict:
             line["share"] = f"{100 * verdict['share']:.1f} %"
         lines.append(line | {"by": verdict.get("by", "")})
