@@ -169,7 +169,6 @@ def _tokenizer(file: Path, fields: dict[str, Any]) -> PreTrainedTokenizerBase:
             read = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, clean_up_tokenization_spaces=False)
         except Exception as error:
             raise GgufError(f"transformers cannot read its tokenizer ({_first_line(error)}). {_OTHER}") from error
-        read.chat_template = fields["tokenizer.chat_template"]
         return read
     cuts = fields.get("tokenizer.ggml.pre", "")
     if cuts not in byte_level.CUTS:
