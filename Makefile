@@ -97,7 +97,7 @@ run_notebook = exec env $(shared_cores) $(3) $(PY) -m lib.running.notebooks $(1)
 # Where a step has separated the notebooks' output from make's own.
 heard = $(if $(KLEPON_GRAPH),2>&3)
 CORPUS_FILES     := $(if $(CORPUS),$(wildcard $(CORPUS) $(CORPUS)/*))
-BASE_MODEL_FILES := $(wildcard $(or $(BASE_MODEL),lib/demo/base_model)/*)
+BASE_MODEL_FILES := $(wildcard $(or $(BASE_MODEL),lib/demo/base_model)/* $(filter %.gguf,$(BASE_MODEL)))
 
 # What each stage can see of the settings. A file is rewritten only when that has changed. The plus sign keeps `make -n`
 # from taking every file for new: it plans by the settings of the last run.

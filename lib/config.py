@@ -59,7 +59,7 @@ class Model:
     """The frozen base model."""
 
     base_model: str = "unsloth/Llama-3.2-1B-Instruct-bnb-4bit"
-    """Hub id or folder."""
+    """`demo`, a model that a package carries (lib/model/packaged.py), a hub id, a folder, or a .gguf file."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,13 @@ PUBLISHED = ROOT / "reports" / "published"
 DEMO_BASE_MODEL = ROOT / "lib" / "demo" / "base_model"
 #: In an adapter's folder: how it was trained.
 ADAPTER_RECORD = "klepon.json"
+#: In the folder of a base model that was unpacked from a GGUF file: which file that was.
+GGUF_RECORD = "gguf.json"
+
+
+def base_models() -> Path:
+    """Base models that were unpacked from a file, for all runs: a folder each."""
+    return ROOT / "artifacts" / "base_models"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import pytest
 
 from lib import config, parameters, paths
 from lib.config import Config, ConfigError
+from lib.model import packaged
 from lib.parameters import load_config, load_configs
 from lib.running import graph
 from lib.running.graph import stage_settings
@@ -60,6 +61,14 @@ def test_the_laptop_trains_on_1000_rows_of_the_papers_corpus_in_short():
     assert (sampling.rows, sampling.clusters * sampling.rows_per_cluster) == (350, 1000)
     assert (found.evaluation.test_rows, found.prompt.max_train_tokens) == (200, 384)
     assert found.model.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def test_smollm2_is_a_small_run_of_the_model_that_pip_brings():
+    found, whole = load_config(profile="smollm2"), load_config(profile="paper")
+    assert found.model.base_model in packaged.PACKAGES
+    assert found.lora == whole.lora
+    assert found.sampling.clusters * found.sampling.rows_per_cluster == 300
+    assert (found.training.epochs, found.prompt.max_train_tokens, found.evaluation.test_rows) == (1, 512, 60)
 
 
 def test_one_beginning_of_text_token_is_the_default_and_not_the_papers_two():
@@ -315,7 +324,7 @@ def test_an_unknown_study_names_the_nearest():
         load_configs(studies="bos lorapuls")
 
 
-@pytest.mark.parametrize("profile", ["demo", "laptop", "paper", "t4"])
+@pytest.mark.parametrize("profile", ["demo", "laptop", "paper", "smollm2", "t4"])
 def test_iterations_share_what_they_have_in_common(profile):
     found = {c.iteration: c for c in load_configs(profile=profile, iterations="all", studies="all")[1:]}
     sampled = {name: c.sampled_as for name, c in found.items() if c.sampled_as != name}

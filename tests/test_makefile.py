@@ -404,6 +404,14 @@ def test_changed_base_model_weights_rerun_what_uses_them(graph):
     assert graph.ran() == ALL - {"1_sampling_5"}
 
 
+def test_a_changed_gguf_file_reruns_what_uses_it(graph):
+    (graph.folder / "a.gguf").write_text("")
+    graph.ran("BASE_MODEL=a.gguf")
+    graph.touch("a.gguf")
+    assert graph.ran("BASE_MODEL=a.gguf") == ALL - {"1_sampling_5"}
+    assert graph.ran("BASE_MODEL=a.gguf") == set()
+
+
 # --- Several iterations ----------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from transformers import (
 
 from lib import paths
 from lib.config import Lora, Model
-from lib.model import attention
+from lib.model import attention, packaged
 
 #: The projections that carry an adapter, in every layer (the authors' adapter_config.json).
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -51,21 +51,36 @@ def peak_memory_gb() -> float:
 
 
 def base_model_folder(settings: Model) -> Path:
-    """The folder of the base model: the demo's in this repository, one that is named, or one fetched from the hub.
+    """The folder of the base model: the demo's in this repository, one that is named, one that was unpacked from a GGUF
+    file, or one fetched from the hub.
 
     Raises:
-        ModelError: if it is not there or cannot be fetched.
+        ModelError: if it is not there, cannot be fetched, or cannot be unpacked.
     """
-    name, folder = settings.base_model, _own_folder(settings)
-    if folder:
+    name = settings.base_model
+    if name == "demo":
+        return paths.DEMO_BASE_MODEL
+    if file := gguf_file(settings):
+        # Slow to import, and not needed for a folder.
+        from lib.model import gguf
+
+        try:
+            return gguf.unpacked(packaged.fetched(name) if name in packaged.PACKAGES else file)
+        except (gguf.GgufError, packaged.PackageError) as error:
+            raise ModelError(f"BASE_MODEL={name}: {error}") from error
+    if folder := _path(name):
         if not (folder / "config.json").is_file():
-            raise ModelError(f"BASE_MODEL={name}: no config.json in that folder; name a model's folder")
+            wrong = "no config.json in that folder" if folder.is_dir() else "it is neither a folder nor a .gguf file"
+            raise ModelError(f"BASE_MODEL={name}: {wrong}; name a model's folder or a .gguf file")
         return folder
     # Slow to import, and not needed for a local folder.
     from lib import hub
 
     if not hub.is_name(name):
-        raise ModelError(f"BASE_MODEL={name}: there is no such folder, and it is not a hub id (owner/name)")
+        raise ModelError(
+            f"BASE_MODEL={name}: there is no such folder or file, and it is not a hub id (owner/name); "
+            f"by a name alone there are demo and {', '.join(packaged.PACKAGES)}"
+        )
     try:
         return hub.model(name)
     except hub.HubError as error:
@@ -73,8 +88,12 @@ def base_model_folder(settings: Model) -> Path:
 
 
 def pinned(settings: Model) -> str:
-    """The base model's name; for one from the hub, with the commit at which it is read."""
-    if _own_folder(settings):
+    """The name by which this model is found again: of one from the hub, with the commit at which it is read; of a GGUF
+    file, that of the folder that it was unpacked to, which stays if the file is moved.
+    """
+    if settings.base_model not in packaged.PACKAGES and gguf_file(settings):
+        return base_model_folder(settings).relative_to(paths.ROOT).as_posix()
+    if is_local(settings):
         return settings.base_model
     from lib import hub
 
@@ -82,17 +101,39 @@ def pinned(settings: Model) -> str:
 
 
 def is_local(settings: Model) -> bool:
-    """Whether the base model is a folder on this machine rather than a hub id."""
-    return _own_folder(settings) is not None
+    """Whether the base model needs no hub: it is on this machine, or in a package that pip fetches."""
+    name = settings.base_model
+    return name == "demo" or name in packaged.PACKAGES or _path(name) is not None
 
 
-def _own_folder(settings: Model) -> Path | None:
-    """The base model's folder, unless it is to come from the hub."""
-    if settings.base_model == "demo":
-        return paths.DEMO_BASE_MODEL
+def gguf_file(settings: Model) -> Path | None:
+    """The GGUF file that the base model is unpacked from; a package's may have to be fetched first. None for others."""
+    if settings.base_model in packaged.PACKAGES:
+        return packaged.PACKAGES[settings.base_model].path
+    path = _path(settings.base_model)
+    return path if path and path.is_file() and path.suffix.lower() == ".gguf" else None
+
+
+def provenance(settings: Model) -> dict[str, str]:
+    """What the manifest says of the base model: `source` and `sha256` (over the files that are loaded).
+
+    A GGUF file is named by its file name and its own SHA-256 (`gguf`, `gguf_sha256`), since where it is on somebody's
+    machine is private; a package by its name and version too (`package`).
+    """
+    found = {"source": pinned(settings), "sha256": base_fingerprint(settings)}
+    if file := gguf_file(settings):
+        found |= {"gguf": file.name, "gguf_sha256": packaged.sha256(file)}
+        if package := packaged.PACKAGES.get(settings.base_model):
+            found["package"] = f"{package.name} {package.version}"
+        else:
+            found["source"] = file.name
+    return found
+
+
+def _path(name: str) -> Path | None:
+    """The folder or file that a name may stand for."""
     # A notebook's working directory is not the one that `make` was called in.
-    places = Path(settings.base_model).expanduser(), paths.ROOT / settings.base_model
-    return next((path for path in places if path.is_dir()), None)
+    return next((path for path in (Path(name).expanduser(), paths.ROOT / name) if path.exists()), None)
 
 
 def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:

@@ -141,7 +141,7 @@ def name(run: Finished) -> str:
 def public_name(source: str) -> str:
     """A base model's public name: a hub id with its commit, or the last part of a folder's path."""
     named = _named(source)
-    return f"{named['repository']}@{named['commit']}" if named["repository"] else str(named["short"])
+    return f"{named['repository']}@{named['commit']}" if named["repository"] else Path(source).name
 
 
 def _named(source: str, commit: str | None = None) -> dict[str, str | None]:
@@ -153,7 +153,7 @@ def _named(source: str, commit: str | None = None) -> dict[str, str | None]:
     at = commit or (revision if re.fullmatch("[0-9a-f]{40}", revision) else None)
     if at:
         return {"source": source, "repository": repository, "commit": at, "short": repository.partition("/")[2]}
-    return {"source": source, "repository": None, "commit": None, "short": Path(source).name}
+    return {"source": source, "repository": None, "commit": None, "short": Path(source).name.removesuffix(".gguf")}
 
 
 def _scores(run: Finished) -> pd.DataFrame:

@@ -13,11 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-#: How Llama 3 cuts text into words, as its tokenizer.json says it; llama.cpp calls it llama-bpe.
-LLAMA3_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+# llama.cpp calls this way llama-bpe.
+from lib.model.byte_level import LLAMA3_WORDS
 
 
 def cuts_as_llama3(tokenizer: dict[str, Any]) -> bool:

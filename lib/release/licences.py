@@ -5,6 +5,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib.paths import GGUF_RECORD
+
 #: The Llama licences that ask for a name that begins with "Llama" and for the words "Built with Llama".
 _LLAMA = re.compile(r"llama[-_ ]?(3\.[123])(?!\d)", re.IGNORECASE)
 #: The size of the vocabulary and the scaling of positions that identify a Llama 3.2 under any name.
@@ -37,9 +39,13 @@ APACHE = Licence("apache-2.0", "Apache License 2.0", "https://www.apache.org/lic
 
 
 def of_model(name: str, folder: Path) -> Licence:
-    """The licence of a base model, `demo`, a hub id or a folder, which its adapter and all merged with it fall under.
+    """The licence of a base model, which its adapter and all merged with it fall under.
 
-    A Llama 3.2 is recognised by its name, or by its configuration, whatever the folder is called.
+    A Llama 3.2 is recognised by its name, or by its configuration, whatever the folder is called. A GGUF file tells
+    its licence.
+
+    Args:
+        name: `demo`, or the `source` of the manifest.
     """
     if name == "demo":
         return APACHE
@@ -48,7 +54,9 @@ def of_model(name: str, folder: Path) -> Licence:
         number = version[1] if version else "3.2"
         link = f"https://www.llama.com/llama{number.replace('.', '_')}/license/"
         return Licence(f"llama{number}", f"Llama {number} Community License", link, number)
-    return Licence("other", "the licence of the base model")
+    record = folder / GGUF_RECORD
+    told = json.loads(record.read_text(encoding="utf-8"))["licence"] if record.is_file() else ""
+    return APACHE if told == APACHE.identifier else Licence("other", "the licence of the base model")
 
 
 def of_corpus(source: str) -> Licence:

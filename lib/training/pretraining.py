@@ -33,6 +33,7 @@ from lib.corpus.files import SUBSETS
 from lib.demo import generator, others
 from lib.demo.pairs import Pair
 from lib.model import attention
+from lib.model.byte_level import LLAMA3_WORDS
 from lib.model.prompts import LLAMA3_CHAT_TEMPLATE, encode_example, to_messages, to_sharegpt
 from lib.storage import whole, write_json
 from lib.training.muon import Muon
@@ -73,11 +74,6 @@ SPECIAL_TOKENS = (
     "<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>", "<|start_header_id|>", "<|end_header_id|>",
     "<|eot_id|>",
 )  # fmt: skip
-# Llama 3's way of cutting text into words, before byte-pair merges.
-_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 def train_tokenizer(texts: list[str], settings: Prompt) -> PreTrainedTokenizerFast:
@@ -88,7 +84,7 @@ def train_tokenizer(texts: list[str], settings: Prompt) -> PreTrainedTokenizerFa
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
+            pre_tokenizers.Split(Regex(LLAMA3_WORDS), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -112,7 +112,9 @@ def test_a_missing_adapter_is_named(base_model, tmp_path):
 @pytest.mark.parametrize("name", ["/no/such/folder", "./no-such-folder", "~/no-such-folder-at-all"])
 def test_a_folder_that_is_not_there_is_named(name):
     for load in (loading.load_base, loading.load_tokenizer):
-        with pytest.raises(ModelError, match=f"BASE_MODEL={name}: there is no such folder, and it is not a hub id"):
+        with pytest.raises(
+            ModelError, match=f"BASE_MODEL={name}: there is no such folder or file, and it is not a hub id"
+        ):
             load(Model(name))
 
 

@@ -97,6 +97,24 @@ def test_a_llama_under_another_name_is_named_llama(run):
     assert cards.name(told(run, f"someone/tuned-llama-3.2@{COMMIT}")) == "Llama-tuned-llama-3.2-klepon-trial"
 
 
+def test_a_model_from_a_gguf_file_is_named_by_the_file_and_its_hash(run):
+    base = {"source": "Tiny-1B.Q4.gguf", "sha256": "f" * 64, "gguf": "Tiny-1B.Q4.gguf", "gguf_sha256": "0a" * 32}
+    run = replace(run, manifest=run.manifest | {"base_model": base})
+    card = cards.model_card(run)
+    assert cards.name(run) == "Tiny-1B.Q4-klepon-trial"
+    assert (
+        f"| base model | `Tiny-1B.Q4`, SHA-256 `{'f' * 64}`; unpacked from `Tiny-1B.Q4.gguf`, SHA-256 `{'0a' * 32}` |"
+        in card
+    )
+    assert 'from_pretrained("artifacts/base_models/Tiny-1B.Q4-0a0a0a0a0a0a")' in card
+    assert cards.public_name(base["source"]) == "Tiny-1B.Q4.gguf"
+    packed = replace(
+        run, manifest=run.manifest | {"base_model": base | {"source": "tiny", "package": "tiny-model 1.0"}}
+    )
+    assert "unpacked from `Tiny-1B.Q4.gguf` of the package tiny-model 1.0, SHA-256" in cards.model_card(packed)
+    assert cards.name(packed) == "tiny-klepon-trial"
+
+
 def test_the_training_settings_are_in_the_card(run):
     lora = replace(run.config.lora, lora_rank=17, loraplus_lr_ratio=3.5, use_rslora=False)
     training = replace(run.config.training, learning_rate=1.5e-3, epochs=2.5)

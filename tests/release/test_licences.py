@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from lib.paths import GGUF_RECORD
 from lib.release import licences
 
 LLAMA_32 = {"model_type": "llama", "vocab_size": 128_256, "rope_scaling": {"factor": 32.0, "rope_type": "llama3"}}
@@ -47,3 +48,9 @@ def test_the_demo_s_model_is_this_project_s_own(tmp_path):
 def test_a_llama_s_notice_names_its_version_and_its_owner(tmp_path):
     notice = licences.of_model("x/Llama-3.2-1B", tmp_path).notice
     assert notice.startswith("Llama 3.2 is licensed under the Llama 3.2 Community License, Copyright © Meta Platforms")
+
+
+@pytest.mark.parametrize(("told", "identifier"), [("apache-2.0", "apache-2.0"), ("llama3.2", "other"), ("", "other")])
+def test_a_gguf_file_tells_its_licence(tmp_path, told, identifier):
+    (tmp_path / GGUF_RECORD).write_text(json.dumps({"file": "x.gguf", "sha256": "", "licence": told}))
+    assert licences.of_model("x.gguf", folder(tmp_path, {"model_type": "llama"})).identifier == identifier

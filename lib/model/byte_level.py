@@ -1,0 +1,59 @@
+"""Tokenizers that merge bytes, made from their parts: vocabulary, merges, and the name of how they cut text into words.
+
+llama.cpp's files name that way instead of spelling it out. transformers' reader of such files ignores the name: it cuts
+every text as GPT-2 does, and a model then reads other tokens than it was trained on.
+"""
+
+from collections.abc import Sequence
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+#: How Llama 3 cuts text into words, as its tokenizer.json says it.
+LLAMA3_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+#: Qwen 2 takes digits one by one.
+_QWEN2_WORDS = LLAMA3_WORDS.replace("{1,3}", "")
+#: The names that llama.cpp gives to ways of cutting text.
+CUTS = ("gpt-2", "smollm", "llama-bpe", "qwen2")
+#: In llama.cpp's files: a token that is a sign, such as the end of a turn, and one that somebody added as a text.
+CONTROL, _ADDED = 3, 4
+
+
+def tokenizer(tokens: Sequence[str], types: Sequence[int], merges: Sequence[str], cuts: str) -> Tokenizer:
+    """A tokenizer that cuts and merges as the model's own did.
+
+    Args:
+        tokens: by their ids.
+        types: of each token, as llama.cpp numbers them.
+        merges: pairs with a space between, the first one merged first.
+        cuts: one of `CUTS`.
+    """
+    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    # In Llama 3's, a word that is a token is that token, whatever the merges make of it.
+    made = Tokenizer(models.BPE(vocabulary, pairs, ignore_merges=cuts == "llama-bpe"))
+    made.pre_tokenizer = _pre_tokenizer(cuts)
+    made.decoder = decoders.ByteLevel()
+    if cuts == "qwen2":
+        made.normalizer = normalizers.NFC()
+    kinds = list(zip(tokens, types, strict=True))
+    made.add_special_tokens([AddedToken(token, normalized=False, special=True) for token, t in kinds if t == CONTROL])
+    made.add_tokens([AddedToken(token, normalized=False) for token, t in kinds if t == _ADDED])
+    return made
+
+
+def _pre_tokenizer(cuts: str) -> pre_tokenizers.PreTokenizer:
+    gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if cuts == "gpt-2":
+        return gpt2
+    if cuts == "smollm":
+        return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2])
+    words = {"llama-bpe": LLAMA3_WORDS, "qwen2": _QWEN2_WORDS}[cuts]
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(words), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
