@@ -5,6 +5,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib.corpus import sources
+
 #: The Llama licences that ask for a name that begins with "Llama" and for the words "Built with Llama".
 _LLAMA = re.compile(r"llama[-_ ]?(3\.[123])(?!\d)", re.IGNORECASE)
 #: The size of the vocabulary and the scaling of positions that identify a Llama 3.2 under any name.
@@ -55,6 +57,9 @@ def of_corpus(source: str) -> Licence:
     """The licence of a corpus, as far as this project can know it."""
     if source == "demo":
         return APACHE
+    if source == "open":
+        *most, last = sources.licences()
+        return Licence("other", f"mixed, by source: {', '.join(most)} and {last}")
     if source.partition("@")[0] == "indonlp/cendol_collection_v2":
         return Licence(APACHE.identifier, "Apache License 2.0, as its page on the hub says", APACHE.link)
     return Licence("unknown", "that of the corpus's authors")
