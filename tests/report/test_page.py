@@ -468,7 +468,7 @@ def test_a_figure_that_an_earlier_run_left_is_not_shown_for_what_was_not_measure
 
 
 def test_the_page_names_the_public_sources_of_its_corpus():
-    configs = small_run.make(corpus="open")
+    configs = small_run.make()
     small_run.name_sources(configs[0])
     text = Page(write_report(configs)).text
     assert "They come from 2 public repositories" in text
