@@ -78,7 +78,7 @@ _ENGLISH = {"the", "and", "of", "to", "in", "is", "that", "for", "with", "this",
 #: Where a passage is longer, its question and answer would be cut by a training on 2,048 tokens.
 _LONGEST_PASSAGE = 4_000
 #: Headings that begin with a verb, and so name a task; the others are no verbs.
-_VERB = re.compile(r"(?!Memori|Mengapa|Mengenai|Menurut|Melalui|Menit)Me[mnlrw][a-z]{4,}")
+_VERB = re.compile(r"(?!Mengapa|Mengenai|Menurut|Melalui)Me[mnlrw][a-z]{4,}")
 
 
 def _pair(output: str, template: str, wordings: Sequence[str], **texts: str) -> Pair:

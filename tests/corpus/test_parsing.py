@@ -143,7 +143,7 @@ def test_each_section_of_a_guide_is_a_row_in_plain_text():
 @pytest.mark.parametrize(
     "body",
     [
-        "Pendek saja.",
+        "Ini dan itu ada di dalam daftar untuk Anda.",
         "This page tells you how to use the tool, and what it is for. " * 4,
         f"{PROSE}\n\n| a | b |\n|---|---|\n| 1 | 2 |",
         f"{PROSE} Contohnya adalah:",
@@ -163,6 +163,8 @@ def test_a_section_that_is_no_answer_is_left_out(body):
         ("Apa itu alat?", "Apa itu alat?"),
         ("Memori", '"Memori"'),
         ("Metode", '"Metode"'),
+        ("Menu", '"Menu"'),
+        ("Mengapa begitu", '"Mengapa begitu"'),
     ],
 )
 def test_the_request_follows_the_heading(heading, asked):

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,7 @@ def test_the_same_bytes_come_out_again():
 
 def test_a_corpus_that_is_written_needs_neither_network_nor_sources(root, monkeypatch):
     before = sources.write().stat().st_mtime_ns
+    shutil.rmtree(root / "artifacts" / "sources")
     monkeypatch.setattr(fetching, "fetch", lambda *_: pytest.fail("fetched again"))
     assert sources.to_fetch() == 0
     assert sources.write().stat().st_mtime_ns == before
