@@ -228,6 +228,21 @@ def training_log(last: float = 2.25) -> pd.DataFrame:
     )
 
 
+def name_sources(config: Config) -> None:
+    """Two sources in the summary of the run's corpus, as `CORPUS=open` writes them."""
+    path = config.paths.corpus_summary
+    common = {"parser": "p", "commit": "ab" * 20, "stated": "LICENSE", "attribution": "Penguji", "rows": 1024}
+    made = [
+        common
+        | {"name": name, "subset": subset, "licence": licence, "repository": f"https://example.org/someone/{where}"}
+        for name, subset, licence, where in (
+            ("answers", "identity_prompt", "MIT", "texts"),
+            ("poems", "indo_puisi", "CC-BY-4.0", "others"),
+        )
+    ]
+    write_json(path, json.loads(path.read_text()) | {"sources": made})
+
+
 def write_log(config: Config, last: float = 2.25) -> None:
     """The log of a training that ends with this validation loss."""
     config.paths.training(config.name).mkdir(parents=True, exist_ok=True)

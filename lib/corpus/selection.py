@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from lib import paths
 from lib.config import Config, nearest
+from lib.corpus import sources
 from lib.corpus.files import COLUMNS, SUBSETS, CorpusError, check_file, find_files, listed, row_count, suffix
 from lib.corpus.rows import REPETITIVE, SCHEMA, counts, jsonl_parts, parquet_parts
 from lib.demo import generator
@@ -39,7 +40,7 @@ class CorpusSummary:
     `left_out` counts the rows of other subsets, whose text is not looked at; `bad` counts the rows set aside, by
     reason; `commit` is that of a data set on the hub, and `not_fetched` has the rows of those of its files that hold
     none of the subsets, which are not counted elsewhere; `fingerprint` is a SHA-256 over the names and the bytes of all
-    files that were read.
+    files that were read; `sources` describes the public repositories of the corpus `open`, each with its rows.
     """
 
     corpus: str
@@ -51,6 +52,7 @@ class CorpusSummary:
     fingerprint: str
     commit: str | None = None
     not_fetched: dict[str, int] = field(default_factory=dict)
+    sources: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values that JSON can hold."""
@@ -131,7 +133,7 @@ def select(corpus: str, destination: Path, subsets: Sequence[str] = SUBSETS) -> 
 def prepare(config: Config) -> CorpusSummary:
     """Select the six subsets of a run's corpus into its `rows` file, and keep the summary beside it.
 
-    The demo's corpus is generated first. Raises CorpusError if the corpus cannot be used.
+    The demo's corpus is generated first, and that of `open` fetched. Raises CorpusError if the corpus cannot be used.
     """
     source, rows = config.corpus.source, config.paths.rows
     rows.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +143,11 @@ def prepare(config: Config) -> CorpusSummary:
             path = rows.parent / "demo" / "corpus.jsonl.gz"
             generator.write(path)
             source = str(path)
+        elif source == "open":
+            source = str(sources.write())
         summary = select(located(source), rows)
+        if config.corpus.source == "open":
+            summary = replace(summary, sources=sources.described())
         write_json(config.paths.corpus_summary, summary.to_dict())
     return summary
 

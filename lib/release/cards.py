@@ -98,6 +98,7 @@ def data_card(run: Finished) -> str:
     data = DatasetCardData(
         language=["id"],
         license=licence.identifier,
+        license_name="mixed" if licence.identifier == "other" else None,
         multilinguality="monolingual",
         annotations_creators="machine-generated" if own else None,
         size_categories=next((label for most, label in _SIZES if len(sample) < most), "1M<n<10M"),

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib.corpus import sources
 from lib.paths import GGUF_RECORD
 
 #: The Llama licences that ask for a name that begins with "Llama" and for the words "Built with Llama".
@@ -63,6 +64,9 @@ def of_corpus(source: str) -> Licence:
     """The licence of a corpus, as far as this project can know it."""
     if source == "demo":
         return APACHE
+    if source == "open":
+        *most, last = sources.licences()
+        return Licence("other", f"mixed, by source: {', '.join(most)} and {last}")
     if source.partition("@")[0] == "indonlp/cendol_collection_v2":
         return Licence(APACHE.identifier, "Apache License 2.0, as its page on the hub says", APACHE.link)
     return Licence("unknown", "that of the corpus's authors")

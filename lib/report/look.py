@@ -36,11 +36,12 @@ def settings(config: Config, *sections: str) -> pd.DataFrame:
 
 
 def corpus_summary(summary: CorpusSummary) -> pd.DataFrame:
-    """What was read: rows kept by subset, left out by subset, and set aside by reason."""
+    """What was read: rows kept by subset, left out by subset, set aside by reason, and read from each public source."""
     rows = [("kept", name, count) for name, count in summary.kept.items()]
     rows += [("left out (another subset)", name, count) for name, count in sorted(summary.left_out.items())]
     rows += [("set aside (bad row)", reason, count) for reason, count in summary.bad.items()]
     rows += [("not fetched (none of the subsets)", name, count) for name, count in summary.not_fetched.items()]
+    rows += [("from", f"{one['name']} ({one['licence']})", one["rows"]) for one in summary.sources]
     rows.append(("all", f"{len(summary.files)} file(s)", summary.rows_read))
     return pd.DataFrame(rows, columns=["", "what", "rows"]).set_index(["", "what"])
 

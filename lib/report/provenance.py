@@ -44,6 +44,7 @@ def manifest(configs: list[Config], picked: Config) -> dict[str, Any]:
             "commit": corpus["commit"],
             "rows_read": corpus["rows_read"],
             "sha256": corpus["fingerprint"],
+            "sources": corpus.get("sources", []),
         },
         "base_model": loading.provenance(config.model),
         "completed_by": sorted({completed_by(c) for c in configs}),

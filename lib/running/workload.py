@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from lib.config import Config
-from lib.corpus import selection
+from lib.corpus import selection, sources
 from lib.corpus.files import SUBSETS, check_file, find_files, is_of_the_hub, suffix
 from lib.corpus.rows import jsonl_parts, parquet_parts
 from lib.demo import generator
@@ -102,7 +102,9 @@ def survey(config: Config) -> Survey:
         sizes = rows["subset_name"].value_counts()
         rows = rows[rows["subset_name"].isin(SUBSETS)]
         return Survey(rows[TEXTS].head(SOME_ROWS), {name: int(sizes[name]) for name in SUBSETS}, "counted")
-    source = selection.located(config.corpus.source)
+    if config.corpus.source == "open" and not sources.is_written():
+        return Survey(None, sources.sizes(), "counted")
+    source = str(sources.path()) if config.corpus.source == "open" else selection.located(config.corpus.source)
     if is_of_the_hub(source):
         return Survey(None, CENDOL, "assumed")
     parts, found = [], Counter[str]()

@@ -181,6 +181,21 @@ def test_the_split_rule_is_the_run_s(run):
     assert "20 % test" in card and "(split seed 9)" in card
 
 
+def test_the_cards_of_a_run_on_public_sources_name_them_with_their_licences_and_whom_to_credit(run):
+    run = told(run, corpus="open")
+    small_run.name_sources(run.config)
+    card = cards.data_card(run)
+    for name, subset, licence, where in (
+        ("answers", "identity_prompt", "MIT", "texts"),
+        ("poems", "indo_puisi", "CC-BY-4.0", "others"),
+    ):
+        link = f"https://example.org/someone/{where} `abababababab`"
+        assert f"| {name} | {subset} | 1,024 | {link} | {licence} | LICENSE | Penguji |" in card
+    assert (DatasetCard(card).data.license, DatasetCard(card).data.license_name) == ("other", "mixed")
+    assert "whose own terms may differ" not in card
+    assert "The licences of the corpus: mixed, by source: Apache-2.0, CC-BY-4.0" in cards.model_card(run)
+
+
 def test_no_text_of_the_corpus_is_in_a_card(run):
     rows = pd.read_parquet(run.config.paths.rows)
     for card in (cards.model_card(run), cards.data_card(run)):

@@ -45,6 +45,11 @@ def test_the_demo_s_model_is_this_project_s_own(tmp_path):
     assert (found.identifier, found.llama, found.notice) == ("apache-2.0", "", "")
 
 
+def test_the_open_corpus_is_under_the_licences_of_its_sources():
+    found = licences.of_corpus("open")
+    assert (found.identifier, found.name) == ("other", "mixed, by source: Apache-2.0, CC-BY-4.0, CC-BY-SA-4.0 and MIT")
+
+
 def test_a_llama_s_notice_names_its_version_and_its_owner(tmp_path):
     notice = licences.of_model("x/Llama-3.2-1B", tmp_path).notice
     assert notice.startswith("Llama 3.2 is licensed under the Llama 3.2 Community License, Copyright © Meta Platforms")

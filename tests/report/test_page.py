@@ -479,6 +479,15 @@ def test_a_figure_that_an_earlier_run_left_is_not_shown_for_what_was_not_measure
     assert "This run names no English rows" in page.text
 
 
+def test_the_page_names_the_public_sources_of_its_corpus():
+    configs = small_run.make()
+    small_run.name_sources(configs[0])
+    text = Page(write_report(configs)).text
+    assert "They come from 2 public repositories" in text
+    assert "answers (identity_prompt): 1,024 rows of example.org/someone/texts at abababab" in text
+    assert "MIT. Penguji" in text
+
+
 def test_the_manifest_says_what_made_the_run():
     configs = small_run.make(seeds="0 1")
     write_report(configs)
@@ -488,7 +497,9 @@ def test_the_manifest_says_what_made_the_run():
     assert made["iterations"] == ["5"]
     assert made["seeds"] == [0, 1]
     assert made["git_commit"] == "unknown"
-    assert made["corpus"] == {"source": "demo", "commit": None, "rows_read": 1234, "sha256": "f" * 64}
+    assert made["corpus"] == {
+        "source": "demo", "commit": None, "rows_read": 1234, "sha256": "f" * 64, "sources": [],
+    }  # fmt: skip
     assert made["base_model"]["source"] == "demo"
     assert set(made["adapters"]) == {"5_seed0", "5_seed1"}
     assert made["adapters"]["5_seed0"] != made["adapters"]["5_seed1"]

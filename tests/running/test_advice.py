@@ -197,6 +197,15 @@ def test_a_hub_that_cannot_be_asked_is_one_sentence(there, quick, told):
     assert told("--profile", "demo", "--base-model", "someone/tiny")[1].startswith("error: the model 'someone/tiny'")
 
 
+def test_what_the_open_corpus_fetches_is_told_as_pinned(there):
+    config = of_the_hub(corpus="open")
+    (line,) = advice.fetch_lines(advice.to_fetch(config))
+    assert re.fullmatch(r"sources of the corpus: \d\d MB", line.comes_to)
+    assert line.how == "as pinned, of public git repositories"
+    fetched = of_the_hub(base_model="someone/tiny", corpus="open")
+    assert set(advice.to_fetch(fetched)) == {"sources of the corpus", "base model"}
+
+
 def test_a_demo_asks_no_hub(there):
     assert advice.to_fetch(load_config(profile="demo")) == {}
     assert there.requests == []

@@ -1,10 +1,13 @@
 import json
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from stand_in_hub import Hub, serving
 
 from lib.config import PAPER_CORPUS_ROWS
+from lib.corpus import sources
 from lib.corpus.files import COLUMNS, SUBSETS
 from lib.model.prompts import Example
 from lib.parameters import load_configs
@@ -125,6 +128,17 @@ def test_a_corpus_that_was_read_before_is_known_from_its_summary(root):
     found = workload.survey(config)
     assert (found.sizes, found.how) == ({"dolly": 3}, "counted")
     assert len(found.rows) == workload.SOME_ROWS
+
+
+def test_the_open_corpus_is_counted_before_it_is_fetched_and_measured_after(monkeypatch):
+    monkeypatch.setattr(sources.fetching, "fetch", lambda *_: pytest.fail("fetched"))
+    before = survey("open")
+    assert (before.rows, before.how, before.sizes) == (None, "counted", sources.sizes())
+    sources.path().parent.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist([row("dolly", n) for n in range(9)]), sources.path())
+    monkeypatch.setattr(sources, "is_written", lambda: True)
+    after = survey("open")
+    assert len(after.rows) == 9 and after.sizes["dolly"] == 9
 
 
 def test_a_corpus_of_the_hub_is_not_asked_for(monkeypatch, tmp_path):
