@@ -8,6 +8,8 @@ BASE_MODEL ?=
 ITERATIONS ?= 5
 SEEDS      ?= 0
 STUDIES    ?=
+# Empty: the profile's; `none` for none.
+BENCHMARKS ?=
 # For `make chat`: an adapter instead of the run's final one, a server to ask instead, the port, and how many workers.
 ADAPTER    ?=
 ENGINE_URL ?=
@@ -88,7 +90,7 @@ REPORT        := $(EVALUATION) $(call rooms,training release report) $(wildcard 
 
 # --- The stages ------------------------------------------------------------------------------------------------------
 VARIABLES = --run '$(RUN)' --profile '$(PROFILE)' --corpus '$(CORPUS)' --base-model '$(BASE_MODEL)' \
-    --iterations '$(ITERATIONS)' --seeds '$(SEEDS)' --studies '$(STUDIES)'
+    --iterations '$(ITERATIONS)' --seeds '$(SEEDS)' --studies '$(STUDIES)' --benchmarks '$(BENCHMARKS)'
 # More threads than cores would wait for each other. In a cluster, the node's cores count.
 THREADS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores > $(JOBS) ? cores / $(JOBS) : 1)))
 shared_cores = $(if $(filter-out 1,$(JOBS)),$(if $(cluster),,OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)}) KLEPON_JOBS=$(JOBS))
@@ -135,7 +137,7 @@ $(REPORTS)/3_training_%.ipynb: notebooks/3_training.ipynb $(SETTINGS)/training_%
 
 $(REPORTS)/4_evaluation_%.ipynb: notebooks/4_evaluation.ipynb $(SETTINGS)/evaluation_%.json \
     $(ARTIFACTS)/corpus/split.parquet $(EVALUATION) $(BASE_MODEL_FILES)
-	$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed) $(heard)
+	$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed) benchmarks='$(BENCHMARKS)' $(heard)
 
 # The page is made from what is there, and says why a row failed. It needs a corpus, the base model and one training.
 PRESENT := $(filter-out $(KLEPON_MISSING),$(STAGED))
@@ -144,7 +146,7 @@ BASE    := $(REPORTS)/4_evaluation_base.ipynb
 SCORED  := $(filter-out $(BASE),$(filter $(REPORTS)/4_evaluation_%,$(PRESENT)))
 $(REPORTS)/5_report.ipynb: notebooks/5_report.ipynb $(SETTINGS)/report.json $(PRESENT) $(REPORT) \
     $(wildcard $(NAMES:%=$(ARTIFACTS)/failures/%.json))
-	$(call run_notebook,$<,$@) iterations='$(ITERATIONS)' seeds='$(SEEDS)' studies='$(STUDIES)' $(heard)
+	$(call run_notebook,$<,$@) iterations='$(ITERATIONS)' seeds='$(SEEDS)' studies='$(STUDIES)' benchmarks='$(BENCHMARKS)' $(heard)
 	echo "The report: $(REPORTS)/report.html"
 
 .PHONY: settings stages page
@@ -157,7 +159,7 @@ page: settings $(if $(filter $(FIRST) $(BASE),$(MISSING)),,$(if $(SCORED),$(REPO
 help: ## list these commands
 	echo "Klepon: a report that can be run again. Commands:"
 	grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/  make /'
-	echo "Variables: PROFILE=$(PROFILE) RUN=$(RUN) CORPUS=$(CORPUS) BASE_MODEL=$(BASE_MODEL) ITERATIONS=\"$(ITERATIONS)\" SEEDS=\"$(SEEDS)\" STUDIES=\"$(STUDIES)\" JOBS=$(JOBS)"
+	echo "Variables: PROFILE=$(PROFILE) RUN=$(RUN) CORPUS=$(CORPUS) BASE_MODEL=$(BASE_MODEL) ITERATIONS=\"$(ITERATIONS)\" SEEDS=\"$(SEEDS)\" STUDIES=\"$(STUDIES)\" BENCHMARKS=\"$(BENCHMARKS)\" JOBS=$(JOBS)"
 	echo "           RAY_ADDRESS=$(RAY_ADDRESS) ADAPTER=$(ADAPTER) ENGINE_URL=$(ENGINE_URL) PORT=$(PORT) WORKERS=$(WORKERS)"
 	echo "           LLAMA_CPP=$(LLAMA_CPP) REPO=$(REPO) PRIVATE=$(PRIVATE) YES=$(YES)"
 

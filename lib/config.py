@@ -143,6 +143,15 @@ class English:
 
 
 @dataclass(frozen=True)
+class Benchmarks:
+    """Which benchmarks of others every model is measured on."""
+
+    tasks: str = ""
+    """Words separated by spaces: of `BENCHMARKS`, or tasks and groups of lm-evaluation-harness by their names; empty
+    for none."""
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of one run and one iteration."""
 
@@ -166,6 +175,7 @@ class Config:
     training: Training = field(default_factory=Training)
     evaluation: Evaluation = field(default_factory=Evaluation)
     english: English = field(default_factory=English)
+    benchmarks: Benchmarks = field(default_factory=Benchmarks)
 
     @property
     def paths(self) -> RunPaths:
@@ -184,8 +194,8 @@ STAGES = {
     "sampling": ("corpus", "sampling"),
     "preprocessing": ("model", "prompt"),
     "training": ("model", "prompt", "lora", "training"),
-    "evaluation": ("model", "prompt", "evaluation", "english"),
-    "report": ("corpus", "sampling", "model", "prompt", "lora", "training", "evaluation", "english"),
+    "evaluation": ("model", "prompt", "evaluation", "english", "benchmarks"),
+    "report": ("corpus", "sampling", "model", "prompt", "lora", "training", "evaluation", "english", "benchmarks"),
 }
 #: The counts of rows that `scale` multiplies.
 SCALED = {
@@ -196,6 +206,8 @@ SCALED = {
 SCHEDULES = ("linear", "cosine", "cosine_with_restarts")
 BACKENDS = ("auto", "unsloth", "peft")
 METHODS = ("random", "per_subset", "stratified")
+#: Those whose files come from public repositories (lib/evaluation/tables/benchmarks.toml).
+BENCHMARKS = ("lindsea", "copal_id", "xcopa_id", "nusax")
 #: What goes beyond the paper: each a folder of variants of row 5 in notebooks/parameters/studies.
 STUDIES = ("loraplus", "sampling", "bos")
 

@@ -21,20 +21,27 @@ from lib.config import (
 
 
 def load_config(
-    run: str = "", profile: str = "demo", iteration: str = "5", seed: int = 0, corpus: str = "", base_model: str = ""
+    run: str = "",
+    profile: str = "demo",
+    iteration: str = "5",
+    seed: int = 0,
+    corpus: str = "",
+    base_model: str = "",
+    benchmarks: str = "",
 ) -> Config:
     """Read the settings of one run and iteration: defaults, then profile, then iteration, then the arguments.
 
-    An empty `run` is named after the profile; an empty `corpus` or `base_model` is the profile's.
+    An empty `run` is named after the profile; an empty `corpus`, `base_model` or `benchmarks` is the profile's. Of
+    benchmarks, the word `none` stands for none.
 
     Raises:
         ConfigError: for an unknown profile, iteration, section or key (naming the nearest right one), a value of the
             wrong type, or a value that makes no sense.
     """
-    config = _read(run, profile, iteration, seed, corpus, base_model)
+    config = _read(run, profile, iteration, seed, corpus, base_model, benchmarks)
     if iteration == "base":
         return config
-    return _shared(config, [_read(run, profile, name, 0, corpus, base_model) for name in iterations()])
+    return _shared(config, [_read(run, profile, name, 0, corpus, base_model, benchmarks) for name in iterations()])
 
 
 def _shared(config: Config, others: list[Config]) -> Config:
@@ -52,7 +59,7 @@ def _shared(config: Config, others: list[Config]) -> Config:
     )
 
 
-def _read(run: str, profile: str, iteration: str, seed: int, corpus: str, base_model: str) -> Config:
+def _read(run: str, profile: str, iteration: str, seed: int, corpus: str, base_model: str, benchmarks: str) -> Config:
     files = [_known(profile, _profiles(), "profile")]
     if iteration != "base":
         files.append(_known(iteration, _iteration_files(), "iteration"))
@@ -67,6 +74,9 @@ def _read(run: str, profile: str, iteration: str, seed: int, corpus: str, base_m
         config = replace(config, corpus=replace(config.corpus, source=corpus))
     if base_model:
         config = replace(config, model=replace(config.model, base_model=base_model))
+    if benchmarks:
+        tasks = "" if benchmarks.split() == ["none"] else benchmarks
+        config = replace(config, benchmarks=replace(config.benchmarks, tasks=tasks))
     config = _scaled(config)
     check(config)
     return config
@@ -80,6 +90,7 @@ def load_configs(
     corpus: str = "",
     base_model: str = "",
     studies: str = "",
+    benchmarks: str = "",
 ) -> list[Config]:
     """The settings of the base model and of every training of a run, base first; lists are words separated by spaces.
 
@@ -91,13 +102,13 @@ def load_configs(
         if study not in STUDIES:
             raise ConfigError(f"no study {study!r}{nearest(study, STUDIES)}; choose from: {', '.join(STUDIES)}")
         wanted += ["5", *(name for name in _iteration_files() if name.startswith(f"{study}_"))]
-    configs = [load_config(run, profile, "base", 0, corpus, base_model)]
-    others = [_read(run, profile, name, 0, corpus, base_model) for name in _iteration_files()]
+    configs = [load_config(run, profile, "base", 0, corpus, base_model, benchmarks)]
+    others = [_read(run, profile, name, 0, corpus, base_model, benchmarks) for name in _iteration_files()]
     for iteration in dict.fromkeys(wanted):
         for seed in dict.fromkeys(seeds.split()):
             if not seed.isdigit():
                 raise ConfigError(f"SEEDS={seeds!r} must be whole numbers separated by spaces, such as 0 1 2")
-            configs.append(_shared(_read(run, profile, iteration, int(seed), corpus, base_model), others))
+            configs.append(_shared(_read(run, profile, iteration, int(seed), corpus, base_model, benchmarks), others))
     if len(configs) == 1:
         raise ConfigError("ITERATIONS and SEEDS name no training: give at least one of each, such as 5 and 0")
     return configs

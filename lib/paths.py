@@ -134,6 +134,10 @@ class RunPaths:
         """How well one model predicts the reference answers of the test rows, a line a row."""
         return self.artifacts / "likelihood" / f"{name}_{protocol}.parquet"
 
+    def benchmarks(self, name: str) -> Path:
+        """What one model made of every item of the benchmarks, a line an item."""
+        return self.artifacts / "benchmarks" / f"{name}.parquet"
+
     def stage_record(self, notebook: str) -> Path:
         """Seconds and peak memory of one executed notebook."""
         return self.artifacts / "stages" / f"{notebook}.json"

@@ -30,6 +30,10 @@ _NO_NETWORK = re.compile(
 )
 
 
+#: The table of `CORPUS=open`.
+SOURCES = "lib/corpus/tables/sources.toml"
+
+
 class FetchError(CorpusError):
     """A file of a public repository cannot be had; the message says why, and what to do."""
 
@@ -54,7 +58,7 @@ class Pin:
         return path.startswith(self.path) and path.endswith(".md") if self.path.endswith("/") else path == self.path
 
 
-def fetch(repository: str, commit: str, pins: Sequence[Pin], folder: Path) -> None:
+def fetch(repository: str, commit: str, pins: Sequence[Pin], folder: Path, table: str = SOURCES) -> None:
     """Bring what is pinned into `folder`, each file under its path in the repository.
 
     Only files that are absent or not as pinned are fetched; where there are none, git is not started.
@@ -62,6 +66,7 @@ def fetch(repository: str, commit: str, pins: Sequence[Pin], folder: Path) -> No
     Args:
         repository: a URL that git can fetch from.
         commit: 40 hex digits.
+        table: the file that pins them, as messages name it.
 
     Raises:
         FetchError: if git is not installed, the repository cannot be reached or has no such commit, the disk is full,
@@ -79,7 +84,7 @@ def fetch(repository: str, commit: str, pins: Sequence[Pin], folder: Path) -> No
         except _GitError:
             _download(git, repository, commit, wrong, folder, [])
     except _GitError as error:
-        raise FetchError(_why(repository, commit, str(error))) from None
+        raise FetchError(_why(repository, commit, str(error), table)) from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise FetchError(_full(repository)) from None
@@ -88,7 +93,7 @@ def fetch(repository: str, commit: str, pins: Sequence[Pin], folder: Path) -> No
         shutil.rmtree(git, ignore_errors=True)
     for pin in wrong:
         if not is_right(folder, pin):
-            raise FetchError(_differs(repository, commit, folder, pin))
+            raise FetchError(_differs(repository, commit, folder, pin, table))
 
 
 def is_right(folder: Path, pin: Pin) -> bool:
@@ -176,26 +181,25 @@ def _git(git: Path, *words: str, given: bytes = b"") -> bytes:
         done = subprocess.run(["git", "--git-dir", git, *words], input=given, capture_output=True, env=speaking)
     except FileNotFoundError:
         raise FetchError(
-            "git is not installed, and CORPUS=open is fetched with it. Install git (https://git-scm.com), or give "
-            "CORPUS a file or folder."
+            "git is not installed, and public sources are fetched with it. Install git (https://git-scm.com), or do "
+            "without them: give CORPUS a file or folder, and set BENCHMARKS=none."
         ) from None
     if done.returncode:
         raise _GitError(done.stderr.decode(errors="replace"))
     return done.stdout
 
 
-def _why(repository: str, commit: str, said: str) -> str:
+def _why(repository: str, commit: str, said: str, table: str) -> str:
     if _FULL.search(said):
         return _full(repository)
     if _NO_COMMIT.search(said):
         return (
             f"{repository} has no commit {commit} any more: its history was rewritten. Update Klepon, or take this "
-            "source out of lib/corpus/tables/sources.toml."
+            f"source out of {table}."
         )
     if _NO_REPOSITORY.search(said):
         return (
-            f"there is no public repository {repository} any more. Update Klepon, or take this source out of "
-            "lib/corpus/tables/sources.toml."
+            f"there is no public repository {repository} any more. Update Klepon, or take this source out of {table}."
         )
     reason = next((line for line in reversed(said.strip().splitlines()) if line.strip()), "git said nothing")
     if _NO_NETWORK.search(said):
@@ -207,13 +211,13 @@ def _full(repository: str) -> str:
     return f"the disk became full while {repository} was fetched. Free some and run again: what was fetched is kept."
 
 
-def _differs(repository: str, commit: str, folder: Path, pin: Pin) -> str:
+def _differs(repository: str, commit: str, folder: Path, pin: Pin, table: str) -> str:
     count, size, sha256 = _measure(folder, pin)
     where = f"{pin.path} of {repository} at {commit[:12]}"
     if not count:
-        return f"{where} does not exist: lib/corpus/tables/sources.toml names a wrong path or commit."
+        return f"{where} does not exist: {table} names a wrong path or commit."
     return (
-        f"{where} is not what lib/corpus/tables/sources.toml says: {count:,} file(s) of {size:,} bytes with SHA-256 "
-        f"{sha256}, not {pin.count:,} of {pin.bytes:,} with {pin.sha256}. Remove {folder} and run again; if it stays "
+        f"{where} is not what {table} says: {count:,} file(s) of {size:,} bytes with SHA-256 {sha256}, "
+        f"not {pin.count:,} of {pin.bytes:,} with {pin.sha256}. Remove {folder} and run again; if it stays "
         "so, the table is wrong."
     )

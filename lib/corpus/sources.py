@@ -31,13 +31,10 @@ _SCHEMA = pa.schema([(name, pa.string()) for name in (*COLUMNS, "repository")])
 
 
 @dataclass(frozen=True)
-class Source:
-    """Some files of a public repository that one parser makes rows of one subset from."""
+class Published:
+    """Some files of a public repository at one commit."""
 
     name: str
-    """That of its rows' data set."""
-    subset: str
-    parser: str
     repository: str
     """A URL that git can fetch from."""
     commit: str
@@ -46,8 +43,6 @@ class Source:
     stated: str
     """Where the licence is stated."""
     attribution: str
-    rows: int
-    """How many rows the parser makes, each different from all others of the corpus before it."""
     files: tuple[Pin, ...]
 
     @property
@@ -60,12 +55,31 @@ class Source:
         """Where its files are, under their paths in the repository."""
         return paths.ROOT / "artifacts" / "sources" / self.short.replace("/", "+")
 
+    def described(self) -> dict[str, Any]:
+        """What a manifest, a page and a card say of it: plain values, without the pinned files."""
+        return {name: value for name, value in asdict(self).items() if name != "files"}
+
+
+@dataclass(frozen=True)
+class Source(Published):
+    """A repository's files that one parser makes rows of one subset from. Its name is that of its rows' data set."""
+
+    subset: str
+    parser: str
+    rows: int
+    """How many rows the parser makes, each different from all others of the corpus before it."""
+
 
 @cache
 def table() -> tuple[Source, ...]:
     """All sources, in the order of the corpus."""
-    entries = tomllib.loads(TABLE.read_text(encoding="utf-8"))["source"]
-    return tuple(Source(**entry | {"files": tuple(Pin(**pin) for pin in entry["files"])}) for entry in entries)
+    return tuple(Source(**entry) for entry in entries(TABLE))
+
+
+def entries(table: Path) -> Iterator[dict[str, Any]]:
+    """The entries of a table of public repositories, with their files as pins."""
+    for entry in tomllib.loads(table.read_text(encoding="utf-8"))["source"]:
+        yield entry | {"files": tuple(Pin(**pin) for pin in entry["files"])}
 
 
 def sizes() -> dict[str, int]:
@@ -134,8 +148,8 @@ def fingerprint() -> str:
 
 
 def described() -> list[dict[str, Any]]:
-    """What a manifest, a page and a card say of each source: plain values, without the pinned files."""
-    return [{name: value for name, value in asdict(source).items() if name != "files"} for source in table()]
+    """What a manifest, a page and a card say of each source (`Published.described`)."""
+    return [source.described() for source in table()]
 
 
 def _record() -> Path:

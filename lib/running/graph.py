@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from lib.config import STAGES, Config
+from lib.config import BENCHMARKS, STAGES, Config
 from lib.parameters import load_configs
 from lib.storage import write_if_changed
 
@@ -59,13 +59,18 @@ def main() -> None:
     With --graph, print instead the notebooks of the run as `notebook:notebook it needs`, a word each.
     """
     parser = argparse.ArgumentParser(description=main.__doc__)
-    for name in ("run", "profile", "corpus", "base-model", "iterations", "seeds", "studies"):
+    for name in ("run", "profile", "corpus", "base-model", "iterations", "seeds", "studies", "benchmarks"):
         parser.add_argument(f"--{name}", default="")
     parser.add_argument("--graph", action="store_true")
     args = parser.parse_args()
     given = args.run, args.profile, args.iterations, args.seeds, args.corpus, args.base_model, args.studies
     try:
-        configs = load_configs(*given)
+        configs = load_configs(*given, args.benchmarks)
+        # Not while the graph is drawn: that may be before there is an environment.
+        if not args.graph and not set(configs[0].benchmarks.tasks.split()) <= set(BENCHMARKS):
+            from lib.evaluation import benchmarks
+
+            benchmarks.check(configs[0].benchmarks.tasks)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     if args.graph:

@@ -182,7 +182,7 @@ def test_what_git_says_becomes_a_sentence(tmp_path, monkeypatch, said, meant):
 
 def test_without_git_it_says_to_install_it(there, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(FetchError, match=r"git is not installed, and CORPUS=open is fetched with it. Install git"):
+    with pytest.raises(FetchError, match=r"git is not installed, and public sources are fetched with it. Install git"):
         fetching.fetch(*there, [pin("data/rows.csv")], tmp_path / "here")
 
 
