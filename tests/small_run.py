@@ -50,10 +50,17 @@ def completion(config: Config, row: int, run: int) -> str:
 
 
 def make(
-    profile: str = "demo", iterations: str = "5", seeds: str = "0", studies: str = "", base_model: str = ""
+    profile: str = "demo",
+    iterations: str = "5",
+    seeds: str = "0",
+    studies: str = "",
+    base_model: str = "",
+    benchmarks: str = "",
 ) -> list[Config]:
     """Every file that the notebooks 1 to 4 leave, as far as a report reads it."""
-    configs = load_configs("trial", profile, iterations, seeds, base_model=base_model, studies=studies)
+    configs = load_configs(
+        "trial", profile, iterations, seeds, base_model=base_model, studies=studies, benchmarks=benchmarks
+    )
     files = configs[0].paths
     count = 52
     files.rows.parent.mkdir(parents=True)
@@ -91,6 +98,8 @@ def make(
         write_scores(config, level)
         write_completions(config)
         write_language(config, 1.5 if config.name == "base" else 2.5)
+        if benchmarks:
+            write_benchmarks(config)
         write_json(files.stage_record(f"4_evaluation_{config.name}"), {"seconds": 12.0, "peak_memory_gb": 0.5})
     write_floors(configs[0])
     for config in configs[1:]:
@@ -211,6 +220,25 @@ def write_language(config: Config, loss: float) -> None:
     for name in metrics.ROUGES:
         pairs[name] = 20 * loss * apart
     pairs.to_parquet(config.paths.pairs(config.name, "english"), index=False)
+
+
+def write_benchmarks(config: Config) -> None:
+    """Items of `xcopa_id` and of `nusax`: the base has half of a hundred right, an adapter three quarters, in fewer
+    bits a byte of Indonesian and in as many of English.
+    """
+    base = config.name == "base"
+    right = [n % 2 == 1 or (not base and n % 4 == 0) for n in range(100)]
+    choices = {"task": "xcopa_id", "metric": "accuracy", "item": range(100), "correct": np.array(right, dtype=float)}
+    parts = [pd.DataFrame(choices | {"chance": 0.5})]
+    for metric, lost in (("loss_per_byte", 0 if base else 1), ("loss_per_byte_en", 0)):
+        nats = np.linspace(10, 20, 40) - lost
+        parts.append(pd.DataFrame({"task": "nusax", "metric": metric, "item": range(40), "nats": nats, "bytes": 10}))
+    items = pd.concat(parts, ignore_index=True)
+    # As a text of the benchmark, what the second training row asks.
+    items["texts"] = [["Teks rahasia dari tolok ukur", prompt(25)] if n == 0 else [] for n in range(len(items))]
+    items["loglikelihoods"] = [[0.0]] * len(items)
+    config.paths.benchmarks(config.name).parent.mkdir(parents=True, exist_ok=True)
+    items.to_parquet(config.paths.benchmarks(config.name), index=False)
 
 
 def training_log(last: float = 2.25) -> pd.DataFrame:

@@ -80,8 +80,9 @@ def test_every_setting_has_a_plain_default(section):
     values = asdict(getattr(Config(), section))
     assert values
     assert all(type(value) in (str, int, float, bool) for value in values.values())
-    # Nothing in English belongs to the corpus: empty says that it is not measured.
-    assert [name for name, value in values.items() if value == ""] == (["source"] if section == "english" else [])
+    # Nothing in English belongs to the corpus, and no benchmark: empty says that it is not measured.
+    empty = {"english": ["source"], "benchmarks": ["tasks"]}
+    assert [name for name, value in values.items() if value == ""] == empty.get(section, [])
 
 
 @pytest.mark.parametrize("profile", sorted(path.stem for path in paths.PARAMETERS.glob("*.toml")))
@@ -116,6 +117,23 @@ def test_an_empty_argument_leaves_what_the_profile_says(files):
     (files / "small.toml").write_text('[corpus]\nsource = "a"\n[model]\nbase_model = "b"')
     config = load_config(profile="small", corpus="", base_model="")
     assert (config.corpus.source, config.model.base_model, config.run) == ("a", "b", "small")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("", "nusax"), ("none", ""), ("xcopa_id belebele_ind_Latn", "xcopa_id belebele_ind_Latn")],
+)
+def test_benchmarks_are_the_profiles_or_those_that_are_named_or_none(files, given, expected):
+    (files / "small.toml").write_text('[benchmarks]\ntasks = "nusax"')
+    assert load_config(profile="small", benchmarks=given).benchmarks.tasks == expected
+    assert {config.benchmarks.tasks for config in load_configs(profile="small", benchmarks=given)} == {expected}
+
+
+def test_benchmarks_make_no_training_another(files):
+    one, other = (load_config(profile="small", benchmarks=given) for given in ("", "nusax"))
+    assert (one.sampled_as, one.prepared_as, one.name) == (other.sampled_as, other.prepared_as, other.name)
+    for stage in ("sampling", "preprocessing", "training"):
+        assert stage_settings(one, stage) == stage_settings(other, stage)
 
 
 @pytest.mark.parametrize(
@@ -269,8 +287,11 @@ def test_a_run_without_a_training_is_refused(files, lists):
         ("sampling", {"corpus", "sampling"}),
         ("preprocessing", {"model", "prompt"}),
         ("training", {"model", "prompt", "lora", "training"}),
-        ("evaluation", {"model", "prompt", "evaluation", "english"}),
-        ("report", {"corpus", "sampling", "model", "prompt", "lora", "training", "evaluation", "english"}),
+        ("evaluation", {"model", "prompt", "evaluation", "english", "benchmarks"}),
+        (
+            "report",
+            {"corpus", "sampling", "model", "prompt", "lora", "training", "evaluation", "english", "benchmarks"},
+        ),
     ],
 )
 def test_a_stage_sees_only_its_own_sections(stage, sections):

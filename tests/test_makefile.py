@@ -672,7 +672,7 @@ def test_a_make_asks_for_the_graph_once_and_for_the_settings_once(made):
 
 def test_notebooks_are_told_which_run(graph):
     another_iteration(graph)
-    graph.ran("RUN=mine", "CORPUS=a b.jsonl", "BASE_MODEL=x/y", "SEEDS=7", "ITERATIONS=3 5")
+    graph.ran("RUN=mine", "CORPUS=a b.jsonl", "BASE_MODEL=x/y", "SEEDS=7", "ITERATIONS=3 5", "BENCHMARKS=a b")
     calls = {Path(c[1]).stem: c for c in map(json.loads, (graph.folder / "arguments.txt").read_text().splitlines())}
     common = ["run=mine", "profile=demo", "corpus=a b.jsonl", "base_model=x/y"]
     assert calls["3_training_3_seed7"] == [
@@ -680,15 +680,15 @@ def test_notebooks_are_told_which_run(graph):
     ]  # fmt: skip
     assert calls["1_sampling_3"][2:] == [*common, "iteration=3", "seed=0"]
     assert calls["2_preprocessing_3"][2:] == [*common, "iteration=3", "seed=0"]
-    assert calls["4_evaluation_base"][2:] == [*common, "iteration=base", "seed=0"]
-    assert calls["5_report"][2:] == [*common, "iterations=3 5", "seeds=7", "studies="]
+    assert calls["4_evaluation_base"][2:] == [*common, "iteration=base", "seed=0", "benchmarks=a b"]
+    assert calls["5_report"][2:] == [*common, "iterations=3 5", "seeds=7", "studies=", "benchmarks=a b"]
 
 
 def test_the_seed_and_the_study_of_a_variant_are_told_apart(graph):
     graph.ran("STUDIES=bos", "SEEDS=12")
     calls = {Path(c[1]).stem: c for c in map(json.loads, (graph.folder / "arguments.txt").read_text().splitlines())}
-    assert calls["4_evaluation_bos_two_seed12"][-2:] == ["iteration=bos_two", "seed=12"]
-    assert calls["5_report"][-1] == "studies=bos"
+    assert calls["4_evaluation_bos_two_seed12"][-3:] == ["iteration=bos_two", "seed=12", "benchmarks="]
+    assert calls["5_report"][-2] == "studies=bos"
 
 
 @pytest.mark.parametrize(
@@ -773,7 +773,7 @@ def test_chat_is_told_the_variables(made, target, module):
 def test_advice_is_asked_with_the_variables_of_a_report(whole):
     said = whole.make("-n", "RUN=mine", "PROFILE=laptop", "SEEDS=0 1", "CORPUS=a b.jsonl", target="advice").stdout
     given = "--run 'mine' --profile 'laptop' --corpus 'a b.jsonl' --base-model '' --iterations '5' --seeds '0 1'"
-    assert f"./stub -m lib.running.advice {given} --studies ''" in " ".join(said.split())
+    assert f"./stub -m lib.running.advice {given} --studies '' --benchmarks ''" in " ".join(said.split())
 
 
 def test_a_report_that_is_not_the_demos_points_to_the_advice_and_asks_for_none(whole, tmp_path):

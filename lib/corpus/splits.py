@@ -135,6 +135,47 @@ def pair_of(prompt: str, output: str) -> int:
     return _pair(normalise(prompt), normalise(output))
 
 
+def alike(rows: pd.DataFrame, texts: pd.Series, similarity: float) -> pd.DataFrame:
+    """Which rows say what some texts say, by the measures that tie rows: the same, nearly the same, or one as a part of
+    the other. Groups tie over several steps; here row and text are alike themselves.
+
+    Args:
+        rows: with columns input and output.
+        similarity: `near_duplicate_similarity`.
+
+    Returns:
+        `row` and `text`, the labels of every pair in the indexes of `rows` and `texts`, each once.
+    """
+    asked = _distinct(texts)
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for column in ("input", "output"):
+            own = _distinct(rows[column])
+            known, count = Texts(Path(folder, column)), len(own)
+            known.add(0, own.index.to_numpy(), own["said"].tolist())
+            known.add(count, asked.index.to_numpy(), asked["said"].tolist())
+            same = np.intersect1d(own.index, asked.index)
+            pairs = [(same, same), known.alike(own.index.to_numpy(), asked.index.to_numpy(), similarity)]
+            of_texts = np.arange(count + len(asked)) >= count
+            known.keep(of_texts)
+            inside, around = known.contained_in(Words(own["said"].tolist()))
+            pairs.append((own.index[around], asked.index[inside - count]))
+            known.keep(~of_texts)
+            inside, around = known.contained_in(Words(asked["said"].tolist()))
+            pairs.append((own.index[inside], asked.index[around]))
+            for one, other in pairs:
+                table = pd.DataFrame({"row": own["at"].loc[one].to_numpy(), "text": asked["at"].loc[other].to_numpy()})
+                found.append(table.explode("row").explode("text"))
+    return pd.concat(found).drop_duplicates(ignore_index=True)
+
+
+def _distinct(texts: pd.Series) -> pd.DataFrame:
+    """The normalised texts (`said`), each once by its hash, and where it is in the index (`at`, a list)."""
+    said = texts.map(normalise)
+    table = pd.DataFrame({"hash": said.map(_hash).astype(np.int64), "said": said, "at": texts.index})
+    return table.groupby("hash").agg(said=("said", "first"), at=("at", list))
+
+
 def leakage(table: pd.DataFrame, test_share: float, seed: int = 0) -> pd.DataFrame:
     """How much a random split of the rows, the paper's way, leaks: a row for each subset, and one for all.
 

@@ -151,6 +151,12 @@ class Texts:
         one, other = (np.concatenate(places) for places in zip(*found, strict=True))
         return one, other
 
+    def alike(self, one: np.ndarray, other: np.ndarray, similarity: float) -> tuple[np.ndarray, np.ndarray]:
+        """Which of some texts are near-duplicates of which others: the names of every pair, in any order."""
+        found = [some.between(one, other, similarity) for some in (self._by_words, self._by_bytes)]
+        left, right = (np.concatenate(names) for names in zip(*found, strict=True))
+        return left, right
+
     def keep(self, rows: np.ndarray) -> None:
         """Look from now on only for texts of these rows (boolean, by row) in others."""
         self._inside.keep(rows)
@@ -202,6 +208,23 @@ class _Signatures:
                 members.append(places[member[alike]])
                 leaders.append(places[leader[alike]])
         return np.concatenate(members), np.concatenate(leaders)
+
+    def between(self, one: np.ndarray, other: np.ndarray, similarity: float) -> tuple[np.ndarray, np.ndarray]:
+        """As `Texts.alike`."""
+        for file in (self._names, *self._files):
+            file.close()
+        signed = np.fromfile(self._names.name, dtype=one.dtype)
+        left, right = (np.flatnonzero(np.isin(signed, names)) for names in (one, other))
+        lefts, rights = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for band in range(_BANDS) if len(left) and len(right) else ():
+            keys = self._keys(band)
+            right = right[np.argsort(keys[right], kind="stable")]
+            low, high = (np.searchsorted(keys[right], keys[left], side) for side in ("left", "right"))
+            lefts.append(np.repeat(left, high - low))
+            rights.append(right[np.repeat(low, high - low) + _places(high - low)])
+        pairs = np.unique(np.stack([np.concatenate(lefts), np.concatenate(rights)]), axis=1)
+        pairs = pairs[:, self._equal(*pairs) / (_BANDS * _BAND_ROWS) >= similarity]
+        return signed[pairs[0]], signed[pairs[1]]
 
     def _equal(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
         """In how many of its numbers the signature at each of these places equals the one at the other place."""

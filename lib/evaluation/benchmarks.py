@@ -9,7 +9,6 @@ import csv
 import hashlib
 import io
 import json
-import tempfile
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
@@ -146,8 +145,8 @@ def compare(base: Config, config: Config) -> pd.DataFrame:
         items); for accuracies right_before and right_after, the items that only one of the two has right; p_value
         (of an accuracy by the exact test of McNemar, else of the bootstrap), p_adjusted (by Holm over the tasks),
         differs (below 5 %), detectable (the smallest difference that so many items could show,
-        `statistics.smallest_difference`, or as in `statistics.paired_bootstrap`), and alike, the training rows that
-        the split would have put into one group with a text of the task.
+        `statistics.smallest_difference`, or as in `statistics.paired_bootstrap`), and alike, how many training rows
+        say what a text of the task says (`splits.alike`).
     """
     sides = [read(one) for one in (base, config)]
     if sides[0].empty:
@@ -236,18 +235,11 @@ def _rows(path: Path, column: str) -> list[dict[str, Any]]:
 
 
 def _alike_rows(config: Config, items: pd.DataFrame) -> dict[str, int]:
-    """By task, how many rows of a training's sample the split would have put into one group with a text of the task."""
+    """By task, how many rows of a training's sample say what a text of the task says, by the measures of the split."""
     sample = pd.read_parquet(config.paths.sample(config.sampled_as))
     positions = sample.loc[sample["part"] == "train", "position"].to_numpy()
-    trained = selection.read(config.paths.rows, positions, columns=["input", "output"]).assign(subset_name="")
-    texts = items[["task", "texts"]].explode("texts").dropna().drop_duplicates()
-    asked = pd.DataFrame({"subset_name": texts["task"], "input": texts["texts"], "output": ""})
-    # As prompts and as outputs; the other side is empty, and ties nothing.
-    rows = pd.concat([trained, asked, asked.rename(columns={"input": "output", "output": "input"})], ignore_index=True)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "rows.parquet")
-        rows.to_parquet(path, index=False)
-        groups = splits.assign(path, config.corpus)["group"].to_numpy()
-    own, others = groups[: len(trained)], groups[len(trained) :]
-    of = rows["subset_name"].to_numpy()[len(trained) :]
-    return {str(task): int(pd.Series(own).isin(others[of == task]).sum()) for task in items["task"].unique()}
+    trained = selection.read(config.paths.rows, positions, columns=["input", "output"])
+    texts = items[["task", "texts"]].explode("texts").dropna().drop_duplicates(ignore_index=True)
+    pairs = splits.alike(trained, texts["texts"], config.corpus.near_duplicate_similarity)
+    of = texts["task"].loc[pairs["text"]].to_numpy()
+    return {str(task): pairs.loc[of == task, "row"].nunique() for task in items["task"].unique()}

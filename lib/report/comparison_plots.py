@@ -243,6 +243,57 @@ def english_cost(table: pd.DataFrame, picked: str = "5") -> Figure:
     return figure
 
 
+def benchmarks(compared: pd.DataFrame, results: pd.DataFrame, picked: str = "5", seed: int = 0) -> Figure | None:
+    """What one training moves on every benchmark: a line from the base model to the adapter, and the 95 % interval of
+    their difference around the adapter. Other trainings are pale; a dashed line is where guessing is.
+
+    Args:
+        compared: of `benchmarks.compare`. Without a line there is no figure.
+        results: tidy, as in results.csv; lines of other protocols and of the base model are left out.
+        picked, seed: the training that `compared` is of.
+    """
+    if compared.empty:
+        return None
+    chosen = (results["iteration"] == picked) & (results["seed"] == seed)
+    others = results[~chosen & (results["iteration"] != "base")]
+    titles = {"accuracy": "accuracy", "loss_per_byte": "bits a byte (less is better)"}
+    panels = {name: compared[compared["metric"].str.startswith(name)] for name in titles}
+    panels = {name: part for name, part in panels.items() if len(part)}
+    most = max(map(len, panels.values()))
+    figure, axes = drawing.axes(1, len(panels), drawing.WIDE, 1.9 + 0.42 * most)
+    for axis, (name, part) in zip(axes[0], panels.items(), strict=True):
+        for place, row in enumerate(part.itertuples()):
+            pale = others[(others["protocol"] == row.task) & (others["metric"] == row.metric)]["value"]
+            axis.plot(pale, [place] * len(pale), markersize=5, alpha=0.3, zorder=1.5, **drawing.marker("adapter"))
+            axis.hlines(place, row.before, row.after, color="#9aa0a8", linewidth=2, zorder=1)
+            ends = [[row.difference - row.low], [row.high - row.difference]]
+            axis.errorbar(row.after, place, xerr=ends, color=drawing.ADAPTER_COLOUR, linewidth=1, capsize=3, zorder=2)
+            axis.plot(row.before, place, markersize=6.5, zorder=3, **drawing.marker("base"))
+            axis.plot(row.after, place, markersize=6.5, zorder=3, **drawing.marker("adapter"))
+            # Guessing has its own share in each task.
+            axis.vlines(row.chance, place - 0.45, place + 0.45, color="#6b7178", linestyle="--", linewidth=1)
+        names = [
+            row.task.replace("_", " ") + {"loss_per_byte_en": ", English"}.get(row.metric, "")
+            for row in part.itertuples()
+        ]
+        axis.set_yticks(range(len(names)), names)
+        axis.set(xlabel=titles[name], ylim=(len(names) - 0.4, -0.6))
+        axis.grid(axis="x", visible=True)
+        axis.grid(axis="y", color="#f2f3f5")
+    handles = [
+        Line2D([], [], label="base model", **drawing.marker("base")),
+        Line2D([], [], label="adapter, and 95 % interval of the difference", **drawing.marker("adapter")),
+        *(
+            [Line2D([], [], label="other trainings", alpha=0.3, **drawing.marker("adapter"))]
+            if others["protocol"].isin(compared["task"]).any()
+            else []
+        ),
+        Line2D([], [], label="guessing", color="#6b7178", linestyle="--", linewidth=1),
+    ]
+    drawing.legend(figure, handles, 2)
+    return figure
+
+
 def _ours(axis: Axes, table: pd.DataFrame, names: list[str], picked: str) -> None:
     """The values of each model as points on its line, the seeds a little apart."""
     seeds = drawing.seeds_of(table)

@@ -123,6 +123,25 @@ def beside_floors(table: pd.DataFrame) -> dict[str, list[str]]:
     return found
 
 
+def benchmarks(table: pd.DataFrame) -> str:
+    """What the benchmarks say in a sentence; empty where there are none.
+
+    Args:
+        table: of `benchmarks.compare`.
+    """
+    if table.empty:
+        return ""
+    gains = table["difference"].where(table["metric"] == "accuracy", -table["difference"])
+    names = table["task"] + table["metric"].map(
+        {"loss_per_byte": " (Indonesian)", "loss_per_byte_en": " (English)"}
+    ).fillna("")
+    better, worse = (names[table["differs"] & some] for some in (gains > 0, gains < 0))
+    return (
+        f"Of {len(table)} benchmark scores the adapter is better than the base by more than chance in "
+        f"{', '.join(better) or 'none'}, and worse in {', '.join(worse) or 'none'}."
+    )
+
+
 def _english(picked: Config, cost: pd.DataFrame) -> str:
     if "loss_per_byte_en" not in cost:
         return "What this cost in English was not measured."

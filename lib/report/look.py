@@ -15,6 +15,7 @@ from pandas.io.formats.style import Styler
 from lib.config import Config
 from lib.corpus import selection
 from lib.corpus.selection import CorpusSummary
+from lib.evaluation.benchmarks import METRIC_NAMES as BENCHMARK_METRICS
 from lib.evaluation.floors import CEILING, FLOORS
 from lib.evaluation.metrics import METRIC_NAMES, digits
 from lib.model.prompts import Example
@@ -235,6 +236,12 @@ def figures(found: dict[str, Figure]) -> HTML:
     return HTML("".join(f"<h3>{escape(name)}</h3>{_svg(figure)}" for name, figure in found.items()) or "No study.")
 
 
+def together(figure: Figure | str | None, table: Styler) -> HTML:
+    """A figure, or what is said where there is none, and below it its table."""
+    above = _svg(figure) if isinstance(figure, Figure) else escape(figure or "")
+    return HTML(f"{above}{table.to_html()}")
+
+
 def _svg(figure: Figure) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
@@ -313,6 +320,46 @@ def english(table: pd.DataFrame) -> Styler:
             scored = ends.assign(mean=table[name], metric=name)
             shown[names[name]] = _with_interval(scored, between="\n")
     return shown.style
+
+
+def benchmarks(found: pd.DataFrame) -> Styler:
+    """What one model scores on the benchmarks (table of `benchmarks.measure`), or that there are none."""
+    if found.empty:
+        return _no_benchmarks()
+    shown = found.assign(metric=found["metric"].map(BENCHMARK_METRICS))
+    numbers = {"items": "{:,}", "value": "{:.3f}", "chance": "{:.3f}"}
+    return shown.style.hide(axis="index").format(numbers, na_rep="-")
+
+
+def benchmarked(table: pd.DataFrame) -> Styler:
+    """A training against the base model on every benchmark (table of `benchmarks.compare`), starred where significant.
+
+    The interval is on a separate line, where a page keeps line breaks.
+    """
+    if table.empty:
+        return _no_benchmarks()
+    shown = pd.DataFrame(
+        {
+            "metric": table["metric"].map(BENCHMARK_METRICS),
+            "items": table["items"].map("{:,}".format),
+            "chance": ["-" if pd.isna(value) else f"{value:.3f}" for value in table["chance"]],
+            "base": table["before"].map("{:.3f}".format),
+            "adapter": table["after"].map("{:.3f}".format),
+            "difference": [
+                f"{row.difference:+.3f}{'*' if row.differs else ''}\n[{row.low:+.3f}, {row.high:+.3f}]"
+                for row in table.itertuples()
+            ],
+            "p": table["p_value"].map("{:.3f}".format),
+            "p by Holm": table["p_adjusted"].map("{:.3f}".format),
+            "detectable": ["-" if pd.isna(value) else f"{value:.3f}" for value in table["detectable"]],
+            "alike training rows": table["alike"].map("{:,}".format),
+        }
+    )
+    return shown.set_axis(table["task"].tolist()).style
+
+
+def _no_benchmarks() -> Styler:
+    return pd.DataFrame({"": ["This run names no benchmarks (BENCHMARKS)."]}).style.hide(axis="index")
 
 
 def side_by_side(samples: pd.DataFrame) -> Styler:

@@ -15,7 +15,7 @@ from pandas.io.formats.style import Styler
 from lib import paths
 from lib.config import Config
 from lib.corpus import likeness, splits
-from lib.evaluation import completions, floors, metrics, scoring
+from lib.evaluation import benchmarks, completions, floors, metrics, scoring
 from lib.evaluation.metrics import METRIC_NAMES
 from lib.model import generation
 from lib.release import cards, finished
@@ -43,8 +43,10 @@ def collect(configs: list[Config], bounds: pd.DataFrame) -> pd.DataFrame:
                 f"no scores of {config.name} in run {config.run!r} yet: run `make report RUN={config.run}`"
             )
         spoken = pd.read_csv(config.paths.language(config.name), dtype={"iteration": str})
-        for table in (pd.read_csv(path, dtype={"iteration": str}), spoken[spoken["metric"] == "loss_per_byte_en"]):
-            tables.append(table.assign(iteration=config.iteration))
+        own = [pd.read_csv(path, dtype={"iteration": str}), spoken[spoken["metric"] == "loss_per_byte_en"]]
+        if config.benchmarks.tasks:
+            own.append(benchmarks.scores(config))
+        tables += [table.assign(iteration=config.iteration) for table in own]
     results = pd.concat([*tables, bounds], ignore_index=True)
     with whole(configs[0].paths.results) as temporary:
         results.to_csv(temporary, index=False)
@@ -82,6 +84,7 @@ def write(
     failed: dict[str, str],
     nested: dict[str, Any],
     bounds: pd.DataFrame,
+    benchmarked: pd.DataFrame,
 ) -> Path:
     """Write manifest.json and report.html, put the picked adapter where the chat finds it, and return the page's path.
 
@@ -96,6 +99,7 @@ def write(
         failed: for each training that is missing, why.
         nested: what the wrongly nested BLEU makes of the picked one's completions (`ablation.nested_verdict`).
         bounds: floors and ceiling of the clean protocol (`floors.measure`).
+        benchmarked: the picked one against the base on the benchmarks (`benchmarks.compare`); may be empty.
     """
     files, trained = picked.paths, configs[1:]
     made = provenance.manifest(configs, picked)
@@ -139,6 +143,8 @@ def write(
         rule=ablation.RULE,
         picked=look.model_name(picked.iteration, picked.seed),
         studies=list(ablation.studies(configs)),
+        benchmarks=benchmarked.to_dict("records"),
+        benchmarks_say=conclusions.benchmarks(benchmarked),
         runs=int(summary["runs"].max()),
         seeds=sorted({c.seed for c in trained}),
     )

@@ -12,12 +12,13 @@ import torch
 
 from lib import paths
 from lib.config import SECTIONS, Config
+from lib.evaluation import benchmarks
 from lib.model import generation, loading
 
 #: The libraries that numbers depend on.
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "datasets", "sentence-transformers", "ctranslate2", "scikit-learn", "rensa",
-    "sacrebleu", "rouge-score", "py3langid", "papermill", "numpy", "pandas", "pyarrow",
+    "sacrebleu", "rouge-score", "py3langid", "lm_eval", "papermill", "numpy", "pandas", "pyarrow",
 )  # fmt: skip
 
 
@@ -45,6 +46,10 @@ def manifest(configs: list[Config], picked: Config) -> dict[str, Any]:
             "rows_read": corpus["rows_read"],
             "sha256": corpus["fingerprint"],
             "sources": corpus.get("sources", []),
+        },
+        "benchmarks": {
+            "tasks": config.benchmarks.tasks.split(),
+            "sources": [one.described() for one in benchmarks.named(config.benchmarks.tasks)],
         },
         "base_model": loading.provenance(config.model),
         "completed_by": sorted({completed_by(c) for c in configs}),

@@ -44,9 +44,7 @@ def stand_ins(monkeypatch, tmp_path):
 
     def source(name, subset, parser, licence, rows, text):
         pin = Pin(f"{name}.csv", len(text), hashlib.sha256(text.encode()).hexdigest())
-        return sources.Source(
-            name, subset=subset, parser=parser, licence=licence, rows=rows, files=(pin,), **common
-        )
+        return sources.Source(name, subset=subset, parser=parser, licence=licence, rows=rows, files=(pin,), **common)
 
     made = (
         source("answers", "identity_prompt", "prompts_and_answers", "MIT", 2, ANSWERS),

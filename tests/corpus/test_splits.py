@@ -420,3 +420,47 @@ def test_the_demo_corpus_has_test_rows_of_every_subset_and_trains_on_none_of_the
     tested, trained = (demo_split[demo_split["split"] == side] for side in ("test", "train"))
     assert not set(tested["pair"]) & set(trained["pair"])
     assert not set(tested.loc[~tested["short"], "output"]) & set(trained["output"])
+
+
+# --- Rows and texts of elsewhere -------------------------------------------------------------------------------------
+
+LONG = "Cara menanak nasi yang pulen dan wangi di rumah sendiri tanpa alat apa pun"
+
+
+def alike(rows, *texts):
+    table = pd.DataFrame(rows, columns=["input", "output"], index=range(100, 100 + len(rows)))
+    found = splits.alike(table, pd.Series(texts, index=[f"text {n}" for n in range(len(texts))]), 0.6)
+    return sorted(found.itertuples(index=False, name=None))
+
+
+def test_a_row_is_alike_to_a_text_by_its_prompt_or_by_its_output():
+    rows = [(f"{LONG}!", "ya"), ("Apa?", LONG.upper()), ("Apa?", "sesuatu yang sama sekali lain dari itu semua")]
+    assert alike(rows, LONG) == [(100, "text 0"), (101, "text 0")]
+
+
+def test_a_row_is_alike_to_a_text_that_is_nearly_its_own_or_a_part_of_it_or_around_it():
+    story = f"Suatu hari nenek bercerita panjang lebar kepada kami semua. {LONG}. Kami mendengar sampai larut malam."
+    rows = [
+        ("Apa?", LONG.replace("sendiri", "nenek")),
+        ("Apa?", story),
+        ("nasi yang pulen dan wangi di rumah sendiri", ""),
+    ]
+    assert alike(rows, LONG) == [(100, "text 0"), (101, "text 0"), (102, "text 0")]
+
+
+def test_each_pair_is_there_once_and_every_copy_counts():
+    rows = [(LONG, LONG), (LONG, "ya")]
+    assert alike(rows, LONG, f"{LONG}.") == [(r, t) for r in (100, 101) for t in ("text 0", "text 1")]
+
+
+def test_a_row_is_not_alike_to_what_only_another_row_is_alike_to():
+    # Each is near the next, but the ends of the chain have less than half of their runs of words in common.
+    words, others = text(np.random.default_rng(0), 60).split(), text(np.random.default_rng(1), 21).split()
+    chain = [" ".join([*others[:n], *words[n:]]) for n in (0, 10, 21)]
+    assert alike([("Apa?", chain[0]), ("Apa?", chain[2])], chain[1]) == [(100, "text 0"), (101, "text 0")]
+    assert alike([("Apa?", chain[1]), ("Apa?", chain[2])], chain[0]) == [(100, "text 0")]
+
+
+def test_without_texts_or_rows_nothing_is_alike():
+    assert alike([(LONG, LONG)]) == []
+    assert alike([], LONG) == []

@@ -17,9 +17,11 @@ from lib.evaluation.statistics import (
     StatisticsError,
     holm,
     intervals,
+    mcnemar,
     mean_interval,
     over_seeds,
     paired_bootstrap,
+    smallest_difference,
     summarise,
     unpaired_bootstrap,
 )
@@ -512,6 +514,46 @@ def test_tables_that_cannot_be_compared_are_refused(after, said):
 def test_an_unknown_metric_is_refused_by_name():
     with pytest.raises(StatisticsError, match="'rouge3' is not a metric; did you mean 'rouge"):
         paired_bootstrap(means([1]), means([1]), ["rouge3"])
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "p_value"),
+    # The last as McNemar's exact test is worked in textbooks: 2 P(at most 2 of 12 heads).
+    [(0, 0, 1.0), (5, 5, 1.0), (0, 1, 1.0), (0, 6, 2 / 2**6), (2, 10, 2 * (1 + 12 + 66) / 2**12)],
+)
+def test_mcnemars_test_is_a_fair_coin_over_the_items_that_one_model_alone_has_right(lost, won, p_value):
+    before = np.array([1] * lost + [0] * won + [0, 1] * 10)
+    after = np.array([0] * lost + [1] * won + [0, 1] * 10)
+    found = mcnemar(before, after)
+    assert found["p_value"] == pytest.approx(p_value)
+    assert (found["right_before"], found["right_after"]) == (lost, won)
+
+
+def test_models_of_other_items_cannot_be_paired():
+    with pytest.raises(StatisticsError, match="3 items cannot be paired with 2"):
+        mcnemar(np.ones(3), np.ones(2))
+
+
+@given(st.floats(0.02, 1), st.integers(30, 5_000))
+def test_the_smallest_difference_is_the_one_that_connors_sample_size_asks_so_many_items_for(apart, items):
+    found = smallest_difference(apart, items)
+    if found < apart:
+        asked = (1.959964 * apart**0.5 + 0.841621 * (apart - found**2) ** 0.5) ** 2 / found**2
+        assert asked == pytest.approx(items, rel=1e-4)
+
+
+def test_of_a_true_difference_of_the_smallest_size_four_in_five_trials_find_it():
+    rng, items, apart = np.random.default_rng(0), 500, 0.3
+    difference = smallest_difference(apart, items)
+    assert 0.06 < difference < 0.075
+    won = rng.multinomial(items, [(apart + difference) / 2, (apart - difference) / 2, 1 - apart], size=2_000)
+    p_values = [stats.binomtest(int(one), int(one + other)).pvalue for one, other, _ in won]
+    # The exact test is a little below its level, and so is its power.
+    assert 0.74 < np.mean(np.array(p_values) < 0.05) < 0.82
+
+
+def test_without_an_item_that_one_model_alone_has_right_nothing_is_known_of_the_smallest_difference():
+    assert math.isnan(smallest_difference(0, 100))
 
 
 def test_holms_adjustment_worked_by_hand():

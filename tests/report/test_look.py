@@ -236,3 +236,57 @@ def test_figures_stand_below_their_names_as_pictures():
 
 def test_the_same_figures_are_the_same_text():
     assert look.figures({"bos": Figure()}).data == look.figures({"bos": Figure()}).data
+
+
+def compared_benchmarks() -> pd.DataFrame:
+    common = {"items": 1_500, "low": -0.01, "high": 0.09, "p_value": 0.004, "alike": 3}
+    return pd.DataFrame(
+        [
+            common
+            | {
+                "task": "xcopa_id",
+                "metric": "accuracy",
+                "chance": 0.5,
+                "before": 0.5,
+                "after": 0.54,
+                "difference": 0.04,
+            }
+            | {"p_adjusted": 0.008, "differs": True, "detectable": 0.031},
+            common
+            | {"task": "nusax", "metric": "loss_per_byte", "before": 2.0, "after": 2.04, "difference": 0.04}
+            | {"p_adjusted": 0.2, "differs": False, "detectable": np.nan},
+        ]
+    )
+
+
+def test_a_benchmark_is_a_line_with_its_chance_its_tests_and_what_could_have_been_seen():
+    shown = look.benchmarked(compared_benchmarks()).data
+    assert shown.index.tolist() == ["xcopa_id", "nusax"]
+    assert shown["difference"].tolist() == ["+0.040*\n[-0.010, +0.090]", "+0.040\n[-0.010, +0.090]"]
+    assert shown["chance"].tolist() == ["0.500", "-"] and shown["detectable"].tolist() == ["0.031", "-"]
+    assert shown["p by Holm"].tolist() == ["0.008", "0.200"] and shown["alike training rows"].tolist() == ["3", "3"]
+    assert shown["items"].tolist() == ["1,500"] * 2
+
+
+def test_where_there_are_no_benchmarks_one_sentence_says_so():
+    for shown in (look.benchmarked(pd.DataFrame()), look.benchmarks(pd.DataFrame())):
+        assert shown.data.values.tolist() == [["This run names no benchmarks (BENCHMARKS)."]]
+
+
+def test_what_benchmarks_say_turns_with_the_metric():
+    table = compared_benchmarks().assign(differs=True)
+    said = conclusions.benchmarks(table)
+    assert said.startswith(
+        "Of 2 benchmark scores the adapter is better than the base by more than chance in xcopa_id, "
+    )
+    assert said.endswith("and worse in nusax (Indonesian).")
+    assert conclusions.benchmarks(table.assign(differs=False)).endswith("in none, and worse in none.")
+    assert conclusions.benchmarks(pd.DataFrame()) == ""
+
+
+def test_a_figure_stands_above_its_table_or_what_is_said_instead():
+    table = pd.DataFrame({"a": [1]}).style
+    assert look.together("no <figure>", table).data.startswith("no &lt;figure&gt;<style")
+    assert look.together(None, table).data.startswith("<style")
+    drawn = look.together(Figure(), table).data
+    assert drawn.index("<svg") < drawn.index("<table")

@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 from lib import paths
 from lib.config import English
 from lib.corpus import splits
-from lib.evaluation import completions, floors, scoring, statistics
+from lib.evaluation import benchmarks, completions, floors, scoring, statistics
 from lib.evaluation.metrics import METRICS
 from lib.model import loading
 from lib.parameters import load_configs
@@ -61,10 +61,11 @@ def write_report(configs: list, failed: dict[str, str] | None = None) -> str:
         "leaked": look.leaked(ablation.leaked_share(picked)),
         "nested": look.nested(nested, published.table3()),
         "english": look.english(ablation.english_cost(configs)),
+        "benchmarks": look.benchmarked(compared := benchmarks.compare(configs[0], picked)),
     }
     samples = page.side_by_side([configs[0], picked], count=6)
     written = page.write(
-        configs, picked, summary, against_base, against_floors, samples, tables, failed or {}, verdict, bounds
+        configs, picked, summary, against_base, against_floors, samples, tables, failed or {}, verdict, bounds, compared
     )
     return written.read_text()
 
@@ -486,6 +487,37 @@ def test_the_page_names_the_public_sources_of_its_corpus():
     assert "They come from 2 public repositories" in text
     assert "answers (identity_prompt): 1,024 rows of example.org/someone/texts at abababab" in text
     assert "MIT. Penguji" in text
+
+
+def test_benchmarks_have_a_section_their_sources_and_their_doubts():
+    write = write_report(small_run.make(benchmarks="xcopa_id nusax"))
+    text = Page(write).text
+    assert ("h2", "Benchmarks") in Page(write).headings
+    assert "the adapter is better than the base by more than chance in xcopa_id, nusax (Indonesian), and worse" in text
+    assert "0.750" in text and "+0.250*" in text
+    assert re.search(r"github.com/cambridgeltl/xcopa at e2e9d7f105 , CC-BY-4.0. Ponti", text)
+    assert "Whether xcopa_id was new to the adapter" in text and "Whether nusax was new to the adapter" not in text
+    assert "Whether the benchmarks were new to the base model" in text
+    manifest = json.loads(paths.RunPaths("trial").manifest.read_text())["benchmarks"]
+    assert manifest["tasks"] == ["xcopa_id", "nusax"]
+    assert [one["name"] for one in manifest["sources"]] == ["xcopa_id", "nusax"]
+    assert manifest["sources"][0]["licence"] == "CC-BY-4.0" and "files" not in manifest["sources"][0]
+
+
+def test_results_have_the_benchmarks_of_every_model_and_nothing_has_their_texts():
+    write = write_report(small_run.make(benchmarks="xcopa_id nusax"))
+    results = pd.read_csv(paths.RunPaths("trial").results)
+    found = results[results["protocol"].isin(["xcopa_id", "nusax"])]
+    assert found["metric"].tolist() == ["accuracy", "loss_per_byte", "loss_per_byte_en"] * 2
+    assert found["iteration"].tolist() == ["base"] * 3 + ["5"] * 3
+    assert found["value"].tolist()[::3] == [0.5, 0.75] and set(found["decoding_run"]) == {0}
+    assert "Teks rahasia" not in write + paths.RunPaths("trial").results.read_text()
+
+
+def test_without_benchmarks_the_page_does_not_speak_of_them():
+    write = write_report(small_run.make())
+    assert "enchmark" not in Page(write).text
+    assert json.loads(paths.RunPaths("trial").manifest.read_text())["benchmarks"] == {"tasks": [], "sources": []}
 
 
 def test_the_manifest_says_what_made_the_run():

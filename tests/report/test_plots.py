@@ -125,6 +125,28 @@ def made_up_english() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["iteration", "seed", "loss_per_byte_en", "rougeL", "english_share"])
 
 
+BENCHMARKS = (
+    "lindsea_morphology", "lindsea_argument_structure", "lindsea_filler_gap", "lindsea_npi_negation",
+    "copal_id_standard", "copal_id_colloquial", "xcopa_id", "belebele_ind_Latn", "nusax", "nusax",
+)  # fmt: skip
+
+
+def made_up_benchmarks(iterations=("5",), seeds=(0,)) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The picked training against the base, and the scores of all trainings in results."""
+    compared = pd.DataFrame({"task": BENCHMARKS, "metric": "accuracy", "chance": 0.5, "before": 0.48, "low": -0.04})
+    compared.loc[7, ["chance", "before"]] = 0.25, 0.27
+    compared.loc[8:, "metric"] = ["loss_per_byte", "loss_per_byte_en"]
+    compared.loc[8:, ["chance", "before", "low"]] = [[np.nan, 2.8, -0.2], [np.nan, 1.5, -0.1]]
+    compared["difference"] = [*(0.02 * np.arange(8) - 0.03), -0.15, 0.05]
+    compared = compared.assign(after=compared["before"] + compared["difference"], high=compared["difference"] + 0.06)
+    rows = [
+        (iteration, seed, row.task, 0, row.metric, row.after + 0.01 * place)
+        for place, (iteration, seed) in enumerate([("base", 0), *itertools.product(iterations, seeds)])
+        for row in compared.itertuples()
+    ]
+    return compared, pd.DataFrame(rows, columns=made_up_results().columns)
+
+
 def all_published() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     return published.table3(), published.claims(), published.baselines()
 
@@ -144,6 +166,7 @@ FIGURES = {
     "leak_worth": lambda: comparison_plots.leak_worth(made_up_leak()),
     "nested_bleu": lambda: comparison_plots.nested_bleu(made_up_nested(), published.table3()),
     "english_cost": lambda: comparison_plots.english_cost(made_up_english()),
+    "benchmarks": lambda: comparison_plots.benchmarks(*made_up_benchmarks()),
 }
 # As the figures come when there is little to show, or much.
 SIZES = {
@@ -158,6 +181,10 @@ SIZES = {
     "loss_curves_bounds": lambda: comparison_plots.loss_curves(
         made_up_logs(), made_up_results(STUDIES), bounds=made_up_bounds(10)
     ),
+    "benchmarks_of_reviews": lambda: comparison_plots.benchmarks(
+        made_up_benchmarks()[0].query("task == 'nusax'"), made_up_benchmarks()[1]
+    ),
+    "benchmarks_two_seeds": lambda: comparison_plots.benchmarks(*made_up_benchmarks(("5", "8"), (0, 1))),
     "box_plot_one_row": lambda: plots.box_plot(made_up_results(["5"])),
     "box_plot_three_seeds": lambda: plots.box_plot(made_up_results(seeds=(0, 1, 2)), printed=published.table3()),
     "box_plot_studies": lambda: plots.box_plot(made_up_results(["5", *STUDIES]), picked="5"),
@@ -490,3 +517,30 @@ def test_a_study_does_not_say_its_own_name_at_every_line():
     named = [text.get_text() for text in made.axes[1].get_yticklabels()]
     assert [name for name in named if name.startswith("ratio")] == ["ratio 1", "ratio 4", "ratio 16"]
     assert drawing.label("loraplus_unstabilised") == "loraplus\nunstabilised"
+
+
+def test_each_benchmark_is_a_line_from_the_base_to_the_adapter_with_guessing_beside_it():
+    compared, results = made_up_benchmarks()
+    accuracy, bits = comparison_plots.benchmarks(compared, results).axes
+    assert ticks(accuracy, "y")[0] == "lindsea morphology" and ticks(bits, "y") == ["nusax", "nusax, English"]
+    base, adapter = (
+        [point.get_xdata()[0] for point in drawn_points(accuracy, marker) if len(point.get_xdata()) == 1]
+        for marker in "os"
+    )
+    assert base == pytest.approx([0.48] * 7 + [0.27])
+    assert adapter == pytest.approx(compared["after"][:8].tolist())
+    guessed = [part.get_segments()[0][0][0] for part in accuracy.collections if part.get_linestyle()[0][1]]
+    assert guessed == pytest.approx([0.5] * 7 + [0.25])
+    assert "less is better" in bits.get_xlabel()
+
+
+def test_other_trainings_on_a_benchmark_are_pale_and_named():
+    one, several = (comparison_plots.benchmarks(*made_up_benchmarks(names)) for names in (("5",), ("5", "8")))
+    pale = [point for point in drawn_points(several.axes[0], "s") if point.get_alpha()]
+    assert sum(len(point.get_xdata()) for point in pale) == 8
+    named = [[text.get_text() for text in figure.legends[0].get_texts()] for figure in (one, several)]
+    assert ["other trainings" in texts for texts in named] == [False, True]
+
+
+def test_without_benchmarks_there_is_no_figure():
+    assert comparison_plots.benchmarks(pd.DataFrame(), made_up_results()) is None
