@@ -646,6 +646,12 @@ def test_what_is_marked_as_made_does_not_run(made):
     assert made.ran() == set()
 
 
+def test_other_benchmarks_run_the_evaluations_and_the_report_again_and_no_training(made):
+    assert made.ran("BENCHMARKS=nusax") == AFTER["4_evaluation"]
+    assert made.ran("BENCHMARKS=nusax") == set()
+    assert made.ran("BENCHMARKS=none") == AFTER["4_evaluation"]
+
+
 def test_notebooks_know_the_plan_of_what_really_runs(made):
     made.rewrite("5", "#", "[lora]\nlora_rank = 8\n#")
     made.ran("SEEDS=0 1", "JOBS=1")

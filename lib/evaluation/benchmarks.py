@@ -91,6 +91,20 @@ def to_fetch(names: str) -> int:
     return sum(pin.bytes for one in named(names) for pin in one.files if not fetching.is_right(one.folder, pin))
 
 
+def fetch(name: str) -> Path:
+    """Bring the files of one of the four benchmarks here, where they are not yet; the folder that has them.
+
+    Raises:
+        FetchError: if they cannot be had.
+    """
+    (source,) = named(name)
+    source.folder.parent.mkdir(parents=True, exist_ok=True)
+    # Two models may be measured at once.
+    with FileLock(source.folder.with_name(f".{source.folder.name}.lock")):
+        fetching.fetch(source.repository, source.commit, source.files, source.folder, _TABLE)
+    return source.folder
+
+
 def measure(config: Config) -> pd.DataFrame:
     """What one model scores on the benchmarks of its run; from its file where that is of the same model and tasks.
 
@@ -135,6 +149,25 @@ def scores(config: Config) -> pd.DataFrame:
     found = _summary(read(config)).rename(columns={"task": "protocol"})
     found = found.assign(iteration=config.iteration, seed=config.seed, decoding_run=0)
     return found[["iteration", "seed", "protocol", "decoding_run", "metric", "value"]]
+
+
+def of_repository(name: str) -> dict[str, Any]:
+    """The harness's tasks on one of the four benchmarks, by name; its files are fetched where they are not here."""
+    # COPAL and XCOPA are asked in the words that the harness has for them.
+    from lm_eval.tasks.xcopa import utils
+
+    from lib.evaluation import harness
+
+    folder = fetch(name)
+    pairs = {"doc_to_text": "", "doc_to_target": 0, "doc_to_choice": "{{[correct, wrong]}}"}
+    causes = {"doc_to_text": utils.doc_to_text_id, "doc_to_target": "label", "doc_to_choice": utils.doc_to_choice}
+    made = {}
+    for task, (of, path, column) in _TASKS.items():
+        if of == name:
+            rows = _rows(folder / path, column)
+            asked = {"doc_to_text": "", "doc_to_target": column} if column else pairs if of == "lindsea" else causes
+            made[task] = harness.own(task, rows, "loglikelihood_rolling" if column else "multiple_choice", **asked)
+    return made
 
 
 def compare(base: Config, config: Config) -> pd.DataFrame:
@@ -187,7 +220,7 @@ def _score(config: Config, names: Sequence[str]) -> pd.DataFrame:
     # What results call each task of the harness.
     called: dict[str, tuple[str, str]] = {}
     for name in names:
-        some = _of_repository(name) if name in BENCHMARKS else harness.from_hub(name)
+        some = of_repository(name) if name in BENCHMARKS else harness.from_hub(name)
         tasks |= some
         called |= {one: (one if name in BENCHMARKS else name, "accuracy") for one in some}
     called |= _OF_TEXTS
@@ -198,29 +231,6 @@ def _score(config: Config, names: Sequence[str]) -> pd.DataFrame:
     # The tasks of a group number their items each for itself.
     items["item"] = items.groupby(["task", "metric"], sort=False).cumcount()
     return items
-
-
-def _of_repository(name: str) -> dict[str, Any]:
-    """The harness's tasks on one of the four benchmarks, by name; its files are fetched where they are not here."""
-    # COPAL and XCOPA are asked in the words that the harness has for them.
-    from lm_eval.tasks.xcopa import utils
-
-    from lib.evaluation import harness
-
-    (source,) = named(name)
-    source.folder.parent.mkdir(parents=True, exist_ok=True)
-    # Two models may be measured at once.
-    with FileLock(source.folder.with_name(f".{source.folder.name}.lock")):
-        fetching.fetch(source.repository, source.commit, source.files, source.folder, _TABLE)
-    pairs = {"doc_to_text": "", "doc_to_target": 0, "doc_to_choice": "{{[correct, wrong]}}"}
-    causes = {"doc_to_text": utils.doc_to_text_id, "doc_to_target": "label", "doc_to_choice": utils.doc_to_choice}
-    made = {}
-    for task, (of, path, column) in _TASKS.items():
-        if of == name:
-            rows = _rows(source.folder / path, column)
-            asked = {"doc_to_text": "", "doc_to_target": column} if column else pairs if of == "lindsea" else causes
-            made[task] = harness.own(task, rows, "loglikelihood_rolling" if column else "multiple_choice", **asked)
-    return made
 
 
 def _rows(path: Path, column: str) -> list[dict[str, Any]]:

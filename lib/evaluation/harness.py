@@ -26,8 +26,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lib import hub
 
-#: Tokens that are read together, where one text alone has no more: attention is computed between any two of them.
-_TOKENS_TOGETHER = 256
+#: Of a tree, where one text alone has no more: attention is computed between any two of its tokens.
+_TOKENS_PER_TREE = 128
+#: Of padded trees: their logits over Llama's 128,256 tokens then take a quarter of a GB at 32 bits.
+_TOKENS_PER_BATCH = 512
+#: Tokens of which each follows another one of them, and for the place of each text where its tokens are, in order.
+_Tree = tuple[list[int], dict[int, list[int]]]
 #: The command line's own, for tasks with examples in their prompts.
 _FEWSHOT_SEED = 1234
 _COLUMNS = ["task", "item", "texts", "loglikelihoods", "correct", "chance", "nats", "bytes"]
@@ -172,53 +176,71 @@ class Scorer(HFLM):
         texts = [(context + continuation)[-self.max_length - 1 :] for _, context, continuation in requests]
         answers = [(0.0, False)] * len(requests)
         with tqdm(total=len(texts), desc=self._label, unit="text", disable=disable_tqdm) as progress:
-            for ids, paths in _trees([text[:-1] for text in texts]):
-                # Each token is predicted at the place before it.
-                predicting = {place: path[-len(requests[place][2]) :] for place, path in paths.items()}
-                scored = sorted({at for some in predicting.values() for at in some})
-                logits = self._logits(ids, list(paths.values()), scored)
-                # As in the harness: the sum of exponentials, taken by another function, differs in the fifth digit.
-                known = log_softmax(logits, dim=-1)
-                likeliest = known.amax(-1)
-                row_of = {at: row for row, at in enumerate(scored)}
-                for place, some in predicting.items():
-                    rows = torch.tensor([row_of[at] for at in some], device=logits.device)
-                    tokens = torch.tensor(texts[place][-len(some) :], device=logits.device)
-                    nats = known[rows, tokens]
-                    answers[place] = float(nats.sum()), bool((nats == likeliest[rows]).all())
-                progress.update(len(paths))
+            for batch in _batches([text[:-1] for text in texts]):
+                # Each token is predicted at the place before it, which several texts may share.
+                places = {at: path[-len(requests[at][2]) :] for _, paths in batch for at, path in paths.items()}
+                scored = [sorted({n for at in paths for n in places[at]}) for _, paths in batch]
+                logits = self._logits(batch, scored).split([len(some) for some in scored])
+                for (_, paths), some, own in zip(batch, scored, logits, strict=True):
+                    # As in the harness: the sum of exponentials, taken by another function, differs in the fifth digit.
+                    known = log_softmax(own, dim=-1)
+                    likeliest, row_of = known.amax(-1), {n: row for row, n in enumerate(some)}
+                    for at in paths:
+                        rows = torch.tensor([row_of[n] for n in places[at]], device=known.device)
+                        nats = known[rows, torch.tensor(texts[at][-len(rows) :], device=known.device)]
+                        answers[at] = float(nats.sum()), bool((nats == likeliest[rows]).all())
+                progress.update(len(places))
         return answers
 
-    def _logits(self, ids: list[int], paths: list[list[int]], scored: list[int]) -> torch.Tensor:
-        """The logits at some places of a tree, in 32 bits, shape (places, tokens of the vocabulary)."""
-        seen = np.zeros((len(ids), len(ids)), dtype=bool)
-        positions = np.zeros(len(ids), dtype=np.int64)
-        for path in paths:
-            seen[np.ix_(path, path)] |= np.tri(len(path), dtype=bool)
-            positions[path] = range(len(path))
-        made = self.model(
-            input_ids=torch.tensor([ids], device=self.device),
-            attention_mask=torch.from_numpy(seen).to(self.device)[None, None],
-            position_ids=torch.from_numpy(positions).to(self.device)[None],
-            logits_to_keep=torch.tensor(scored, device=self.device),
-            use_cache=False,
+    def _logits(self, batch: list[_Tree], scored: list[list[int]]) -> torch.Tensor:
+        """The logits at some places of each tree, in 32 bits, shape (places of all, tokens of the vocabulary)."""
+        longest = max(len(ids) for ids, _ in batch)
+        read, positions = (np.zeros((len(batch), longest), dtype=np.int64) for _ in range(2))
+        # What pads a tree sees itself: what sees nothing is not a number, and spoils all that is multiplied with it.
+        seen = np.eye(longest, dtype=bool)[None].repeat(len(batch), axis=0)
+        for n, (ids, paths) in enumerate(batch):
+            read[n, : len(ids)] = ids
+            for path in paths.values():
+                seen[n][np.ix_(path, path)] |= np.tri(len(path), dtype=bool)
+                positions[n, path] = range(len(path))
+        where = torch.tensor([(n, at) for n, some in enumerate(scored) for at in some], device=self.device).T
+        # The model makes logits of nothing else, by whatever it does to them besides.
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(
+            lambda _, given: (given[0][where[0], where[1]][None],)
         )
+        try:
+            made = self.model(
+                input_ids=torch.from_numpy(read).to(self.device),
+                attention_mask=torch.from_numpy(seen).to(self.device)[:, None],
+                position_ids=torch.from_numpy(positions).to(self.device),
+                use_cache=False,
+            )
+        finally:
+            hook.remove()
         return made.logits[0].float()
 
 
-def _trees(texts: list[list[int]]) -> Iterator[tuple[list[int], dict[int, list[int]]]]:
-    """Texts as trees of tokens, in which those that begin alike share their beginning.
+def _batches(texts: list[list[int]]) -> Iterator[list[_Tree]]:
+    """The trees of some texts in rising order of length, as many as fit padded to the longest, at least one."""
+    batch: list[_Tree] = []
+    for tree in sorted(_trees(texts), key=lambda tree: len(tree[0])):
+        if batch and len(tree[0]) * (len(batch) + 1) > _TOKENS_PER_BATCH:
+            yield batch
+            batch = []
+        batch.append(tree)
+    if batch:
+        yield batch
 
-    Yields:
-        The tokens of a tree, and for the place of each of its texts where its tokens are among them, in order.
-    """
+
+def _trees(texts: list[list[int]]) -> Iterator[_Tree]:
+    """Texts as trees of tokens, in which those that begin alike share their beginning."""
     ids: list[int] = []
     paths: dict[int, list[int]] = {}
     before: list[int] = []
     for place in sorted(range(len(texts)), key=texts.__getitem__):
         text = texts[place]
         shared = _shared(before, text)
-        if ids and len(ids) + len(text) - shared > _TOKENS_TOGETHER:
+        if ids and len(ids) + len(text) - shared > _TOKENS_PER_TREE:
             yield ids, paths
             ids, paths, shared = [], {}, 0
         path = paths[next(reversed(paths))][:shared] if shared else []

@@ -4,6 +4,7 @@ Models are one below the other, so that long names stay level. What others print
 legend of its own, which names its protocol: it shares an axis with this project's scores, never a series.
 """
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -259,9 +260,12 @@ def benchmarks(compared: pd.DataFrame, results: pd.DataFrame, picked: str = "5",
     titles = {"accuracy": "accuracy", "loss_per_byte": "bits a byte (less is better)"}
     panels = {name: compared[compared["metric"].str.startswith(name)] for name in titles}
     panels = {name: part for name, part in panels.items() if len(part)}
-    most = max(map(len, panels.values()))
-    figure, axes = drawing.axes(1, len(panels), drawing.WIDE, 1.9 + 0.42 * most)
-    for axis, (name, part) in zip(axes[0], panels.items(), strict=True):
+    lines = [len(part) for part in panels.values()]
+    # One below the other, each line as high as any.
+    figure, axes = drawing.axes(
+        len(panels), 1, drawing.WIDE, 1 + 0.6 * len(lines) + 0.42 * sum(lines), height_ratios=lines
+    )
+    for axis, (name, part) in zip(axes[:, 0], panels.items(), strict=True):
         for place, row in enumerate(part.itertuples()):
             pale = others[(others["protocol"] == row.task) & (others["metric"] == row.metric)]["value"]
             axis.plot(pale, [place] * len(pale), markersize=5, alpha=0.3, zorder=1.5, **drawing.marker("adapter"))
@@ -276,7 +280,7 @@ def benchmarks(compared: pd.DataFrame, results: pd.DataFrame, picked: str = "5",
             row.task.replace("_", " ") + {"loss_per_byte_en": ", English"}.get(row.metric, "")
             for row in part.itertuples()
         ]
-        axis.set_yticks(range(len(names)), names)
+        axis.set_yticks(range(len(names)), [textwrap.fill(name, 18) for name in names])
         axis.set(xlabel=titles[name], ylim=(len(names) - 0.4, -0.6))
         axis.grid(axis="x", visible=True)
         axis.grid(axis="y", color="#f2f3f5")

@@ -2,6 +2,8 @@
 
 import os
 import re
+import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ from lib.corpus import fetching
 from lib.corpus.fetching import FetchError
 from lib.evaluation import benchmarks, completions, harness
 from lib.parameters import load_config
+from lib.running import graph
 
 FOUR = " ".join(BENCHMARKS)
 TASKS = [
@@ -62,6 +65,16 @@ def test_an_unknown_benchmark_is_refused_with_the_nearest_right_one(monkeypatch)
     benchmarks.check("belebele_ind_Latn nusax")
 
 
+@pytest.mark.parametrize(("more", "refused"), [([], True), (["--graph"], False)])
+def test_a_run_with_an_unknown_benchmark_is_refused_before_anything_runs(monkeypatch, more, refused):
+    monkeypatch.setattr(harness, "known", lambda: ["xcopa_it"])
+    monkeypatch.setattr("sys.argv", ["graph", "--profile", "demo", "--iterations", "5", "--seeds", "0", *more])
+    monkeypatch.setattr("sys.argv", [*sys.argv, "--benchmarks", "xcopa_in"])
+    # The graph may be drawn before there is an environment that could be asked.
+    with pytest.raises(SystemExit, match="error: BENCHMARKS='xcopa_in'") if refused else nullcontext():
+        graph.main()
+
+
 def test_the_four_are_known_without_asking_the_harness(monkeypatch):
     monkeypatch.setattr(harness, "known", lambda: pytest.fail("asked"))
     benchmarks.check(FOUR)
@@ -85,7 +98,7 @@ def test_every_task_is_measured_with_its_items_and_its_chance(config):
 
 def test_causes_are_asked_as_the_harness_asks_them(config):
     asked = {}
-    for name, task in benchmarks._of_repository("copal_id").items():
+    for name, task in benchmarks.of_repository("copal_id").items():
         task.build_all_requests()
         asked[name] = [request.args for request in task.instances]
     assert asked["copal_id_standard"][:3] == [

@@ -49,7 +49,7 @@ def by_transformers(model, asked):
 def test_each_text_has_its_own_log_likelihood_however_texts_are_put_together(
     tiny_model, tokenizer, monkeypatch, together
 ):
-    monkeypatch.setattr(harness, "_TOKENS_TOGETHER", together)
+    monkeypatch.setattr(harness, "_TOKENS_PER_TREE", together)
     asked = requests(tokenizer, *ASKED)
     found = [nats for nats, _ in Scorer(tiny_model, tokenizer)._loglikelihood_tokens(asked)]
     assert found == pytest.approx(by_transformers(tiny_model, asked), abs=1e-4)

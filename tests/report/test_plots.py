@@ -522,7 +522,10 @@ def test_a_study_does_not_say_its_own_name_at_every_line():
 def test_each_benchmark_is_a_line_from_the_base_to_the_adapter_with_guessing_beside_it():
     compared, results = made_up_benchmarks()
     accuracy, bits = comparison_plots.benchmarks(compared, results).axes
-    assert ticks(accuracy, "y")[0] == "lindsea morphology" and ticks(bits, "y") == ["nusax", "nusax, English"]
+    assert ticks(accuracy, "y")[:2] == ["lindsea morphology", "lindsea argument\nstructure"] and ticks(bits, "y") == [
+        "nusax",
+        "nusax, English",
+    ]
     base, adapter = (
         [point.get_xdata()[0] for point in drawn_points(accuracy, marker) if len(point.get_xdata()) == 1]
         for marker in "os"

@@ -5,6 +5,7 @@ import pytest
 import torch
 from stand_in_hub import Hub, serving
 
+from lib.evaluation import benchmarks
 from lib.model import packaged
 from lib.parameters import load_config, load_configs
 from lib.running import advice, memory, probe, workload
@@ -204,6 +205,11 @@ def test_what_the_open_corpus_fetches_is_told_as_pinned(there):
     assert line.how == "as pinned, of public git repositories"
     fetched = of_the_hub(base_model="someone/tiny", corpus="open")
     assert set(advice.to_fetch(fetched)) == {"sources of the corpus", "base model"}
+
+
+def test_of_benchmarks_the_files_of_public_repositories_are_counted():
+    one = {table.name: sum(pin.bytes for pin in table.files) for table in benchmarks.table()}["xcopa_id"]
+    assert advice.to_fetch(load_config(profile="demo", benchmarks="xcopa_id belebele_ind_Latn")) == {"benchmarks": one}
 
 
 def test_a_demo_asks_no_hub(there):
