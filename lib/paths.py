@@ -110,7 +110,7 @@ class RunPaths:
         return self.artifacts / "gguf.json"
 
     def completions(self, name: str, protocol: str = "clean") -> Path:
-        """Completions of one model on the test rows, a line each."""
+        """Completions of one model on the test rows of a protocol, or on our own prompts, a line each."""
         return self.artifacts / "completions" / f"{name}_{protocol}.jsonl"
 
     def scores(self, name: str) -> Path:

@@ -51,23 +51,18 @@ def collect(configs: list[Config], bounds: pd.DataFrame) -> pd.DataFrame:
     return results
 
 
-def side_by_side(configs: list[Config], count: int, seed: int = 0) -> pd.DataFrame:
-    """Test prompts drawn at random with the reference and every model's completion in the first decoding run.
+def side_by_side(configs: list[Config]) -> pd.DataFrame:
+    """This project's own prompts, all of them, with what each model answers: text of the corpus is not for a page that
+    may be published.
 
-    The subsets are drawn as evenly as they allow; which rows they are depends on the seed alone, not on how good the
-    completions turned out.
+    Returns:
+        A line a prompt: subset, prompt, and a column for each model.
     """
-    tests = {"clean": completions.test_rows(configs[0], splits.read(configs[0]))["clean"]}
-    rows = tests["clean"]
-    order = np.random.default_rng(seed).permutation(len(rows))
-    shuffled = rows.iloc[order]
-    turn = shuffled.groupby("subset_name").cumcount()
-    chosen = shuffled.iloc[np.argsort(turn.to_numpy(), kind="stable")[:count]]
-    table = chosen.rename(columns={"subset_name": "subset", "input": "prompt", "output": "reference"})
+    asked = completions.own_prompts()
+    table = asked[completions.OWN].rename(columns={"subset_name": "subset", "input": "prompt"})
     for config in configs:
-        decoded = completions.read(config, tests)
-        first = decoded[decoded["run"] == 0].set_index("row")["text"]
-        table = table.assign(**{look.model_name(config.iteration, config.seed): first.reindex(table.index)})
+        answers = completions.read(config, asked).set_index("row")["text"]
+        table[look.model_name(config.iteration, config.seed)] = answers.reindex(table.index)
     return table
 
 
@@ -126,6 +121,7 @@ def write(
         equal_groups=_equal_groups(picked),
         signatures=_signatures(),
         samples=samples.to_dict("records"),
+        own_tokens=completions.OWN_TOKENS,
         models=[look.model_name(c.iteration, c.seed) for c in two],
         # Rows that are alike share a training.
         trainings=len({c.name for c in trained}),
