@@ -31,7 +31,7 @@ class RunPaths:
 
     @property
     def reports(self) -> Path:
-        """What the run shows: executed notebooks, figures/, report.html, results.csv, manifest.json."""
+        """What the run shows: executed notebooks, figures/, report.html, results.csv, summary.csv, manifest.json."""
         return ROOT / "reports" / self.run
 
     @property
@@ -150,6 +150,11 @@ class RunPaths:
     def results(self) -> Path:
         """All scores of the run, tidy."""
         return self.reports / "results.csv"
+
+    @property
+    def summary(self) -> Path:
+        """The means of those scores over the decoding runs, with their intervals over test groups."""
+        return self.reports / "summary.csv"
 
     @property
     def manifest(self) -> Path:

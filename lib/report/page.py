@@ -1,4 +1,4 @@
-"""The report: results.csv, manifest.json, and one page that opens without a network."""
+"""The report: results.csv, summary.csv, manifest.json, and one page that opens without a network."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from pandas.io.formats.style import Styler
 from lib import paths
 from lib.config import Config
 from lib.corpus import likeness, splits
-from lib.evaluation import completions, floors, metrics, scoring
+from lib.evaluation import completions, floors, metrics, scoring, statistics
 from lib.evaluation.metrics import METRIC_NAMES
 from lib.model import generation
 from lib.release import cards, finished
@@ -51,6 +51,25 @@ def collect(configs: list[Config], bounds: pd.DataFrame) -> pd.DataFrame:
     return results
 
 
+def summarise(configs: list[Config], results: pd.DataFrame) -> pd.DataFrame:
+    """The means of every model's scores with their intervals (`statistics.summarise`), written to summary.csv.
+
+    Args:
+        results: of `collect`.
+    """
+    models = results[~results["iteration"].isin([floors.CEILING, *floors.FLOORS])]
+    pairs = {
+        (config.iteration, config.seed, protocol): scoring.read_pairs(config, protocol)
+        for protocol in models["protocol"].unique()
+        for config in configs
+        if config.paths.pairs(config.name, protocol).is_file()
+    }
+    summary = statistics.summarise(models, pairs)
+    with whole(configs[0].paths.summary) as temporary:
+        summary.to_csv(temporary, index=False)
+    return summary
+
+
 def side_by_side(configs: list[Config]) -> pd.DataFrame:
     """This project's own prompts, all of them, with what each model answers: text of the corpus is not for a page that
     may be published.
@@ -83,7 +102,7 @@ def write(
     Args:
         configs: every model of the run, base first.
         picked: the one that the page calls "the adapter".
-        summary: of the clean protocol (`statistics.summarise`).
+        summary: of the clean protocol (`summarise`).
         against_base: every training against the base (`ablation.comparisons`).
         against_floors: the picked one against answers without a model (`ablation.against_floors`).
         samples: of base and picked (`side_by_side`).

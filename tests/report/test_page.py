@@ -45,7 +45,7 @@ def write_report(configs: list, failed: dict[str, str] | None = None) -> str:
     for name in ("bleu", "rouge"):
         (picked.paths.figures / f"{name}.png").write_bytes(DOT)
     pairs = scoring.all_pairs(configs, ["clean"])
-    summary = statistics.summarise(clean, pairs)
+    summary = ablation.of_models(page.summarise(configs, results), "clean")
     against_base = ablation.comparisons(configs, "base")
     nested = ablation.nested_bleu([configs[0], picked])
     verdict = ablation.nested_verdict(nested, published.table3(), picked.iteration)
@@ -321,6 +321,22 @@ def test_results_have_exactly_their_columns_base_first():
     english = written[written["metric"] == "loss_per_byte_en"]
     assert english["value"].tolist() == [1.5, 2.5, 2.5] and set(english["protocol"]) == {"english"}
     assert len(written) == 3 * (2 * RUNS * len(METRICS) + 1) + len(small_run.bounds())
+
+
+def test_the_summary_has_each_model_s_means_in_every_protocol_with_the_intervals_that_the_page_shows():
+    configs = small_run.make(iterations="4 6", seeds="0 1")
+    results = page.collect(configs, small_run.bounds())
+    made = page.summarise(configs, results)
+    pd.testing.assert_frame_equal(made, pd.read_csv(configs[0].paths.summary, dtype={"iteration": str}))
+    assert set(zip(made["iteration"], made["seed"], strict=True)) == {
+        ("base", 0), ("4", 0), ("4", 1), ("6", 0), ("6", 1),
+    }  # fmt: skip
+    assert set(made["protocol"]) == {"clean", "paper", "english"}
+    clean = ablation.of_models(results, "clean")
+    expected = statistics.summarise(clean, scoring.all_pairs(configs, ["clean"]))
+    shown = ablation.of_models(made, "clean").reset_index(drop=True)
+    pd.testing.assert_frame_equal(shown, expected)
+    assert (shown["low"] < shown["high"]).any()
 
 
 def test_rows_that_share_a_training_have_equal_scores_under_both_names():
