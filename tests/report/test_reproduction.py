@@ -98,6 +98,9 @@ def test_on_other_rows_and_for_an_unknown_spread_the_interval_is_that_over_test_
     for found in (other_rows.loc[LOSS], other_seed.loc[(*LOSS[:3], 1)]):
         assert (found["over"], found["verdict"]) == ("test groups", "inside")
         assert found["high"] == pytest.approx(1 + 0.1 * 2**0.5)
+    seeds = compared(publish("d", results({0: 1.0, 1: 3.0}), half=0.1), publish("b", results({0: 1.0}, echo=1.6)))
+    assert seeds.loc[LOSS, "over"] == "test groups"
+    assert seeds.loc[LOSS, ["low", "high"]].tolist() == pytest.approx([1 - 0.1 * 2**0.5, 3 + 0.1 * 2**0.5])
     # The rows of a benchmark are the same in every run.
     assert other_rows.loc[("base", "nusax", "loss_per_byte", 0), "over"] == "rounding"
     # One greedy decoding says nothing of how far others are.
