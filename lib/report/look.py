@@ -316,7 +316,7 @@ def english(table: pd.DataFrame) -> Styler:
 
 
 def side_by_side(samples: pd.DataFrame) -> Styler:
-    """Prompts with the reference, and what each model wrote."""
+    """Prompts, and what each model wrote."""
     return _texts(samples).hide(axis="index").set_properties(**{"vertical-align": "top"})
 
 
