@@ -20,6 +20,8 @@ LLAMA_CPP  ?=
 REPO       ?=
 PRIVATE    ?= 1
 YES        ?=
+# For `make compare`: the results.csv of the run that RUN should reproduce.
+WITH       ?=
 # The Ray cluster that runs the notebooks instead of this machine; `local` for one that is started for this run.
 RAY_ADDRESS ?=
 cluster    := $(filter-out local,$(RAY_ADDRESS))
@@ -155,13 +157,13 @@ page: settings $(if $(filter $(FIRST) $(BASE),$(MISSING)),,$(if $(SCORED),$(REPO
 	$(if $(MISSING),exit 1)
 
 # --- Commands --------------------------------------------------------------------------------------------------------
-.PHONY: help report advice chat chat-doctor merge gguf publish hosted test unsloth quick-test lab bench lint clean base-model example
+.PHONY: help report advice compare chat chat-doctor merge gguf publish hosted test unsloth quick-test lab bench lint clean base-model example
 help: ## list these commands
 	echo "Klepon: a report that can be run again. Commands:"
 	grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/  make /'
 	echo "Variables: PROFILE=$(PROFILE) RUN=$(RUN) CORPUS=$(CORPUS) BASE_MODEL=$(BASE_MODEL) ITERATIONS=\"$(ITERATIONS)\" SEEDS=\"$(SEEDS)\" STUDIES=\"$(STUDIES)\" BENCHMARKS=\"$(BENCHMARKS)\" JOBS=$(JOBS)"
 	echo "           RAY_ADDRESS=$(RAY_ADDRESS) ADAPTER=$(ADAPTER) ENGINE_URL=$(ENGINE_URL) PORT=$(PORT) WORKERS=$(WORKERS)"
-	echo "           LLAMA_CPP=$(LLAMA_CPP) REPO=$(REPO) PRIVATE=$(PRIVATE) YES=$(YES)"
+	echo "           LLAMA_CPP=$(LLAMA_CPP) REPO=$(REPO) PRIVATE=$(PRIVATE) YES=$(YES) WITH=$(WITH)"
 
 # In two steps, so that a failed row costs no other: all that can run, then the page. Each step is a make of its own,
 # which is given the graph and this one's variables, but not its options. The notebooks' output goes to the terminal by
@@ -191,6 +193,10 @@ endif
 
 advice: $(ENVIRONMENT) ## before a long run: what it downloads and trains, its hours, memory and disk, and whether it fits here
 	$(PY) -m lib.running.advice $(VARIABLES)
+
+# `make` itself ends with 2 whatever went wrong, and says which: Error 1, no reproduction; Error 2, not to be compared.
+compare: $(ENVIRONMENT) ## is RUN a reproduction of the run whose results.csv is WITH? number by number: reports/<run>/compare
+	$(PY) -m lib.report.reproduction --run '$(RUN)' --with '$(WITH)'
 
 CHAT = --run '$(RUN)' --adapter '$(ADAPTER)' --base-model '$(BASE_MODEL)' --engine-url '$(ENGINE_URL)' \
     --port '$(PORT)' --workers '$(WORKERS)'
@@ -246,5 +252,5 @@ base-model: $(ENVIRONMENT) ## pretrain the demo's base model again (about half a
 
 example: report ## copy this run's report into reports/example, which is committed
 	mkdir -p reports/example
-	cp $(REPORTS)/report.html $(REPORTS)/results.csv $(REPORTS)/manifest.json reports/example/
+	cp $(REPORTS)/report.html $(REPORTS)/results.csv $(REPORTS)/summary.csv $(REPORTS)/manifest.json reports/example/
 	cp $(REPORTS)/figures/bleu.png reports/example/bleu.png

@@ -31,7 +31,7 @@ class RunPaths:
 
     @property
     def reports(self) -> Path:
-        """What the run shows: executed notebooks, figures/, report.html, results.csv, manifest.json."""
+        """What the run shows: executed notebooks, figures/, report.html, results.csv, summary.csv, manifest.json."""
         return ROOT / "reports" / self.run
 
     @property
@@ -110,7 +110,7 @@ class RunPaths:
         return self.artifacts / "gguf.json"
 
     def completions(self, name: str, protocol: str = "clean") -> Path:
-        """Completions of one model on the test rows, a line each."""
+        """Completions of one model on the test rows of a protocol, or on our own prompts, a line each."""
         return self.artifacts / "completions" / f"{name}_{protocol}.jsonl"
 
     def scores(self, name: str) -> Path:
@@ -154,6 +154,11 @@ class RunPaths:
     def results(self) -> Path:
         """All scores of the run, tidy."""
         return self.reports / "results.csv"
+
+    @property
+    def summary(self) -> Path:
+        """The means of those scores over the decoding runs, with their intervals over test groups."""
+        return self.reports / "summary.csv"
 
     @property
     def manifest(self) -> Path:

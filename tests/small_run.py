@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lib.config import Config
-from lib.evaluation import floors, metrics
+from lib.evaluation import completions, floors, metrics
 from lib.parameters import load_configs
 from lib.paths import ADAPTER_RECORD
 from lib.report import page, provenance
@@ -47,6 +47,11 @@ def reference(row: int) -> str:
 def completion(config: Config, row: int, run: int) -> str:
     """The base writes what nobody asked for; an adapter answers, and goes on."""
     return f"{HOSTILE} base {row} {run}" if config.name == "base" else f"{reference(row)} {config.name} {row} {run}"
+
+
+def answer(config: Config, row: int) -> str:
+    """To one of this project's own prompts."""
+    return f"{HOSTILE} base {row}" if config.name == "base" else f"Tanggapan {config.name} {row}"
 
 
 def make(
@@ -97,6 +102,7 @@ def make(
         level = 10 if config.name == "base" else 40
         write_scores(config, level)
         write_completions(config)
+        write_answers(config)
         write_language(config, 1.5 if config.name == "base" else 2.5)
         if benchmarks:
             write_benchmarks(config)
@@ -177,6 +183,14 @@ def write_completions(config: Config, texts=completion) -> None:
         path = config.paths.pairs(config.name, protocol)
         path.parent.mkdir(parents=True, exist_ok=True)
         pairs.to_parquet(path, index=False)
+
+
+def write_answers(config: Config) -> None:
+    """The answers to this project's own prompts."""
+    ((protocol, asked),) = completions.own_prompts().items()
+    known = [{"row": row, "run": 0, "text": answer(config, row), "ids": [1] * 5} for row in asked.index]
+    lines = map(json.dumps, [{"settings": {}, "decoding": DECODING | {"greedy": True}}, *known])
+    config.paths.completions(config.name, protocol).write_text("\n".join(lines) + "\n")
 
 
 def pairs_of(known: list[dict]) -> pd.DataFrame:

@@ -111,7 +111,7 @@ class Graph:
     def start(self, *arguments: str, target: str | None = "report") -> subprocess.Popen:
         """Start make with the stub in Python's place, without a target where that is None, in a group of its own."""
         own = ("OMP_NUM_THREADS", "MAKEFLAGS", "MAKELEVEL", "RAY_ADDRESS", "PROFILE", "RUN", "ITERATIONS", "SEEDS")
-        own += ("STUDIES", "JOBS", "LLAMA_CPP", "REPO", "PRIVATE", "YES")
+        own += ("STUDIES", "JOBS", "LLAMA_CPP", "REPO", "PRIVATE", "YES", "WITH")
         environment = {k: v for k, v in os.environ.items() if k not in own and not k.startswith("KLEPON_")}
         return subprocess.Popen(
             ["make", *([target] if target else []), "PY=./stub", *arguments],
@@ -759,7 +759,7 @@ def test_the_help_shows_each_variable_with_its_value(whole):
         assert "JOBS=2" in whole.make(more, target="help").stdout
         assert "JOBS=1" in whole.make(more, "PROFILE=paper", target="help").stdout, "they would share a GPU"
     assert "ADAPTER= ENGINE_URL= PORT=8000 WORKERS=1" in shown
-    assert "LLAMA_CPP= REPO= PRIVATE=1 YES=" in shown
+    assert "LLAMA_CPP= REPO= PRIVATE=1 YES= WITH=" in shown
 
 
 @pytest.mark.parametrize(("target", "module"), [("chat", "serve"), ("chat-doctor", "serve.doctor")])
@@ -818,6 +818,14 @@ def test_what_comes_after_training_is_told_the_variables(made, target, module, t
     (made.folder / f"lib/release/{module}.py").write_text("import json, sys\nprint(json.dumps(sys.argv[1:]))\n")
     given = ["RUN=mine", "LLAMA_CPP=a b/llama.cpp", "REPO=x/y", "PRIVATE=0", "YES=1"]
     assert json.loads(made.make(*given, target=target).stdout.splitlines()[-1]) == ["--run", "mine", *told]
+
+
+def test_a_comparison_is_told_both_runs_and_make_names_its_exit_code(made):
+    stand_in = "import json, sys\nprint(json.dumps(sys.argv[1:]))\nsys.exit(1)\n"
+    (made.folder / "lib/report/reproduction.py").write_text(stand_in)
+    compared = made.make("RUN=mine", "WITH=a b/results.csv", target="compare")
+    assert json.loads(compared.stdout) == ["--run", "mine", "--with", "a b/results.csv"]
+    assert compared.returncode != 0 and compared.stderr.endswith("Error 1\n")
 
 
 def test_a_publication_is_private_and_asked_for_unless_told_otherwise(made):

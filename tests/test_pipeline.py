@@ -121,7 +121,7 @@ def whole(folder):
 
 def test_a_run_makes_all_that_it_promises(whole):
     assert sorted(path.stem for path in whole.glob("*.ipynb")) == STAGES
-    for name in ("report.html", "results.csv", "manifest.json"):
+    for name in ("report.html", "results.csv", "summary.csv", "manifest.json"):
         assert (whole / name).stat().st_size > 0
     results = pd.read_csv(whole / "results.csv")
     assert list(results.columns) == ["iteration", "seed", "protocol", "decoding_run", "metric", "value"]

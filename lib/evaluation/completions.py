@@ -1,7 +1,11 @@
-"""A model's completions of the test rows: which rows, what the model wrote, and where that is stored."""
+"""A model's completions of the test rows and of this project's own prompts: which they are, what the model wrote, and
+where that is stored.
+"""
 
 import os
+import tomllib
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,6 +21,12 @@ from lib.sampling.draws import spread
 #: `clean`: rows of groups that were kept apart. `paper`: single rows that sampling left over, leaks and all. `greedy`:
 #: the clean rows again, always with the likeliest token.
 PROTOCOLS = ("clean", "paper", "greedy")
+#: Prompts that belong to no corpus, completed greedily too: the report shows them, and nothing scores them.
+OWN = "own"
+#: How many tokens an answer to one of them may have. In SmolLM2's vocabulary these prompts take 2.6 tokens a word, so
+#: that the 48 of a scored completion are some 18 words: too few for a list of steps, or for a pantun after a greeting.
+OWN_TOKENS = 96
+_OWN_PROMPTS = Path(__file__).parent / "tables" / "prompts.toml"
 
 
 def test_rows(config: Config, split: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -39,6 +49,13 @@ def test_rows(config: Config, split: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return tests | {"greedy": tests["clean"]}
 
 
+def own_prompts() -> dict[str, pd.DataFrame]:
+    """This project's own prompts in the order of their file, in the form of `test_rows`: subset_name, input."""
+    listed = tomllib.loads(_OWN_PROMPTS.read_text(encoding="utf-8")).values()
+    table = pd.DataFrame(listed).rename(columns={"subset": "subset_name", "prompt": "input"})
+    return {OWN: table}
+
+
 def load_model(config: Config) -> PreTrainedModel:
     """The model that is evaluated: the iteration's adapter on the base, or the base itself."""
     if config.name == "base":
@@ -58,13 +75,15 @@ def origin(config: Config) -> dict[str, Any]:
 
 
 def decoding_of(config: Config, model: HasDefaults, end_of_turn: int, protocol: str = "clean") -> Decoding:
-    """How a protocol's completions are decoded: as the run's settings say, or greedily where that is the protocol."""
+    """How a protocol's completions are decoded: as the run's settings say, but greedily where that is the protocol, or
+    the prompts are our own.
+    """
     settings = config.evaluation
     return generation.decoding_of(
         model,
         end_of_turn,
-        settings.max_new_tokens,
-        do_sample=settings.do_sample and protocol != "greedy",
+        OWN_TOKENS if protocol == OWN else settings.max_new_tokens,
+        do_sample=settings.do_sample and protocol not in ("greedy", OWN),
         temperature=settings.temperature or None,
         top_p=settings.top_p or None,
         top_k=None if settings.top_k == -1 else settings.top_k,
@@ -72,12 +91,12 @@ def decoding_of(config: Config, model: HasDefaults, end_of_turn: int, protocol: 
 
 
 def complete(config: Config, tests: dict[str, pd.DataFrame], runs: int | None = None) -> None:
-    """Write the completions of one model on the test rows of each protocol.
+    """Write the completions of one model on the rows of each protocol.
 
     What an interrupted call wrote is kept. Where ENGINE_URL names a server, the server decodes (`lib.model.served`).
 
     Args:
-        tests: by protocol, rows with the column input, whose index numbers them.
+        tests: by protocol (or of `own_prompts`), rows with the column input, whose index numbers them.
         runs: decoding runs; as many as the settings say where None. Greedy completions are made once.
     """
     tokenizer, settings = loading.load_tokenizer(config.model), config.evaluation
@@ -91,9 +110,10 @@ def complete(config: Config, tests: dict[str, pd.DataFrame], runs: int | None = 
         made_by |= {"server": model.name}
     else:
         model, by = load_model(config), {}
-    room = config.prompt.max_evaluation_tokens - settings.max_new_tokens
     for protocol, rows in tests.items():
-        own_runs = 1 if protocol == "greedy" else runs or settings.decoding_runs
+        decoding = decoding_of(config, model, end_of_turn_id(tokenizer, config.prompt), protocol)
+        room = config.prompt.max_evaluation_tokens - decoding.max_new_tokens
+        own_runs = 1 if protocol in ("greedy", OWN) else runs or settings.decoding_runs
         prompts = {
             int(row): encode_prompt(tokenizer, to_messages(to_sharegpt(text, ""))[:1], config.prompt, room)[0]
             for row, text in rows["input"].items()
@@ -103,7 +123,7 @@ def complete(config: Config, tests: dict[str, pd.DataFrame], runs: int | None = 
             tokenizer,
             prompts,
             config.paths.completions(config.name, protocol),
-            decoding=decoding_of(config, model, end_of_turn_id(tokenizer, config.prompt), protocol),
+            decoding=decoding,
             runs=own_runs,
             seed=settings.decoding_seed,
             # As many sequences together, however few runs there are of each prompt.
@@ -118,7 +138,7 @@ def read(config: Config, tests: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The written completions beside what they are scored against.
 
     Returns:
-        Columns protocol, row, run, text, ids, subset, prompt, reference.
+        Columns protocol, row, run, text, ids, subset, prompt, and reference (own prompts have none).
     """
     parts = []
     for protocol, rows in tests.items():

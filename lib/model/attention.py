@@ -80,13 +80,14 @@ def _examples(
     """Query, key and value of each example, with the keys and values of the prefix that it shares."""
     starts = [0, *((positions.diff() <= 0).nonzero()[:, 0] + 1).tolist(), len(positions)]
     shared = positions[torch.tensor(starts[:-1], device=positions.device)].tolist()
-    for start, end, before in zip(starts, starts[1:], shared, strict=False):
-        own = slice(start, end)
-        yield (
-            query[:, :, own],
-            torch.cat([key[:, :, :before], key[:, :, own]], dim=2) if before else key[:, :, own],
-            torch.cat([value[:, :, :before], value[:, :, own]], dim=2) if before else value[:, :, own],
-        )
+    lengths = [end - start for start, end in zip(starts, starts[1:], strict=False)]
+    # The gradient of a split is one tensor; each of many slices would have one of the whole row's size.
+    queries, keys, values = (states.split(lengths, dim=2) for states in (query, key, value))
+    for own, own_keys, own_values, before in zip(queries, keys, values, shared, strict=True):
+        if before:
+            own_keys = torch.cat([keys[0][:, :, :before], own_keys], dim=2)
+            own_values = torch.cat([values[0][:, :, :before], own_values], dim=2)
+        yield own, own_keys, own_values
 
 
 def _seen(query: torch.Tensor, key: torch.Tensor, sliding_window: int | None) -> torch.Tensor | None:

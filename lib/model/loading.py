@@ -1,6 +1,7 @@
 """The frozen base model and the adapter on it."""
 
 import hashlib
+import json
 import resource
 import sys
 from pathlib import Path
@@ -241,10 +242,17 @@ def trainable_parameters(model: PeftModel) -> pd.DataFrame:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over the names and bytes of a model's or an adapter's weights and configuration."""
+    """SHA-256 over the names and bytes of a model's or an adapter's weights and configuration.
+
+    An adapter's does not depend on where its base model is: that differs from machine to machine.
+    """
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*config.json")):
         digest.update(path.name.encode())
+        if path.name == "adapter_config.json":
+            settings = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": None}
+            digest.update(json.dumps(settings, sort_keys=True).encode())
+            continue
         with path.open("rb") as file:
             while part := file.read(1 << 24):
                 digest.update(part)

@@ -363,7 +363,7 @@ def _no_benchmarks() -> Styler:
 
 
 def side_by_side(samples: pd.DataFrame) -> Styler:
-    """Prompts with the reference, and what each model wrote."""
+    """Prompts, and what each model wrote."""
     return _texts(samples).hide(axis="index").set_properties(**{"vertical-align": "top"})
 
 

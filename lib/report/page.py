@@ -1,4 +1,4 @@
-"""The report: results.csv, manifest.json, and one page that opens without a network."""
+"""The report: results.csv, summary.csv, manifest.json, and one page that opens without a network."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from pandas.io.formats.style import Styler
 from lib import paths
 from lib.config import Config
 from lib.corpus import likeness, splits
-from lib.evaluation import benchmarks, completions, floors, metrics, scoring
+from lib.evaluation import benchmarks, completions, floors, metrics, scoring, statistics
 from lib.evaluation.metrics import METRIC_NAMES
 from lib.model import generation
 from lib.release import cards, finished
@@ -53,23 +53,37 @@ def collect(configs: list[Config], bounds: pd.DataFrame) -> pd.DataFrame:
     return results
 
 
-def side_by_side(configs: list[Config], count: int, seed: int = 0) -> pd.DataFrame:
-    """Test prompts drawn at random with the reference and every model's completion in the first decoding run.
+def summarise(configs: list[Config], results: pd.DataFrame) -> pd.DataFrame:
+    """The means of every model's scores with their intervals (`statistics.summarise`), written to summary.csv.
 
-    The subsets are drawn as evenly as they allow; which rows they are depends on the seed alone, not on how good the
-    completions turned out.
+    Args:
+        results: of `collect`.
     """
-    tests = {"clean": completions.test_rows(configs[0], splits.read(configs[0]))["clean"]}
-    rows = tests["clean"]
-    order = np.random.default_rng(seed).permutation(len(rows))
-    shuffled = rows.iloc[order]
-    turn = shuffled.groupby("subset_name").cumcount()
-    chosen = shuffled.iloc[np.argsort(turn.to_numpy(), kind="stable")[:count]]
-    table = chosen.rename(columns={"subset_name": "subset", "input": "prompt", "output": "reference"})
+    models = results[~results["iteration"].isin([floors.CEILING, *floors.FLOORS])]
+    pairs = {
+        (config.iteration, config.seed, protocol): scoring.read_pairs(config, protocol)
+        for protocol in models["protocol"].unique()
+        for config in configs
+        if config.paths.pairs(config.name, protocol).is_file()
+    }
+    summary = statistics.summarise(models, pairs)
+    with whole(configs[0].paths.summary) as temporary:
+        summary.to_csv(temporary, index=False)
+    return summary
+
+
+def side_by_side(configs: list[Config]) -> pd.DataFrame:
+    """This project's own prompts, all of them, with what each model answers: text of the corpus is not for a page that
+    may be published.
+
+    Returns:
+        A line a prompt: subset, prompt, and a column for each model.
+    """
+    asked = completions.own_prompts()
+    table = asked[completions.OWN].rename(columns={"subset_name": "subset", "input": "prompt"})
     for config in configs:
-        decoded = completions.read(config, tests)
-        first = decoded[decoded["run"] == 0].set_index("row")["text"]
-        table = table.assign(**{look.model_name(config.iteration, config.seed): first.reindex(table.index)})
+        answers = completions.read(config, asked).set_index("row")["text"]
+        table[look.model_name(config.iteration, config.seed)] = answers.reindex(table.index)
     return table
 
 
@@ -91,7 +105,7 @@ def write(
     Args:
         configs: every model of the run, base first.
         picked: the one that the page calls "the adapter".
-        summary: of the clean protocol (`statistics.summarise`).
+        summary: of the clean protocol (`summarise`).
         against_base: every training against the base (`ablation.comparisons`).
         against_floors: the picked one against answers without a model (`ablation.against_floors`).
         samples: of base and picked (`side_by_side`).
@@ -130,6 +144,7 @@ def write(
         equal_groups=_equal_groups(picked),
         signatures=_signatures(),
         samples=samples.to_dict("records"),
+        own_tokens=completions.OWN_TOKENS,
         models=[look.model_name(c.iteration, c.seed) for c in two],
         # Rows that are alike share a training.
         trainings=len({c.name for c in trained}),

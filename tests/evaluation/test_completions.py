@@ -11,7 +11,8 @@ from transformers import GenerationConfig
 
 from lib.config import Config, Evaluation, Model
 from lib.corpus import selection, splits
-from lib.evaluation import completions, metrics, scoring
+from lib.demo import generator
+from lib.evaluation import completions, likelihood, metrics, scoring
 from lib.model import loading
 from lib.model.prompts import encode_prompt, end_of_turn_id
 
@@ -178,6 +179,29 @@ def test_greedy_completions_are_what_transformers_generates_without_sampling(con
             given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=6, eos_token_id=ends
         )
         assert record.ids == [token for token in made[0, len(ids) :].tolist() if token not in ends]
+
+
+def test_our_own_prompts_are_answered_greedily_at_more_length_and_stay_out_of_the_scores(
+    config, tests, tokenizer, embedded
+):
+    asked = completions.own_prompts()
+    completions.complete(config, tests | asked)
+    used = completions.generation.read_decoding(config.paths.completions("base", completions.OWN))
+    assert (used.greedy, used.max_new_tokens) == (True, completions.OWN_TOKENS)
+    table = completions.read(config, asked)
+    assert sorted(table["row"]) == list(range(20)), "once each"
+    for record in table.itertuples():
+        assert record.prompt == asked[completions.OWN].loc[record.row, "input"]
+    likelihood.measure(config, tests)
+    assert completions.OWN not in set(scoring.score(config, completions.read(config, tests))["protocol"])
+
+
+def test_our_own_prompts_are_twenty_of_all_six_kinds_and_no_row_of_the_demo_s_corpus():
+    (prompts,) = completions.own_prompts().values()
+    assert len(prompts) == 20 and prompts["input"].is_unique
+    assert set(prompts["subset_name"]) == set(selection.SUBSETS)
+    known = {row["input"].casefold() for row in generator.rows()}
+    assert not [text for text in prompts["input"] if text.casefold() in known]
 
 
 @pytest.mark.parametrize(

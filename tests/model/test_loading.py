@@ -172,6 +172,16 @@ def test_demo_names_the_base_model_of_this_repository():
     assert loading.base_model_folder(Model("demo")) == paths.DEMO_BASE_MODEL
 
 
+def test_an_adapter_s_fingerprint_is_the_same_wherever_its_base_model_is(tmp_path):
+    def fingerprint(**settings) -> str:
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 8} | settings))
+        return loading.fingerprint(tmp_path)
+
+    first = fingerprint(base_model_name_or_path="/here/base")
+    assert fingerprint(base_model_name_or_path="/there/base") == first
+    assert fingerprint(base_model_name_or_path="/here/base", r=16) != first
+
+
 def test_a_fingerprint_is_of_weights_and_configuration_alone(base_model):
     first = loading.base_fingerprint(Model(str(base_model)))
     (base_model / "README.md").write_text("other words")

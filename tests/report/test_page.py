@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import small_run
-from small_run import COLUMNS, HOSTILE, RUNS, SUBSETS, score_table, training_log, write_completions, write_scores
+from small_run import COLUMNS, HOSTILE, RUNS, score_table, training_log, write_completions, write_scores
 from transformers import GenerationConfig
 
 from lib import paths
@@ -45,7 +45,7 @@ def write_report(configs: list, failed: dict[str, str] | None = None) -> str:
     for name in ("bleu", "rouge"):
         (picked.paths.figures / f"{name}.png").write_bytes(DOT)
     pairs = scoring.all_pairs(configs, ["clean"])
-    summary = statistics.summarise(clean, pairs)
+    summary = ablation.of_models(page.summarise(configs, results), "clean")
     against_base = ablation.comparisons(configs, "base")
     nested = ablation.nested_bleu([configs[0], picked])
     verdict = ablation.nested_verdict(nested, published.table3(), picked.iteration)
@@ -63,7 +63,7 @@ def write_report(configs: list, failed: dict[str, str] | None = None) -> str:
         "english": look.english(ablation.english_cost(configs)),
         "benchmarks": look.benchmarked(compared := benchmarks.compare(configs[0], picked)),
     }
-    samples = page.side_by_side([configs[0], picked], count=6)
+    samples = page.side_by_side([configs[0], picked])
     written = page.write(
         configs, picked, summary, against_base, against_floors, samples, tables, failed or {}, verdict, bounds, compared
     )
@@ -324,6 +324,22 @@ def test_results_have_exactly_their_columns_base_first():
     assert len(written) == 3 * (2 * RUNS * len(METRICS) + 1) + len(small_run.bounds())
 
 
+def test_the_summary_has_each_model_s_means_in_every_protocol_with_the_intervals_that_the_page_shows():
+    configs = small_run.make(iterations="4 6", seeds="0 1")
+    results = page.collect(configs, small_run.bounds())
+    made = page.summarise(configs, results)
+    pd.testing.assert_frame_equal(made, pd.read_csv(configs[0].paths.summary, dtype={"iteration": str}))
+    assert set(zip(made["iteration"], made["seed"], strict=True)) == {
+        ("base", 0), ("4", 0), ("4", 1), ("6", 0), ("6", 1),
+    }  # fmt: skip
+    assert set(made["protocol"]) == {"clean", "paper", "english"}
+    clean = ablation.of_models(results, "clean")
+    expected = statistics.summarise(clean, scoring.all_pairs(configs, ["clean"]))
+    shown = ablation.of_models(made, "clean").reset_index(drop=True)
+    pd.testing.assert_frame_equal(shown, expected)
+    assert (shown["low"] < shown["high"]).any()
+
+
 def test_rows_that_share_a_training_have_equal_scores_under_both_names():
     configs = small_run.make(iterations="4 5 6", seeds="0 1")
     write_scores(configs[2], 70)
@@ -343,25 +359,50 @@ def test_missing_scores_are_named_with_what_to_run():
     assert not configs[0].paths.results.exists()
 
 
-def test_the_shown_samples_hang_on_the_seed_and_not_on_the_completions():
+def test_samples_are_all_of_our_own_prompts_with_what_each_model_answers_to_it():
     configs = small_run.make()
-    first = page.side_by_side(configs, count=6)
-    for config in configs:
-        write_completions(config, lambda c, row, run: "baik" if row % 2 else "")
-    second = page.side_by_side(configs, count=6)
-    columns = ["subset", "prompt", "reference"]
-    pd.testing.assert_frame_equal(first[columns], second[columns])
-    assert first["subset"].value_counts().to_dict() == dict.fromkeys(SUBSETS, 2)
-    assert list(page.side_by_side(configs, count=6, seed=1).index) != list(first.index)
-
-
-def test_samples_put_each_model_s_first_decoding_run_beside_its_own_prompt():
-    configs = small_run.make()
-    shown = page.side_by_side(configs, count=6)
+    (asked,) = completions.own_prompts().values()
+    # In whatever order they were completed.
+    path = configs[1].paths.completions("5_seed0", completions.OWN)
+    head, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([head, *lines[::-1]]) + "\n")
+    shown = page.side_by_side(configs)
+    assert list(shown.columns) == ["subset", "prompt", "base", "row 5, seed 0"]
+    assert shown["prompt"].tolist() == asked["input"].tolist()
     for row, sample in shown.iterrows():
-        assert sample["base"] == f"{HOSTILE} base {row} 0"
-        assert sample["row 5, seed 0"] == small_run.completion(configs[1], row, 0)
-        assert (sample["prompt"], sample["reference"]) == (small_run.prompt(row), small_run.reference(row))
+        assert sample["base"] == small_run.answer(configs[0], row)
+        assert sample["row 5, seed 0"] == small_run.answer(configs[1], row)
+
+
+def test_the_page_shows_our_own_prompts_and_answers_and_where_they_are():
+    configs = small_run.make()
+    text = Page(write_report(configs)).text
+    (asked,) = completions.own_prompts().values()
+    assert "These 20 prompts are this project's own. They were fixed before any training" in text
+    assert (REPOSITORY / "lib/evaluation/tables/prompts.toml").is_file()
+    assert "lib/evaluation/tables/prompts.toml" in text
+    assert "at most 96 of them" in text
+    for row, prompt in asked["input"].items():
+        assert " ".join(prompt.split()) in text
+        assert all(small_run.answer(config, row) in text for config in configs)
+
+
+def published_texts_of_the_corpus(files: paths.RunPaths) -> list[str]:
+    """The prompts and outputs of the corpus, all of at least three words, that stand in what a run publishes."""
+    page = Page(files.report.read_text())
+    shown = [page.text, *(str(value) for _, attributes in page.tags for value in attributes.values())]
+    shown += [path.read_text() for path in (files.results, files.manifest, *files.figures.rglob("*.svg"))]
+    rows = pd.read_parquet(files.rows)
+    return [text for text in (*rows["input"], *rows["output"]) if any(text in one for one in shown)]
+
+
+def test_no_text_of_the_corpus_is_on_the_page_or_beside_it():
+    # The adapter answers every test row with its reference, so its completions must not be there either.
+    files = small_run.make()[0].paths
+    text = write_report(load_configs("trial"))
+    assert not published_texts_of_the_corpus(files)
+    files.report.write_text(text + f"<p title='{small_run.prompt(7)}'>{small_run.reference(9)}</p>")
+    assert published_texts_of_the_corpus(files) == [small_run.prompt(7), small_run.reference(9)]
 
 
 def test_a_failed_row_is_named_in_the_page_with_its_reason_and_the_rest_is_there():
@@ -438,8 +479,9 @@ EVERY_RUN = [
 
 
 def test_the_page_of_one_training_has_every_section_that_it_has_data_for_and_no_other():
-    small_run.make()
+    configs = small_run.make()
     page = notebook_5(run="trial")
+    assert not published_texts_of_the_corpus(configs[0].paths)
     assert sections(page) == EVERY_RUN
     words = {heading for tag, heading in page.headings if tag == "h3"}
     assert words == {
@@ -661,7 +703,7 @@ def test_evaluation_concludes_with_the_means_and_the_cut_share():
 def test_hostile_text_stays_text_in_the_notebooks_too():
     configs = small_run.make()
     table = completions.read(configs[0], completions.test_rows(configs[0], splits.read(configs[0])))
-    for shown in (look.completions(table, count=3), look.side_by_side(page.side_by_side(configs, count=6))):
+    for shown in (look.completions(table, count=3), look.side_by_side(page.side_by_side(configs))):
         html = shown.to_html()
         assert "<script" not in html
         assert "<img" not in html
