@@ -678,7 +678,7 @@ def test_a_make_asks_for_the_graph_once_and_for_the_settings_once(made):
 
 def test_notebooks_are_told_which_run(graph):
     another_iteration(graph)
-    graph.ran("RUN=mine", "CORPUS=a b.jsonl", "BASE_MODEL=x/y", "SEEDS=7", "ITERATIONS=3 5", "BENCHMARKS=a b")
+    graph.ran("RUN=mine", "CORPUS=a b.jsonl", "BASE_MODEL=x/y", "SEEDS=7", "ITERATIONS=3 5", "BENCHMARKS=lindsea nusax")
     calls = {Path(c[1]).stem: c for c in map(json.loads, (graph.folder / "arguments.txt").read_text().splitlines())}
     common = ["run=mine", "profile=demo", "corpus=a b.jsonl", "base_model=x/y"]
     assert calls["3_training_3_seed7"] == [
@@ -686,8 +686,8 @@ def test_notebooks_are_told_which_run(graph):
     ]  # fmt: skip
     assert calls["1_sampling_3"][2:] == [*common, "iteration=3", "seed=0"]
     assert calls["2_preprocessing_3"][2:] == [*common, "iteration=3", "seed=0"]
-    assert calls["4_evaluation_base"][2:] == [*common, "iteration=base", "seed=0", "benchmarks=a b"]
-    assert calls["5_report"][2:] == [*common, "iterations=3 5", "seeds=7", "studies=", "benchmarks=a b"]
+    assert calls["4_evaluation_base"][2:] == [*common, "iteration=base", "seed=0", "benchmarks=lindsea nusax"]
+    assert calls["5_report"][2:] == [*common, "iterations=3 5", "seeds=7", "studies=", "benchmarks=lindsea nusax"]
 
 
 def test_the_seed_and_the_study_of_a_variant_are_told_apart(graph):
