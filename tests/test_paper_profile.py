@@ -70,6 +70,7 @@ def test_the_paper_s_profile_goes_from_the_hub_to_a_report(tmp_path):
     assert manifest["corpus"] | {"rows_read": 0, "sha256": ""} == {
         "source": CORPUS,
         "commit": made_of,
+        "sources": [],
         "rows_read": 0,
         "sha256": "",
     }

@@ -7,7 +7,7 @@ and packed examples are attended to one by one. The results are those of `sdpa`.
 """
 
 from collections.abc import Iterator
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import Any
 
 import torch
@@ -80,7 +80,7 @@ def _examples(
     """Query, key and value of each example, with the keys and values of the prefix that it shares."""
     starts = [0, *((positions.diff() <= 0).nonzero()[:, 0] + 1).tolist(), len(positions)]
     shared = positions[torch.tensor(starts[:-1], device=positions.device)].tolist()
-    lengths = [end - start for start, end in zip(starts, starts[1:], strict=False)]
+    lengths = [end - start for start, end in pairwise(starts)]
     # The gradient of a split is one tensor; each of many slices would have one of the whole row's size.
     queries, keys, values = (states.split(lengths, dim=2) for states in (query, key, value))
     for own, own_keys, own_values, before in zip(queries, keys, values, shared, strict=True):

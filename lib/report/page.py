@@ -60,13 +60,7 @@ def summarise(configs: list[Config], results: pd.DataFrame) -> pd.DataFrame:
         results: of `collect`.
     """
     models = results[~results["iteration"].isin([floors.CEILING, *floors.FLOORS])]
-    pairs = {
-        (config.iteration, config.seed, protocol): scoring.read_pairs(config, protocol)
-        for protocol in models["protocol"].unique()
-        for config in configs
-        if config.paths.pairs(config.name, protocol).is_file()
-    }
-    summary = statistics.summarise(models, pairs)
+    summary = statistics.summarise(models, scoring.all_pairs(configs, completions.PROTOCOLS))
     with whole(configs[0].paths.summary) as temporary:
         summary.to_csv(temporary, index=False)
     return summary

