@@ -5,8 +5,8 @@ PROFILE    ?= demo
 RUN        ?= $(PROFILE)
 CORPUS     ?=
 BASE_MODEL ?=
-ITERATIONS ?= 5
-SEEDS      ?= 0
+ITERATIONS ?=
+SEEDS      ?=
 STUDIES    ?=
 # Empty: the profile's; `none` for none.
 BENCHMARKS ?=
@@ -27,7 +27,7 @@ RAY_ADDRESS ?=
 cluster    := $(filter-out local,$(RAY_ADDRESS))
 # How many notebooks run at a time and share the cores. Several trainings of the demo finish sooner in pairs; elsewhere
 # they would share a GPU. In a cluster, how many Ray may choose from: each waits here in a process of some 100 MB.
-JOBS       ?= $(if $(cluster),16,$(if $(filter demo,$(PROFILE)),$(if $(word 3,$(ITERATIONS:all=0 1) $(SEEDS) $(STUDIES)),2,1),1))
+JOBS       ?= $(if $(cluster),16,$(if $(filter demo,$(PROFILE)),$(if $(word 3,$(or $(ITERATIONS:all=0 1),5) $(or $(SEEDS),0) $(STUDIES:none=)),2,1),1))
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c

@@ -130,6 +130,10 @@ class Evaluation:
     f1_similarity: float = 0.5
     batch_rows: int = 64
     """Prompts decoded together; each with all its decoding runs."""
+    instruction: str = ""
+    """What every prompt is preceded by."""
+    shown_rows: int = 0
+    """How many rows of the training side stand before every prompt, as earlier turns of the conversation."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,26 @@ class Benchmarks:
     tasks: str = ""
     """Words separated by spaces: of `BENCHMARKS`, or tasks and groups of lm-evaluation-harness by their names; empty
     for none."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run consists of where the command line says nothing, and what is said of it before it begins."""
+
+    iterations: str = "5"
+    """Rows of Table 2, or variants of studies by their names, separated by spaces; or `all` rows."""
+    seeds: str = "0"
+    """Of the trainings. In a variant's file: its own, whatever the others have."""
+    studies: str = ""
+    """Of `STUDIES`, or `all`."""
+    trained: bool = True
+    """In a variant's file: whether it has an adapter. One that has none is the base model, asked in other words."""
+    scored: bool = True
+    """In a variant's file: whether it is evaluated. A try is not: its validation loss is all that is asked of it."""
+    question: str = ""
+    """What the run is to find out, in the words that the report shows first: contrast, outcome, smallest effect."""
+    smallest_effect: float = 0.0
+    """Of the first outcome of `question`: a smaller difference counts as none. 0 where nothing was stated."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +200,7 @@ class Config:
     evaluation: Evaluation = field(default_factory=Evaluation)
     english: English = field(default_factory=English)
     benchmarks: Benchmarks = field(default_factory=Benchmarks)
+    plan: Plan = field(default_factory=Plan)
 
     @property
     def paths(self) -> RunPaths:
@@ -183,9 +208,14 @@ class Config:
         return RunPaths(self.run)
 
     @property
+    def has_adapter(self) -> bool:
+        """Whether this is a training; else it is the base model, as it is or asked in other words."""
+        return self.iteration != "base" and self.plan.trained
+
+    @property
     def name(self) -> str:
-        """What names this training's files: iteration and training seed; `base` for the untrained model."""
-        return "base" if self.iteration == "base" else f"{self.trained_as}_seed{self.seed}"
+        """What names this model's files: iteration and training seed; the iteration alone where nothing is trained."""
+        return f"{self.trained_as}_seed{self.seed}" if self.has_adapter else self.iteration
 
 
 SECTIONS = tuple(f.name for f in fields(Config) if f.default_factory is not MISSING)
@@ -208,8 +238,11 @@ BACKENDS = ("auto", "unsloth", "peft")
 METHODS = ("random", "per_subset", "stratified")
 #: Those whose files come from public repositories (lib/evaluation/tables/benchmarks.toml).
 BENCHMARKS = ("lindsea", "copal_id", "xcopa_id", "nusax")
-#: What goes beyond the paper: each a folder of variants of row 5 in notebooks/parameters/studies.
-STUDIES = ("loraplus", "sampling", "bos")
+#: What goes beyond the paper: each a folder of variants in notebooks/parameters/studies. Those of `VARYING` change one
+#: thing in row 5; `recipe` has the trainings that the study recommends, `tries` those that it was chosen from, and
+#: `base` the base model, asked in other words.
+VARYING = ("loraplus", "sampling", "bos")
+STUDIES = (*VARYING, "recipe", "tries", "base")
 
 
 class ConfigError(ValueError):

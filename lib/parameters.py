@@ -13,6 +13,7 @@ from lib.config import (
     SECTIONS,
     STAGES,
     STUDIES,
+    VARYING,
     Config,
     ConfigError,
     check,
@@ -39,7 +40,7 @@ def load_config(
             wrong type, or a value that makes no sense.
     """
     config = _read(run, profile, iteration, seed, corpus, base_model, benchmarks)
-    if iteration == "base":
+    if not config.has_adapter:
         return config
     return _shared(config, [_read(run, profile, name, 0, corpus, base_model, benchmarks) for name in iterations()])
 
@@ -55,7 +56,7 @@ def _shared(config: Config, others: list[Config]) -> Config:
         config,
         sampled_as=first(STAGES["sampling"]) + drawn_by,
         prepared_as=first(STAGES["sampling"] + STAGES["preprocessing"]) + drawn_by,
-        trained_as=first(SECTIONS),
+        trained_as=first(STAGES["report"]),
     )
 
 
@@ -75,8 +76,12 @@ def _read(run: str, profile: str, iteration: str, seed: int, corpus: str, base_m
     if base_model:
         config = replace(config, model=replace(config.model, base_model=base_model))
     if benchmarks:
-        tasks = "" if benchmarks.split() == ["none"] else benchmarks
-        config = replace(config, benchmarks=replace(config.benchmarks, tasks=tasks))
+        config = replace(config, benchmarks=replace(config.benchmarks, tasks=" ".join(_words(benchmarks))))
+    if not config.plan.trained:
+        # Neither benchmarks nor English rows are asked in other words: the base model's scores are this one's too.
+        config = replace(
+            config, benchmarks=replace(config.benchmarks, tasks=""), english=replace(config.english, source="")
+        )
     config = _scaled(config)
     check(config)
     return config
@@ -85,33 +90,48 @@ def _read(run: str, profile: str, iteration: str, seed: int, corpus: str, base_m
 def load_configs(
     run: str = "",
     profile: str = "demo",
-    iterations: str = "5",
-    seeds: str = "0",
+    iterations: str = "",
+    seeds: str = "",
     corpus: str = "",
     base_model: str = "",
     studies: str = "",
     benchmarks: str = "",
 ) -> list[Config]:
-    """The settings of the base model and of every training of a run, base first; lists are words separated by spaces.
+    """The settings of every model of a run: the base model, as it is and then asked in other words, and the trainings.
 
-    `all` stands for every row of Table 2, or for every study. A study adds its variants, and row 5, which they vary.
+    Lists are words separated by spaces, and empty ones are the profile's (`config.Plan`). `all` stands for every row of
+    Table 2, or for every study, and `none` for no study. A study adds its variants, and row 5 where they vary it. A
+    variant has the seeds of its own file, unless the command line names some.
     """
-    wanted = list(rows()) if iterations.split() == ["all"] else iterations.split()
-    chosen = STUDIES if studies.split() == ["all"] else studies.split()
-    for study in chosen:
+    base = load_config(run, profile, "base", 0, corpus, base_model, benchmarks)
+    wanted = _words(iterations or base.plan.iterations, all_of=rows())
+    for study in _words(studies or base.plan.studies, all_of=STUDIES):
         if study not in STUDIES:
             raise ConfigError(f"no study {study!r}{nearest(study, STUDIES)}; choose from: {', '.join(STUDIES)}")
-        wanted += ["5", *(name for name in _iteration_files() if name.startswith(f"{study}_"))]
-    configs = [load_config(run, profile, "base", 0, corpus, base_model, benchmarks)]
+        variants = [name for name in _iteration_files() if name.startswith(f"{study}_")]
+        wanted += ["5", *variants] if study in VARYING else variants
     others = [_read(run, profile, name, 0, corpus, base_model, benchmarks) for name in _iteration_files()]
+    asked, trainings = [base], []
     for iteration in dict.fromkeys(wanted):
-        for seed in dict.fromkeys(seeds.split()):
+        first = _read(run, profile, iteration, 0, corpus, base_model, benchmarks)
+        if not first.plan.trained:
+            asked.append(first)
+            continue
+        for seed in dict.fromkeys((seeds or first.plan.seeds).split()):
             if not seed.isdigit():
                 raise ConfigError(f"SEEDS={seeds!r} must be whole numbers separated by spaces, such as 0 1 2")
-            configs.append(_shared(_read(run, profile, iteration, int(seed), corpus, base_model, benchmarks), others))
-    if len(configs) == 1:
-        raise ConfigError("ITERATIONS and SEEDS name no training: give at least one of each, such as 5 and 0")
-    return configs
+            config = _read(run, profile, iteration, int(seed), corpus, base_model, benchmarks)
+            trainings.append(_shared(config, others))
+    if not any(config.plan.scored for config in trainings):
+        raise ConfigError(
+            "ITERATIONS, SEEDS and STUDIES name no training that is scored: give at least one, such as ITERATIONS=5"
+        )
+    return asked + trainings
+
+
+def _words(text: str, all_of: Sequence[str] = ()) -> list[str]:
+    """The words of a variable; what `all` stands for, or nothing for `none`."""
+    return {"all": list(all_of), "none": []}.get(text.strip(), text.split())
 
 
 def rows() -> list[str]:

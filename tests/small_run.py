@@ -46,12 +46,12 @@ def reference(row: int) -> str:
 
 def completion(config: Config, row: int, run: int) -> str:
     """The base writes what nobody asked for; an adapter answers, and goes on."""
-    return f"{HOSTILE} base {row} {run}" if config.name == "base" else f"{reference(row)} {config.name} {row} {run}"
+    return f"{reference(row)} {config.name} {row} {run}" if config.has_adapter else f"{HOSTILE} base {row} {run}"
 
 
 def answer(config: Config, row: int) -> str:
     """To one of this project's own prompts."""
-    return f"{HOSTILE} base {row}" if config.name == "base" else f"Tanggapan {config.name} {row}"
+    return f"Tanggapan {config.name} {row}" if config.has_adapter else f"{HOSTILE} base {row}"
 
 
 def make(
@@ -99,16 +99,16 @@ def make(
     summary |= {"kept": {"dolly": 1000, "wikihow": 200}, "left_out": {"other": 30}, "bad": {"no output": 4}}
     write_json(files.corpus_summary, summary)
     for config in configs:
-        level = 10 if config.name == "base" else 40
+        level = 40 if config.has_adapter else 10
         write_scores(config, level)
         write_completions(config)
         write_answers(config)
-        write_language(config, 1.5 if config.name == "base" else 2.5)
-        if benchmarks:
+        write_language(config, 2.5 if config.has_adapter else 1.5)
+        if config.benchmarks.tasks:
             write_benchmarks(config)
         write_json(files.stage_record(f"4_evaluation_{config.name}"), {"seconds": 12.0, "peak_memory_gb": 0.5})
     write_floors(configs[0])
-    for config in configs[1:]:
+    for config in (config for config in configs if config.has_adapter):
         files.sample(config.sampled_as).parent.mkdir(parents=True, exist_ok=True)
         parts = ["train"] * len(TRAINED) + ["validation"] * 4
         positions = [*TRAINED, *range(48, 52)]

@@ -63,12 +63,35 @@ def test_the_laptop_trains_on_1000_rows_of_the_papers_corpus_in_short():
     assert found.model.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
-def test_smollm2_is_a_small_run_of_the_model_that_pip_brings():
-    found, whole = load_config(profile="smollm2"), load_config(profile="paper")
-    assert found.model.base_model in packaged.PACKAGES
-    assert found.lora == whole.lora
-    assert found.sampling.clusters * found.sampling.rows_per_cluster == 300
-    assert (found.training.epochs, found.prompt.max_train_tokens, found.evaluation.test_rows) == (1, 512, 60)
+def test_smollm2_is_the_study_at_a_hundredth_of_the_paper_s_rows():
+    found, whole = load_configs(profile="smollm2"), load_config(profile="paper")
+    row5 = next(c for c in found if c.iteration == "5")
+    assert row5.model.base_model in packaged.PACKAGES and row5.corpus.source == "open"
+    assert (row5.lora, row5.training) == (whole.lora, whole.training)
+    assert row5.sampling.clusters * row5.sampling.rows_per_cluster == 100
+    recipes = [c for c in found if c.iteration.startswith("recipe_")]
+    assert [(c.iteration, c.seed) for c in recipes] == [
+        (f"recipe_{n}", s) for n in ("lora", "loraplus") for s in range(3)
+    ]
+    assert all(c.sampling.redraw and c.sampling.clusters * c.sampling.rows_per_cluster == 600 for c in recipes)
+
+
+def test_plain_lora_and_lora_plus_have_as_many_tries_of_their_rates_and_differ_in_nothing_else():
+    tries = [c for c in load_configs(profile="smollm2") if c.iteration.startswith(("recipe_", "tries_")) and not c.seed]
+    rates = {}
+    for c in tries:
+        if c.training.epochs == 1 and c.lora.loraplus_lr_ratio in (1, 16):
+            rest = replace(
+                c, training=replace(c.training, learning_rate=1.0), iteration="", trained_as="", plan=config.Plan()
+            )
+            rates.setdefault(c.lora.loraplus_lr_ratio, {})[c.training.learning_rate] = rest
+    assert set(rates) == {1, 16} and len(rates[1]) == len(rates[16]) >= 3
+    for some in rates.values():
+        assert len({str(rest) for rest in some.values()}) == 1
+    plain, plus = (next(iter(some.values())) for some in rates.values())
+    assert replace(plain, lora=replace(plain.lora, loraplus_lr_ratio=16.0)) == plus or plain == replace(
+        plus, lora=replace(plus.lora, loraplus_lr_ratio=1.0)
+    )
 
 
 def test_one_beginning_of_text_token_is_the_default_and_not_the_papers_two():
@@ -80,8 +103,14 @@ def test_every_setting_has_a_plain_default(section):
     values = asdict(getattr(Config(), section))
     assert values
     assert all(type(value) in (str, int, float, bool) for value in values.values())
-    # Nothing in English belongs to the corpus, and no benchmark: empty says that it is not measured.
-    empty = {"english": ["source"], "benchmarks": ["tasks"]}
+    # Nothing in English belongs to the corpus, and no benchmark: empty says that it is not measured; nor does the paper
+    # put an instruction before its prompts, or go beyond its own rows.
+    empty = {
+        "english": ["source"],
+        "benchmarks": ["tasks"],
+        "evaluation": ["instruction"],
+        "plan": ["studies", "question"],
+    }
     assert [name for name, value in values.items() if value == ""] == empty.get(section, [])
 
 
@@ -275,7 +304,7 @@ def test_the_configs_of_a_run_are_the_base_and_every_iteration_with_every_seed(f
     assert names == ["base", "0_seed0", "0_seed1", "5_seed0", "5_seed1"]
 
 
-@pytest.mark.parametrize("lists", [{"iterations": ""}, {"seeds": ""}])
+@pytest.mark.parametrize("lists", [{"iterations": "none"}, {"iterations": "none", "seeds": "0 1"}])
 def test_a_run_without_a_training_is_refused(files, lists):
     with pytest.raises(ConfigError, match="no training"):
         load_configs(profile="small", **lists)
@@ -335,9 +364,57 @@ def test_a_study_brings_its_variants_and_the_row_that_they_vary():
 
 def test_all_studies_bring_every_variant():
     brought = [c.iteration for c in load_configs(iterations="5", studies="all")]
-    assert brought[:2] == ["base", "5"]
-    assert sorted(brought[2:]) == sorted(set(parameters.iterations()) - set(parameters.rows()))
-    assert {name.split("_")[0] for name in brought[2:]} == set(config.STUDIES)
+    variants = [name for name in brought if name not in ("base", "5")]
+    assert brought[0] == "base" and "5" in brought
+    assert sorted(set(variants)) == sorted(set(parameters.iterations()) - set(parameters.rows()))
+    assert {name.split("_")[0] for name in variants} == set(config.STUDIES)
+
+
+def test_a_run_is_what_its_profile_plans_where_the_command_line_says_nothing(files):
+    (files / "small.toml").write_text('[plan]\niterations = "5 7"\nseeds = "0 1"\nstudies = "bos"')
+    (files / "iterations" / "7.toml").write_text("")
+    (files / "studies" / "bos").mkdir(parents=True)
+    (files / "studies" / "bos" / "two.toml").write_text("[prompt]\nbos_tokens = 2")
+
+    def planned(**given):
+        return [(c.iteration, c.seed) for c in load_configs(profile="small", **given)[1:]]
+
+    rows = [("5", 0), ("5", 1), ("7", 0), ("7", 1)]
+    assert planned() == [*rows, ("bos_two", 0), ("bos_two", 1)]
+    assert planned(studies="none") == rows
+    assert planned(iterations="7", seeds="3", studies="none") == [("7", 3)]
+
+
+def test_a_variant_has_the_seeds_of_its_own_file_unless_some_are_named(files):
+    (files / "studies" / "recipe").mkdir(parents=True)
+    (files / "studies" / "recipe" / "lora.toml").write_text('[plan]\nseeds = "0 1 2"\n[lora]\nlora_rank = 4')
+    found = load_configs(profile="small", studies="recipe")
+    assert [c.name for c in found] == ["base", "5_seed0", *(f"recipe_lora_seed{n}" for n in range(3))]
+    found = load_configs(profile="small", studies="recipe", seeds="7")
+    assert [c.name for c in found] == ["base", "5_seed7", "recipe_lora_seed7"]
+
+
+def test_the_base_asked_in_other_words_is_a_model_without_an_adapter_a_seed_or_benchmarks(files):
+    (files / "studies" / "base").mkdir(parents=True)
+    (files / "studies" / "base" / "instructed.toml").write_text("[plan]\ntrained = false")
+    found = load_configs(profile="small", studies="base", seeds="0 1", benchmarks="nusax")
+    assert [c.name for c in found] == ["base", "base_instructed", "5_seed0", "5_seed1"]
+    assert [c.benchmarks.tasks for c in found] == ["nusax", "", "nusax", "nusax"]
+    stages = {name: need for name, (_, _, need) in graph.stages(found).items()}
+    assert stages["4_evaluation_base_instructed"] == "" and "3_training_base_instructed" not in stages
+    with pytest.raises(ConfigError, match="name no training that is scored"):
+        load_configs(profile="small", iterations="none", studies="base")
+
+
+def test_a_try_is_trained_and_not_evaluated_and_shares_an_equal_recipe_s_training(files):
+    for study, name, rate in (("recipe", "lora", 3e-4), ("tries", "same", 3e-4), ("tries", "other", 1e-4)):
+        (files / "studies" / study).mkdir(parents=True, exist_ok=True)
+        plan = "[plan]\nscored = false\n" if study == "tries" else ""
+        (files / "studies" / study / f"{name}.toml").write_text(f"{plan}[training]\nlearning_rate = {rate}")
+    found = graph.stages(load_configs(profile="small", studies="recipe tries"))
+    trained = {name for name in found if name.startswith("3_")}
+    assert trained == {f"3_training_{name}_seed0" for name in ("5", "recipe_lora", "tries_other")}
+    assert "4_evaluation_recipe_lora_seed0" in found and "4_evaluation_tries_other_seed0" not in found
 
 
 def test_an_unknown_study_names_the_nearest():
@@ -347,14 +424,24 @@ def test_an_unknown_study_names_the_nearest():
 
 @pytest.mark.parametrize("profile", ["demo", "laptop", "paper", "smollm2", "t4"])
 def test_iterations_share_what_they_have_in_common(profile):
-    found = {c.iteration: c for c in load_configs(profile=profile, iterations="all", studies="all")[1:]}
+    found = {
+        c.iteration: c
+        for c in load_configs(profile=profile, iterations="all", seeds="0", studies="all")
+        if c.has_adapter
+    }
     sampled = {name: c.sampled_as for name, c in found.items() if c.sampled_as != name}
     # The variants that change only what comes after the sampling take row 5's.
     of_row_5 = {name: "5" for name in found if name.startswith(("loraplus_", "bos_"))}
-    assert sampled == {"2": "1", "6": "4", "9": "8"} | of_row_5
+    # So do the recipes and what they were tried against, but for tries of other rows.
+    alike = {name: "recipe_lora" for name in found if name.startswith(("recipe_", "tries_")) and "rows" not in name}
+    del alike["recipe_lora"]
+    assert sampled == {"2": "1", "6": "4", "9": "8"} | of_row_5 | alike
     prepared = {name: c.prepared_as for name, c in found.items() if c.prepared_as != name}
     assert prepared == {name: first for name, first in sampled.items() if name != "bos_two"}
-    assert {name: c.trained_as for name, c in found.items() if c.trained_as != name} == {"6": "4"}
+    trained = {name: c.trained_as for name, c in found.items() if c.trained_as != name}
+    # Each recipe is one of the tries that it was chosen from.
+    assert sorted(trained.pop(name) for name in list(trained) if name in alike) == ["recipe_lora", "recipe_loraplus"]
+    assert trained == {"6": "4"}
 
 
 def test_what_is_shared_does_not_hang_on_which_iterations_a_run_has():
@@ -425,7 +512,7 @@ def test_sharing_other_examples_is_another_training(files):
 def test_the_stages_of_a_run_come_after_what_they_go_on_with():
     found = graph.stages(load_configs(iterations="all", studies="all", seeds="0 1"))
     for place, (name, (_, stage, need)) in enumerate(found.items()):
-        assert need in list(found)[:place] if need else stage == "sampling" or name == "4_evaluation_base"
+        assert need in list(found)[:place] if need else stage == "sampling" or name.startswith("4_evaluation_base")
     assert found["3_training_2_seed1"][2] == "2_preprocessing_1"
     assert found["4_evaluation_2_seed1"][2] == "3_training_2_seed1"
     assert found["2_preprocessing_bos_two"][2] == "1_sampling_5"

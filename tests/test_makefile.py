@@ -703,7 +703,7 @@ def test_the_seed_and_the_study_of_a_variant_are_told_apart(graph):
         (["PROFILE=dmo"], "error: no profile 'dmo'; did you mean 'demo'?"),
         (["ITERATIONS=55"], "error: no iteration '55'; did you mean '5'?"),
         (["ITERATIONS=5 x"], "error: no iteration 'x'"),
-        (["SEEDS="], "name no training"),
+        (["ITERATIONS=none"], "name no training"),
         (["SEEDS=one"], "error: "),
         (["STUDIES=bus"], "error: no study 'bus'; did you mean 'bos'?"),
         (["JOBS=0"], "error: JOBS='0' must be a whole number above 0"),
@@ -751,7 +751,7 @@ def test_a_bare_make_helps(whole):
 
 def test_the_help_shows_each_variable_with_its_value(whole):
     shown = whole.make("SEEDS=3 4", target="help").stdout
-    for name in ("PROFILE=demo", "RUN=demo", "CORPUS=", "BASE_MODEL=", 'ITERATIONS="5"', 'SEEDS="3 4"', 'STUDIES=""'):
+    for name in ("PROFILE=demo", "RUN=demo", "CORPUS=", "BASE_MODEL=", 'ITERATIONS=""', 'SEEDS="3 4"', 'STUDIES=""'):
         assert name in shown
     assert "JOBS=2" in shown, "two trainings, side by side"
     assert "JOBS=1" in whole.make(target="help").stdout
@@ -778,7 +778,7 @@ def test_chat_is_told_the_variables(made, target, module):
 
 def test_advice_is_asked_with_the_variables_of_a_report(whole):
     said = whole.make("-n", "RUN=mine", "PROFILE=laptop", "SEEDS=0 1", "CORPUS=a b.jsonl", target="advice").stdout
-    given = "--run 'mine' --profile 'laptop' --corpus 'a b.jsonl' --base-model '' --iterations '5' --seeds '0 1'"
+    given = "--run 'mine' --profile 'laptop' --corpus 'a b.jsonl' --base-model '' --iterations '' --seeds '0 1'"
     assert f"./stub -m lib.running.advice {given} --studies '' --benchmarks ''" in " ".join(said.split())
 
 

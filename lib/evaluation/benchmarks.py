@@ -170,31 +170,38 @@ def of_repository(name: str) -> dict[str, Any]:
     return made
 
 
-def compare(base: Config, config: Config) -> pd.DataFrame:
-    """A training against the base model, task by task, paired by item, and what its training rows have of each task.
+def compare(before: Sequence[Config], after: Sequence[Config]) -> pd.DataFrame:
+    """A training against the base model or another training, task by task, paired by item, and what its training rows
+    have of each task.
+
+    Args:
+        before, after: one model each, or several seeds of a training: the means of their scores are compared.
 
     Returns:
         task, metric, items, chance; before, after, difference, low, high (the 95 % percentile interval over resampled
-        items); for accuracies right_before and right_after, the items that only one of the two has right; p_value
-        (of an accuracy by the exact test of McNemar, else of the bootstrap), p_adjusted (by Holm over the tasks),
-        differs (below 5 %), detectable (the smallest difference that so many items could show,
+        items); for accuracies of one model each, right_before and right_after, the items that only one of the two has
+        right; p_value (of these by the exact test of McNemar, else of the bootstrap), p_adjusted (by Holm over the
+        tasks), differs (below 5 %), detectable (the smallest difference that so many items could show,
         `statistics.smallest_difference`, or as in `statistics.paired_bootstrap`), and alike, how many training rows
         say what a text of the task says (`splits.alike`).
     """
-    sides = [read(one) for one in (base, config)]
+    sides = [
+        pd.concat([read(one).assign(run=run) for run, one in enumerate(models)], ignore_index=True)
+        for models in (before, after)
+    ]
     if sides[0].empty:
         return pd.DataFrame()
-    alike = _alike_rows(config, sides[0])
+    sides = [side.assign(row=side["item"], group=side["item"]) for side in sides]
+    alike = _alike_rows(after, sides[0])
     lines = []
-    for (task, metric), before in sides[0].groupby(["task", "metric"], sort=False):
-        after = sides[1][(sides[1]["task"] == task) & (sides[1]["metric"] == metric)]
+    for (task, metric), one in sides[0].groupby(["task", "metric"], sort=False):
+        other = sides[1][(sides[1]["task"] == task) & (sides[1]["metric"] == metric)]
         name = "correct" if metric == "accuracy" else "loss_per_byte"
-        one, other = (side.assign(row=side["item"], run=0, group=side["item"]) for side in (before, after))
         line: dict[str, Any] = statistics.paired_bootstrap(one, other, [name]).iloc[0].to_dict()
-        if metric == "accuracy":
-            line |= statistics.mcnemar(before["correct"].to_numpy(), after["correct"].to_numpy())
+        if metric == "accuracy" and len(before) == len(after) == 1:
+            line |= statistics.mcnemar(one["correct"].to_numpy(), other["correct"].to_numpy())
         lines.append(
-            {"task": task, "items": len(before), "chance": before["chance"].mean(), "alike": alike[str(task)]}
+            {"task": task, "items": one["item"].nunique(), "chance": one["chance"].mean(), "alike": alike[str(task)]}
             | line
             | {"metric": metric}
         )
@@ -244,10 +251,11 @@ def _rows(path: Path, column: str) -> list[dict[str, Any]]:
     return [row | {"label": int(row["label"])} for row in rows]
 
 
-def _alike_rows(config: Config, items: pd.DataFrame) -> dict[str, int]:
-    """By task, how many rows of a training's sample say what a text of the task says, by the measures of the split."""
-    sample = pd.read_parquet(config.paths.sample(config.sampled_as))
-    positions = sample.loc[sample["part"] == "train", "position"].to_numpy()
+def _alike_rows(trainings: Sequence[Config], items: pd.DataFrame) -> dict[str, int]:
+    """By task, how many rows of the trainings' samples say what a text of it says, by the measures of the split."""
+    config = trainings[0]
+    samples = pd.concat([pd.read_parquet(one.paths.sample(one.sampled_as)) for one in trainings])
+    positions = samples.loc[samples["part"] == "train", "position"].unique()
     trained = selection.read(config.paths.rows, positions, columns=["input", "output"])
     texts = items[["task", "texts"]].explode("texts").dropna().drop_duplicates(ignore_index=True)
     pairs = splits.alike(trained, texts["texts"], config.corpus.near_duplicate_similarity)

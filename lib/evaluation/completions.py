@@ -12,10 +12,10 @@ import pandas as pd
 from transformers import PreTrainedModel
 
 from lib.config import Config
-from lib.corpus import selection
+from lib.corpus import selection, splits
 from lib.model import generation, loading
 from lib.model.generation import Decoding, HasDefaults
-from lib.model.prompts import chat_template_hash, encode_prompt, end_of_turn_id, to_messages, to_sharegpt
+from lib.model.prompts import chat_template_hash, conversation, encode_prompt, end_of_turn_id
 from lib.sampling.draws import spread
 
 #: `clean`: rows of groups that were kept apart. `paper`: single rows that sampling left over, leaks and all. `greedy`:
@@ -26,6 +26,8 @@ OWN = "own"
 #: How many tokens an answer to one of them may have. In SmolLM2's vocabulary these prompts take 2.6 tokens a word, so
 #: that the 48 of a scored completion are some 18 words: too few for a list of steps, or for a pantun after a greeting.
 OWN_TOKENS = 96
+#: The rows of `shown` have at most so many characters, prompt and output together.
+SHOWN_CHARACTERS = 200
 _OWN_PROMPTS = Path(__file__).parent / "tables" / "prompts.toml"
 
 
@@ -58,9 +60,9 @@ def own_prompts() -> dict[str, pd.DataFrame]:
 
 def load_model(config: Config) -> PreTrainedModel:
     """The model that is evaluated: the iteration's adapter on the base, or the base itself."""
-    if config.name == "base":
-        return loading.load_base(config.model)
-    return loading.load_adapter(config.model, config.paths.adapter(config.name))
+    if config.has_adapter:
+        return loading.load_adapter(config.model, config.paths.adapter(config.name))
+    return loading.load_base(config.model)
 
 
 def origin(config: Config) -> dict[str, Any]:
@@ -68,10 +70,27 @@ def origin(config: Config) -> dict[str, Any]:
     return {
         "model": asdict(config.model),
         "base": loading.base_fingerprint(config.model),
-        "adapter": loading.fingerprint(config.paths.adapter(config.name)) if config.name != "base" else None,
+        "adapter": loading.fingerprint(config.paths.adapter(config.name)) if config.has_adapter else None,
         "chat_template_sha256": chat_template_hash(loading.load_tokenizer(config.model), config.prompt),
         "prompt": asdict(config.prompt),
+        "instruction": config.evaluation.instruction,
+        "shown": shown(config),
     }
+
+
+def shown(config: Config) -> list[tuple[str, str]]:
+    """Prompts and outputs that stand before every prompt as earlier turns (`evaluation.shown_rows`).
+
+    Rows of the training side that are short, of as many subsets as there are; the same for every prompt.
+    """
+    if not config.evaluation.shown_rows:
+        return []
+    split = splits.read(config)
+    positions = split.index[split["split"] == "train"].to_numpy()
+    rows = selection.read(config.paths.rows, positions, columns=["subset_name", "input", "output"])
+    rows = rows[rows["input"].str.len() + rows["output"].str.len() <= SHOWN_CHARACTERS]
+    places = spread(rows["subset_name"].to_numpy(), config.evaluation.shown_rows, config.corpus.split_seed)
+    return list(rows.iloc[places][["input", "output"]].itertuples(index=False, name=None))
 
 
 def decoding_of(config: Config, model: HasDefaults, end_of_turn: int, protocol: str = "clean") -> Decoding:
@@ -110,12 +129,13 @@ def complete(config: Config, tests: dict[str, pd.DataFrame], runs: int | None = 
         made_by |= {"server": model.name}
     else:
         model, by = load_model(config), {}
+    before = shown(config)
     for protocol, rows in tests.items():
         decoding = decoding_of(config, model, end_of_turn_id(tokenizer, config.prompt), protocol)
         room = config.prompt.max_evaluation_tokens - decoding.max_new_tokens
         own_runs = 1 if protocol in ("greedy", OWN) else runs or settings.decoding_runs
         prompts = {
-            int(row): encode_prompt(tokenizer, to_messages(to_sharegpt(text, ""))[:1], config.prompt, room)[0]
+            int(row): encode_prompt(tokenizer, conversation(text, settings.instruction, before), config.prompt, room)[0]
             for row, text in rows["input"].items()
         }
         generation.write_completions(

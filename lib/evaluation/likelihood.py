@@ -5,6 +5,7 @@ In bits a byte, so that models with other tokenizers can be compared.
 
 import hashlib
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lib.config import Config, Prompt
 from lib.evaluation import completions, metrics
 from lib.model import loading
-from lib.model.prompts import Example, encode_example, to_messages, to_sharegpt
+from lib.model.prompts import Example, conversation, encode_example
 from lib.storage import whole
 
 # Of padded tokens: the logits of one batch over Llama's 128,256 tokens then take 2 GB at 32 bits.
@@ -41,7 +42,15 @@ def measure(config: Config, tests: dict[str, pd.DataFrame]) -> pd.DataFrame:
         if not path.is_file() or read(config, protocol).attrs.get("origin") != origin:
             model = model or completions.load_model(config)
             tokenizer = loading.load_tokenizer(config.model)
-            table = answers(model, tokenizer, rows, config.prompt, f"likelihood of {config.name}, {protocol}")
+            table = answers(
+                model,
+                tokenizer,
+                rows,
+                config.prompt,
+                f"likelihood of {config.name}, {protocol}",
+                config.evaluation.instruction,
+                completions.shown(config),
+            )
             table.attrs["origin"] = origin
             with whole(path) as temporary:
                 table.to_parquet(temporary)
@@ -58,12 +67,21 @@ def read(config: Config, protocol: str) -> pd.DataFrame:
 
 @torch.inference_mode()
 def answers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: pd.DataFrame, settings: Prompt, label: str = ""
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: pd.DataFrame,
+    settings: Prompt,
+    label: str = "",
+    instruction: str = "",
+    shown: Sequence[tuple[str, str]] = (),
 ) -> pd.DataFrame:
     """The negative log-likelihood of each row's answer given its prompt, and the length of the answer.
 
     A row is cut to `max_evaluation_tokens`, and what was cut counts nothing. The end of the turn counts neither as a
     byte nor in the likelihood.
+
+    Args:
+        instruction, shown: what stands before every prompt (`prompts.conversation`).
 
     Returns:
         `nats`, and `bytes` of UTF-8, indexed as the rows are; both 0 where a row cannot be encoded.
@@ -73,7 +91,7 @@ def answers(
     """
     encoded: dict[int, Example] = {}
     for place, (prompt, output) in enumerate(zip(rows["input"], rows["output"], strict=True)):
-        messages = to_messages(to_sharegpt(prompt, output))
+        messages = [*conversation(prompt, instruction, shown), {"role": "assistant", "content": output}]
         if example := encode_example(tokenizer, messages, settings, settings.max_evaluation_tokens):
             encoded[place] = example
     if not encoded:

@@ -7,6 +7,7 @@ from the template, so a text such as `<|eot_id|>` inside a prompt stays text and
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +72,17 @@ def to_messages(sharegpt: dict[str, Any]) -> Messages:
     """ShareGPT turns as the messages that chat templates take."""
     roles = {"human": "user", "gpt": "assistant", "system": "system"}
     return [{"role": roles[turn["from"]], "content": turn["value"]} for turn in sharegpt["conversations"]]
+
+
+def conversation(text: str, instruction: str = "", shown: Sequence[tuple[str, str]] = ()) -> Messages:
+    """The messages that ask a model to complete one prompt.
+
+    Args:
+        instruction: precedes the prompt, in the same turn.
+        shown: prompts with their completions that stand before it, as earlier turns.
+    """
+    turns = [turn for row in shown for turn in to_messages(to_sharegpt(*row))]
+    return [*turns, {"role": "user", "content": f"{instruction}\n\n{text}" if instruction else text}]
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, settings: Prompt, **options: Any) -> str:

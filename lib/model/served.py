@@ -68,7 +68,7 @@ def connect(url: str, config: Config) -> Served:
             f"{config.model.base_model}: serve that one, or set ENGINE_BASE={base['id']} if it is the same"
         )
     name = str(base["id"])
-    if config.name != "base":
+    if config.has_adapter:
         adapter = config.paths.adapter(config.name)
         name = f"{config.run}-{config.name}-{loading.fingerprint(adapter)[:12]}"
         if name not in {entry["id"] for entry in listed}:

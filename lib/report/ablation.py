@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.config import STUDIES, Config
+from lib.config import VARYING, Config
 from lib.corpus import splits
 from lib.evaluation import completions, floors, metrics, scoring, statistics
 from lib.model import loading
 from lib.parameters import rows
-from lib.report import look, published
+from lib.report import drawing, look, published
 
 #: How the best row is found, as the report says before it shows a score.
 RULE = (
-    "The best row of Table 2 is the one whose validation loss is lowest at the end of its training, as the mean over "
-    "its seeds. Validation rows are from groups that neither training nor test has, the same for every row; test "
-    "scores play no part."
+    "The best row of Table 2, or recipe of this project where any was trained, is the one whose validation loss is "
+    "lowest at the end of its training, as the mean over its seeds. Validation rows are from groups that neither "
+    "training nor test has, the same for every training; test scores play no part."
 )
 
 #: The scores of English answers, and what `english.measure` calls them.
@@ -37,19 +37,17 @@ class AblationError(ValueError):
 
 
 def finished(configs: list[Config]) -> tuple[list[Config], dict[str, str]]:
-    """The models that were evaluated, base first, and for each training that failed the sentence that says why.
+    """The models that were evaluated, base first, and for each that failed the sentence that says why. Tries, which are
+    not evaluated, are left out.
 
     Raises:
         AblationError: if no training is left.
     """
     left, failed = configs[:1], {}
-    for config in configs[1:]:
-        chain = (
-            f"1_sampling_{config.sampled_as}",
-            f"2_preprocessing_{config.prepared_as}",
-            f"3_training_{config.name}",
-            f"4_evaluation_{config.name}",
-        )
+    for config in (config for config in configs[1:] if config.plan.scored):
+        chain = [f"4_evaluation_{config.name}"]
+        if config.has_adapter:
+            chain = [*_trained_by(config), *chain]
         found = [config.paths.failure(stage) for stage in chain if config.paths.failure(stage).is_file()]
         if found:
             # What follows the first line is advice for the terminal.
@@ -57,10 +55,19 @@ def finished(configs: list[Config]) -> tuple[list[Config], dict[str, str]]:
             failed[look.model_name(config.iteration, config.seed)] = why
         else:
             left.append(config)
-    if len(left) == 1:
+    if not any(config.has_adapter for config in left):
         name, why = next(iter(failed.items()))
         raise AblationError(f"no training of run {configs[0].run!r} finished; {name}: {why}")
     return left, failed
+
+
+def _trained_by(config: Config) -> list[str]:
+    """The notebooks behind an adapter."""
+    return [
+        f"1_sampling_{config.sampled_as}",
+        f"2_preprocessing_{config.prepared_as}",
+        f"3_training_{config.name}",
+    ]
 
 
 def trainings(configs: list[Config]) -> pd.DataFrame:
@@ -69,7 +76,7 @@ def trainings(configs: list[Config]) -> pd.DataFrame:
     token).
     """
     found = []
-    for config in configs[1:]:
+    for config in (config for config in configs if config.has_adapter):
         log = pd.read_csv(config.paths.training_log(config.name))
         sample = pd.read_parquet(config.paths.sample(config.sampled_as), columns=["part"])
         losses = log["validation_loss"].dropna()
@@ -90,16 +97,59 @@ def trainings(configs: list[Config]) -> pd.DataFrame:
 
 
 def pick(configs: list[Config]) -> Config:
-    """The training that becomes the final adapter: of the best row by `RULE`, its first seed.
+    """The training that becomes the final adapter: of the best row or recipe by `RULE`, its first seed.
 
-    Where no row of Table 2 was trained, the first training.
+    Where neither was trained, the first training.
     """
     table = trainings(configs)
-    known = table[table["iteration"].isin(rows())]
+    known = table[table["iteration"].isin(rows()) | table["iteration"].str.startswith("recipe_")]
     if known.empty:
-        return configs[1]
+        known = table.head(1)
     best = known.groupby("iteration", sort=False)["validation_loss"].mean().idxmin()
-    return next(config for config in configs[1:] if config.iteration == best)
+    return next(config for config in configs if config.iteration == best)
+
+
+def recipes(configs: list[Config]) -> dict[str, list[Config]]:
+    """The seeds of each recipe that was trained, by its iteration."""
+    found: dict[str, list[Config]] = {}
+    for config in configs:
+        if config.iteration.startswith("recipe_"):
+            found.setdefault(config.iteration, []).append(config)
+    return found
+
+
+def tries(configs: list[Config]) -> pd.DataFrame:
+    """What the recipes were chosen from: their trainings by the first seed, and those of the study `tries`.
+
+    Args:
+        configs: as they were asked for; those that did not finish are left out.
+
+    Returns:
+        name (of the training's files), iteration (a recipe's own name where it is one), learning_rate (of A), ratio,
+        rows, epochs, first and validation_loss (nats a token, before training and at its end), the best first. Empty
+        where none was asked for.
+    """
+    asked = {
+        config.name: config
+        for config in configs
+        if config.iteration.startswith(("recipe_", "tries_"))
+        and config.seed == 0
+        and not any(config.paths.failure(stage).is_file() for stage in _trained_by(config))
+    }
+    if not asked:
+        return pd.DataFrame()
+    settings = pd.DataFrame(
+        {
+            "name": name,
+            "iteration": config.trained_as,
+            "learning_rate": config.training.learning_rate,
+            "ratio": config.lora.loraplus_lr_ratio,
+            "epochs": config.training.epochs,
+        }
+        for name, config in asked.items()
+    )
+    found = trainings(list(asked.values()))[["rows", "first", "validation_loss"]]
+    return settings.join(found).sort_values("validation_loss", ignore_index=True)
 
 
 def comparisons(configs: list[Config], against: str) -> pd.DataFrame:
@@ -115,7 +165,8 @@ def comparisons(configs: list[Config], against: str) -> pd.DataFrame:
     pairs = dict(_pairs(configs, "clean"))
     count = len(pairs) * len(metrics.METRICS)
     before = pairs.pop(against, None)
-    pairs.pop("base", None)
+    if against != "base":
+        pairs = {iteration: after for iteration, after in pairs.items() if not drawing.is_base(iteration)}
     if before is None or not pairs:
         return pd.DataFrame()
     return _tested({iteration: (before, after) for iteration, after in pairs.items()}, metrics.METRICS, count)
@@ -231,8 +282,8 @@ def leaked_share(config: Config) -> pd.DataFrame:
 
 
 def studies(configs: list[Config]) -> dict[str, list[Config]]:
-    """The trainings of each study that was asked for: row 5, which they vary, and the variants."""
-    found = {study: [c for c in configs if c.iteration.startswith(f"{study}_")] for study in STUDIES}
+    """The trainings of each study that varies row 5: that row, and the variants."""
+    found = {study: [c for c in configs if c.iteration.startswith(f"{study}_")] for study in VARYING}
     return {study: [c for c in configs if c.iteration == "5"] + some for study, some in found.items() if some}
 
 
@@ -246,9 +297,12 @@ def of_models(results: pd.DataFrame, protocol: str) -> pd.DataFrame:
     return results[(results["protocol"] == protocol) & ~results["iteration"].isin([floors.CEILING, *floors.FLOORS])]
 
 
-def of_table2(results: pd.DataFrame) -> pd.DataFrame:
-    """The lines of tidy results that are the base model's, or a row's of the paper's Table 2: no study's."""
-    return results[(results["iteration"] == "base") | results["iteration"].str.isdigit()]
+def compared(results: pd.DataFrame) -> pd.DataFrame:
+    """The lines of tidy results that the main figures show: of the base model, as it is and asked in other words, of
+    rows of the paper's Table 2, and of recipes; of no variant of row 5.
+    """
+    names = results["iteration"]
+    return results[names.str.isdigit() | names.str.startswith("recipe_") | names.map(drawing.is_base).astype(bool)]
 
 
 def logs(configs: list[Config]) -> pd.DataFrame:
@@ -256,7 +310,7 @@ def logs(configs: list[Config]) -> pd.DataFrame:
     tables = [
         pd.read_csv(c.paths.training_log(c.name)).assign(iteration=c.iteration, seed=c.seed)
         for c in configs
-        if c.iteration != "base"
+        if c.has_adapter
     ]
     return pd.concat(tables, ignore_index=True)
 

@@ -116,9 +116,9 @@ def loss_curves(
     for place, name in enumerate(shown):
         part = results[(results["iteration"] == name) & (results["metric"] == metric)]
         for seed, runs in part.groupby("seed"):
-            n, aside = (0, 0.0) if name == "base" else (seeds.index(seed), beside[seed])
+            n, aside = (0, 0.0) if drawing.is_base(name) else (seeds.index(seed), beside[seed])
             style = drawing.marker(name, n)
-            if name != "base":
+            if not drawing.is_base(name):
                 style |= {"color": palette[names.index(name)], "marker": _MARKERS[names.index(name) % len(_MARKERS)]}
             scores.plot(runs["value"], [place + aside] * len(runs), markersize=6, clip_on=False, **style)
     drawing.seed_legend(figure, seeds)
@@ -244,6 +244,40 @@ def english_cost(table: pd.DataFrame, picked: str = "5") -> Figure:
     return figure
 
 
+def tries(table: pd.DataFrame) -> Figure | None:
+    """The validation loss of each try against its learning rate; tries that differ in nothing else are joined.
+
+    Args:
+        table: of `ablation.tries`. Without a line there is no figure.
+    """
+    if table.empty:
+        return None
+    figure, axes = drawing.axes(1, 1, drawing.WIDE, 3.8)
+    axis = axes[0, 0]
+    palette = sns.color_palette("colorblind")
+    for place, ((ratio, rows, epochs), part) in enumerate(table.groupby(["ratio", "rows", "epochs"])):
+        part = part.sort_values("learning_rate")
+        name = "LoRA" if ratio == 1 else f"LoRA+, ratio {ratio:g}"
+        style = {"color": palette[place % len(palette)], "marker": _MARKERS[place % len(_MARKERS)]}
+        label = f"{name}, {rows:,} rows, {epochs:g} epoch{'s' if epochs != 1 else ''}"
+        axis.plot(part["learning_rate"], part["validation_loss"], markersize=6, label=label, **style)
+        own = part[part["iteration"].str.startswith("recipe_")]
+        axis.plot(
+            own["learning_rate"],
+            own["validation_loss"],
+            "o",
+            markersize=13,
+            markerfacecolor="none",
+            color=style["color"],
+        )
+    axis.set(xscale="log", xlabel="learning rate of A", ylabel="validation loss (nats a token)")
+    handles = [*axis.get_legend_handles_labels()[0]]
+    ring = Line2D([], [], marker="o", markersize=11, markerfacecolor="none", color="#6b7178", linestyle="none")
+    ring.set_label("the recipe")
+    drawing.legend(figure, [*handles, ring], 2)
+    return figure
+
+
 def benchmarks(compared: pd.DataFrame, results: pd.DataFrame, picked: str = "5", seed: int = 0) -> Figure | None:
     """What one training moves on every benchmark: a line from the base model to the adapter, and the 95 % interval of
     their difference around the adapter. Other trainings are pale; a dashed line is where guessing is.
@@ -304,7 +338,7 @@ def _ours(axis: Axes, table: pd.DataFrame, names: list[str], picked: str) -> Non
     beside = drawing.strips(seeds, 0.6)
     for place, name in enumerate(names):
         for seed, part in table[table["iteration"] == name].groupby("seed"):
-            n, aside = (0, 0.0) if name == "base" else (seeds.index(seed), beside[seed])
+            n, aside = (0, 0.0) if drawing.is_base(name) else (seeds.index(seed), beside[seed])
             axis.plot(
                 part["value"],
                 [place + aside] * len(part),

@@ -7,7 +7,7 @@ from IPython.display import Markdown
 
 from lib.config import Config
 from lib.evaluation.metrics import LOWER_IS_BETTER, METRIC_NAMES
-from lib.report import look
+from lib.report import drawing, look
 from lib.sampling.draws import Sample
 from lib.training.examples import Examples
 
@@ -21,20 +21,86 @@ def shortages(found: dict[str, tuple[int, int]]) -> Markdown:
     return Markdown("\n".join(lines) or "Every subset has as many rows as were asked for.")
 
 
-def failures(failed: dict[str, str]) -> Markdown:
-    """The trainings that failed, and why."""
+def before(config: Config, failed: dict[str, str]) -> Markdown:
+    """What the run's profile said before anything was trained, if it did; the models that failed, and why."""
     lines = [f"- {name[0].upper()}{name[1:]} failed: {why}" for name, why in failed.items()]
-    return Markdown("\n".join(lines) or "Every training that was asked for has finished.")
+    question = f"> {config.plan.question.strip()}\n\n" if config.plan.question else ""
+    return Markdown(question + ("\n".join(lines) or "Every model that was asked for has finished."))
 
 
 def picked(rule: str, config: Config, trainings: pd.DataFrame) -> Markdown:
     """The rule for the best row, and which it picks."""
     rows = trainings.groupby("iteration", sort=False)["validation_loss"].mean()
-    # Studies are not chosen from.
-    choice = sum(name.isdigit() for name in rows.index)
-    among = f" among {choice} rows" if choice > 1 else ", the only one trained" if len(rows) == 1 else ""
-    row, loss = look.row_name(config.iteration), rows[config.iteration]
+    # Variants of row 5 are not chosen from.
+    recipes = sum(name.startswith("recipe_") for name in rows.index)
+    choice = recipes + sum(name.isdigit() for name in rows.index)
+    among = (
+        f" among {choice} rows{' and recipes' if recipes else ''}"
+        if choice > 1
+        else ", the only one trained"
+        if len(rows) == 1
+        else ""
+    )
+    row, loss = drawing.words(config.iteration), rows[config.iteration]
     return Markdown(f"{rule}\n\n**It picks {row}**{among} (validation loss {loss:.3f}).")
+
+
+def tries(table: pd.DataFrame) -> str:
+    """Whether the learning rates that the recipes have are the best of those that were tried; empty where none were.
+
+    A recipe's rate is compared with those of trainings that differ in nothing else; the rest of the table is said too.
+
+    Args:
+        table: of `ablation.tries`.
+    """
+    said = []
+    for own in table[table["iteration"].str.startswith("recipe_")].itertuples() if len(table) else ():
+        alike = table[(table["ratio"] == own.ratio) & (table["rows"] == own.rows) & (table["epochs"] == own.epochs)]
+        best = alike.iloc[0]
+        name = drawing.words(own.iteration)
+        named = f"{name[0].upper()}{name[1:]} was tried at {len(alike)} learning rates"
+        if best["iteration"] == own.iteration:
+            said.append(f"{named}, and has the one whose validation loss was lowest ({own.validation_loss:.3f}).")
+        else:
+            said.append(
+                f"{named}, and does not have the best of them: its validation loss is {own.validation_loss:.4f}, that "
+                f"at {best['learning_rate']:g} is {best['validation_loss']:.4f}."
+            )
+    if said and not table["iteration"].iloc[0].startswith("recipe_"):
+        said.append(
+            f"The lowest validation loss of all is that of {drawing.words(table['iteration'].iloc[0])} "
+            f"({table['validation_loss'].iloc[0]:.4f})."
+        )
+    return " ".join(said)
+
+
+def answer(config: Config, compared: pd.DataFrame) -> str:
+    """What the first outcome says to the question that the run's profile put before it began; empty where there is no
+    question, or the outcome was not measured.
+
+    Args:
+        config: the final adapter.
+        compared: of `benchmarks.compare`, it against the base model.
+    """
+    least = config.plan.smallest_effect
+    if not least or compared.empty:
+        return ""
+    found = compared[(compared["task"] == "nusax") & (compared["metric"] == "loss_per_byte")]
+    if found.empty:
+        return ""
+    row = found.iloc[0]
+    if row["high"] <= -least:
+        verdict = f"The adapter is better, by at least the {least:g} that were said to matter"
+    elif row["low"] >= least:
+        verdict = f"The adapter is worse, by at least the {least:g} that were said to matter"
+    elif -least < row["low"] and row["high"] < least:
+        verdict = f"Any difference is smaller than the {least:g} that were said to matter"
+    else:
+        verdict = f"The interval leaves open whether the difference is the {least:g} that were said to matter"
+    return (
+        f"{verdict}: on the Indonesian reviews of NusaX, {row['before']:.3f} bits a byte become {row['after']:.3f} "
+        f"({row['difference']:+.3f}, 95 % interval {row['low']:+.3f} to {row['high']:+.3f})."
+    )
 
 
 def sampling(sample: Sample, leaked: pd.DataFrame) -> Markdown:

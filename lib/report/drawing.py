@@ -66,7 +66,8 @@ def axes(rows: int, columns: int, width: float, height: float, **shared: Any) ->
 
 
 def order(table: pd.DataFrame) -> list[str]:
-    """The models of a table with a column `iteration`: base, then rows by number, then studies by name and number.
+    """The models of a table with a column `iteration`: base, and the base asked in other words, then rows by number,
+    then studies by name and number.
 
     Floors and ceiling are not models.
 
@@ -76,7 +77,7 @@ def order(table: pd.DataFrame) -> list[str]:
     _of_one_protocol(table)
     found = set(table["iteration"].astype(str)) - set(_bounds())
     rest = sorted(found - {"base"}, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
-    return [*(["base"] if "base" in found else []), *rest]
+    return [*(["base"] if "base" in found else []), *sorted(rest, key=lambda name: not is_base(name))]
 
 
 def _of_one_protocol(table: pd.DataFrame) -> None:
@@ -94,23 +95,32 @@ def _bounds() -> list[str]:
 
 def label(name: str) -> str:
     """How a figure names a model: `base`, `row 5`, or the words of a study in short lines."""
+    return textwrap.fill(re.sub(r"(?<=[a-z])(?=\d)", " ", words(name)), 12, break_long_words=False)
+
+
+def words(name: str) -> str:
+    """How texts name a model: `base`, `row 5`, or the words of a study."""
     if name.isdigit():
         return f"row {name}"
-    words = re.sub(r"(?<=[a-z])(?=\d)", " ", name.replace("_", " "))
-    return textwrap.fill(words, 12, break_long_words=False)
+    return re.sub(r"\blora(plus)?(?![a-z])", lambda found: "LoRA+" if found[1] else "LoRA", name.replace("_", " "))
+
+
+def is_base(name: str) -> bool:
+    """Whether this is the base model, as it is or asked in other words."""
+    return name.partition("_")[0] == "base"
 
 
 def colour(name: str) -> str:
     """The colour of the base model, or of an adapter."""
-    return BASE_COLOUR if name == "base" else ADAPTER_COLOUR
+    return BASE_COLOUR if is_base(name) else ADAPTER_COLOUR
 
 
 def marker(name: str, seed: int = 0) -> dict[str, Any]:
     """Marker, colour and filling of a model's points; `seed` is the place of its seed among the seeds shown."""
     return {
-        "marker": "o" if name == "base" else "s",
+        "marker": "o" if is_base(name) else "s",
         "color": colour(name),
-        "fillstyle": _FILLS[seed % len(_FILLS)] if name != "base" else "full",
+        "fillstyle": _FILLS[seed % len(_FILLS)] if not is_base(name) else "full",
         "markerfacecoloralt": "white",
         "linestyle": "none",
     }
@@ -148,7 +158,8 @@ def strips(seeds: Sequence[int], width: float) -> dict[int, float]:
 
 def seeds_of(table: pd.DataFrame) -> list[int]:
     """The training seeds of a table, in order; the base has none."""
-    trained = table[~table["iteration"].astype(str).isin(["base", *_bounds()])]
+    names = table["iteration"].astype(str)
+    trained = table[~names.isin(_bounds()) & ~names.map(is_base).astype(bool)]
     return sorted(set(trained["seed"])) or [0]
 
 

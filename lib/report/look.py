@@ -19,6 +19,7 @@ from lib.evaluation.benchmarks import METRIC_NAMES as BENCHMARK_METRICS
 from lib.evaluation.floors import CEILING, FLOORS
 from lib.evaluation.metrics import METRIC_NAMES, digits
 from lib.model.prompts import Example
+from lib.report import drawing
 from lib.sampling.draws import Sample, nearest_to_centres
 from lib.training.examples import Examples
 
@@ -199,7 +200,7 @@ def test_rows(tests: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def spread(over_seeds: pd.DataFrame) -> Styler:
     """The parts of the uncertainty: groups / decoding / training seeds (table of `statistics.over_seeds`)."""
     shown = over_seeds.assign(
-        model=["base" if name == "base" else row_name(name) for name in over_seeds["iteration"]],
+        model=over_seeds["iteration"].map(drawing.words),
         metric=over_seeds["metric"].map(METRIC_NAMES),
         shown=[
             " / ".join(
@@ -236,10 +237,13 @@ def figures(found: dict[str, Figure]) -> HTML:
     return HTML("".join(f"<h3>{escape(name)}</h3>{_svg(figure)}" for name, figure in found.items()) or "No study.")
 
 
-def together(figure: Figure | str | None, table: Styler) -> HTML:
-    """A figure, or what is said where there is none, and below it its table."""
-    above = _svg(figure) if isinstance(figure, Figure) else escape(figure or "")
-    return HTML(f"{above}{table.to_html()}")
+def together(*parts: Figure | Styler | str | None) -> HTML:
+    """Figures, tables, and what is said where there is none, one below the other."""
+    shown = [
+        _svg(part) if isinstance(part, Figure) else part.to_html() if isinstance(part, Styler) else escape(part or "")
+        for part in parts
+    ]
+    return HTML("".join(shown))
 
 
 def _svg(figure: Figure) -> str:
@@ -263,7 +267,7 @@ def comparisons(table: pd.DataFrame) -> Styler:
             for row in table.itertuples()
         ],
         metric=table["metric"].map(METRIC_NAMES),
-        model=[row_name(name) for name in table["iteration"]],
+        model=table["iteration"].map(drawing.words),
     )
     order = list(dict.fromkeys(shown["model"])), list(dict.fromkeys(shown["metric"]))
     wide = shown.pivot(index="model", columns="metric", values="shown").loc[order[0], order[1]]
@@ -331,20 +335,20 @@ def benchmarks(found: pd.DataFrame) -> Styler:
     return shown.style.hide(axis="index").format(numbers, na_rep="-")
 
 
-def benchmarked(table: pd.DataFrame) -> Styler:
-    """A training against the base model on every benchmark (table of `benchmarks.compare`), starred where significant.
+def benchmarked(table: pd.DataFrame, before: str = "base", after: str = "adapter") -> Styler:
+    """One model against another on every benchmark (table of `benchmarks.compare`), starred where significant.
 
     The interval is on a separate line, where a page keeps line breaks.
     """
     if table.empty:
-        return _no_benchmarks()
+        return pd.DataFrame({"": ["no benchmarks to compare"]}).style.hide(axis="index")
     shown = pd.DataFrame(
         {
             "metric": table["metric"].map(BENCHMARK_METRICS),
             "items": table["items"].map("{:,}".format),
             "chance": ["-" if pd.isna(value) else f"{value:.3f}" for value in table["chance"]],
-            "base": table["before"].map("{:.3f}".format),
-            "adapter": table["after"].map("{:.3f}".format),
+            before: table["before"].map("{:.3f}".format),
+            after: table["after"].map("{:.3f}".format),
             "difference": [
                 f"{row.difference:+.3f}{'*' if row.differs else ''}\n[{row.low:+.3f}, {row.high:+.3f}]"
                 for row in table.itertuples()
@@ -356,6 +360,42 @@ def benchmarked(table: pd.DataFrame) -> Styler:
         }
     )
     return shown.set_axis(table["task"].tolist()).style
+
+
+def benchmark_scores(results: pd.DataFrame, compared: pd.DataFrame) -> Styler:
+    """Every model's score on each benchmark, a line a model; of several seeds the mean, least and greatest.
+
+    Args:
+        results: tidy, as in results.csv.
+        compared: of `benchmarks.compare`, whose benchmarks are shown.
+    """
+    if compared.empty:
+        return _no_benchmarks()
+    found = results[results["protocol"].isin(compared["task"])]
+    names = found["protocol"].str.replace("_", " ") + ", " + found["metric"].map(BENCHMARK_METRICS)
+    by_seed = found.assign(name=names).groupby(["iteration", "name"], sort=False)["value"]
+    shown = by_seed.agg(
+        lambda part: f"{part.mean():.3f}" + (f"\n({part.min():.3f} to {part.max():.3f})" if len(part) > 1 else "")
+    )
+    wide = shown.unstack("name").loc[list(dict.fromkeys(found["iteration"])), list(dict.fromkeys(names[found.index]))]
+    return wide.rename(index=drawing.words).rename_axis(index=None, columns=None).style
+
+
+def tries(table: pd.DataFrame) -> Styler:
+    """What the recipes were chosen from (table of `ablation.tries`)."""
+    if table.empty:
+        return pd.DataFrame({"": ["No recipe was tried (STUDIES)."]}).style.hide(axis="index")
+    shown = pd.DataFrame(
+        {
+            "training": table["iteration"].map(drawing.words),
+            "learning rate of A": table["learning_rate"].map("{:g}".format),
+            "of B": (table["learning_rate"] * table["ratio"]).map("{:g}".format),
+            "rows": table["rows"].map("{:,}".format),
+            "epochs": table["epochs"].map("{:g}".format),
+            "validation loss": table["validation_loss"].map("{:.4f}".format),
+        }
+    )
+    return shown.style.hide(axis="index")
 
 
 def _no_benchmarks() -> Styler:
@@ -374,11 +414,7 @@ def model_name(iteration: str, seed: int) -> str:
         return f"{iteration}: {FLOORS[iteration]}"
     if iteration == CEILING:
         return "the reference itself"
-    return "base" if iteration == "base" else f"{row_name(iteration)}, seed {seed}"
-
-
-def row_name(iteration: str) -> str:
-    return f"row {iteration}" if iteration.isdigit() else iteration.replace("_", " ")
+    return drawing.words(iteration) if drawing.is_base(iteration) else f"{drawing.words(iteration)}, seed {seed}"
 
 
 def _texts(table: pd.DataFrame) -> Styler:

@@ -93,6 +93,7 @@ def write(
     nested: dict[str, Any],
     bounds: pd.DataFrame,
     benchmarked: pd.DataFrame,
+    tried: pd.DataFrame,
 ) -> Path:
     """Write manifest.json and report.html, put the picked adapter where the chat finds it, and return the page's path.
 
@@ -108,8 +109,9 @@ def write(
         nested: what the wrongly nested BLEU makes of the picked one's completions (`ablation.nested_verdict`).
         bounds: floors and ceiling of the clean protocol (`floors.measure`).
         benchmarked: the picked one against the base on the benchmarks (`benchmarks.compare`); may be empty.
+        tried: what the recipes were chosen from (`ablation.tries`); may be empty.
     """
-    files, trained = picked.paths, configs[1:]
+    files, trained = picked.paths, [config for config in configs if config.has_adapter]
     made = provenance.manifest(configs, picked)
     write_json(files.manifest, made)
     environment = jinja2.Environment(
@@ -154,6 +156,9 @@ def write(
         studies=list(ablation.studies(configs)),
         benchmarks=benchmarked.to_dict("records"),
         benchmarks_say=conclusions.benchmarks(benchmarked),
+        answer=conclusions.answer(picked, benchmarked),
+        tries_say=conclusions.tries(tried),
+        recipes=list(ablation.recipes(configs)),
         runs=int(summary["runs"].max()),
         seeds=sorted({c.seed for c in trained}),
     )

@@ -292,7 +292,7 @@ def _before_and_after(axis: Axes, table: pd.DataFrame, names: list[str]) -> None
     for place, name in enumerate(names):
         part = table[table["iteration"] == name]
         for seed, value in part.groupby("seed")["value"].mean().items():
-            n, aside = (0, 0.0) if name == "base" else (seeds.index(seed), beside[seed])
+            n, aside = (0, 0.0) if drawing.is_base(name) else (seeds.index(seed), beside[seed])
             axis.plot([before, value], [place + aside] * 2, color=drawing.colour(name), linewidth=1.4, alpha=0.5)
             axis.plot(value, place + aside, markersize=6, clip_on=False, zorder=4, **drawing.marker(name, n))
         mean = part["value"].mean()
@@ -328,8 +328,8 @@ def _boxes(axis: Axes, results: pd.DataFrame, metric: str, picked: str) -> None:
         )
         drawn["boxes"][0].set(facecolor=f"{drawing.colour(name)}40", edgecolor=edge)
         for seed, part in some.groupby("seed"):
-            place = 0 if name == "base" else seeds.index(seed)
-            middle = x + (0 if name == "base" else beside[seed])
+            place = 0 if drawing.is_base(name) else seeds.index(seed)
+            middle = x + (0 if drawing.is_base(name) else beside[seed])
             # Runs are side by side, but below each other where seeds are side by side.
             aside = np.linspace(-0.15, 0.15, len(part)) if len(seeds) == 1 and len(part) > 1 else np.zeros(len(part))
             axis.plot(
@@ -350,7 +350,7 @@ def _bars(axis: Axes, results: pd.DataFrame, metric: str, picked: str) -> None:
         range(len(names)), means, color=[drawing.colour(name) for name in names], width=_width(names), edgecolor="white"
     )
     for bar, name in zip(bars, names, strict=True):
-        bar.set(hatch="" if name == "base" else "//")
+        bar.set(hatch="" if drawing.is_base(name) else "//")
     many = len(names) > 6
     axis.bar_label(
         bars,

@@ -115,7 +115,7 @@ def _interval(own: pd.DataFrame, mine: Any, same: bool) -> tuple[float, float, s
     """
     means, one = own["mean"], own.iloc[0]
     # Where another seed trained, one of theirs says nothing of how far that moves a number.
-    alike = same and (mine.iteration == "base" or mine.seed == one["seed"])
+    alike = same and (drawing.is_base(mine.iteration) or mine.seed == one["seed"])
     if same and len(own) > 1:
         over, half = "seeds", stats.t.ppf(0.975, len(own) - 1) * means.std() * (1 + 1 / len(own)) ** 0.5
     elif alike and one["runs"] > 1:
@@ -141,7 +141,7 @@ def missing(theirs: pd.DataFrame, mine: pd.DataFrame) -> list[str]:
         alone = [key for key in there[whose] if key not in there[other]]
         for model in dict.fromkeys(iteration for iteration, _ in alone):
             protocols = ", ".join(protocol for iteration, protocol in alone if iteration == model)
-            said.append(f"Only in {whose}: {look.row_name(model)} ({protocols})")
+            said.append(f"Only in {whose}: {drawing.words(model)} ({protocols})")
     return said
 
 
@@ -236,7 +236,7 @@ def _of_models(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _listed(table: pd.DataFrame) -> str:
-    names = dict.fromkeys(look.row_name(name) for name in _of_models(table)["iteration"])
+    names = dict.fromkeys(drawing.words(name) for name in _of_models(table)["iteration"])
     return f"{', '.join(names) or 'no model'} ({', '.join(dict.fromkeys(table['protocol']))})"
 
 

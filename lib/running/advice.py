@@ -273,7 +273,7 @@ def advise(configs: list[Config]) -> str:
     else:
         known = workload.lengths(config, [], [])
     work = workload.count(configs, survey.sizes, known)
-    for one in configs[1:]:
+    for one in (config for config in configs if config.has_adapter):
         refuse_memory(size, one, known, room)
     needs = disk(config, work, size, fetched)
     free = shutil.disk_usage(_existing(paths.ROOT / "artifacts")).free
@@ -332,10 +332,9 @@ def _time(taken: float) -> str:
 def main() -> None:
     """Print the advice for one run; end with 1 and a sentence where it cannot be done."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    for name in ("run", "corpus", "base-model", "studies", "benchmarks"):
+    for name in ("run", "corpus", "base-model", "iterations", "seeds", "studies", "benchmarks"):
         parser.add_argument(f"--{name}", default="")
-    for name, usual in {"profile": "demo", "iterations": "5", "seeds": "0"}.items():
-        parser.add_argument(f"--{name}", default=usual)
+    parser.add_argument("--profile", default="demo")
     args = parser.parse_args()
     given = args.run, args.profile, args.iterations, args.seeds, args.corpus, args.base_model, args.studies
     try:

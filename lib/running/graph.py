@@ -41,15 +41,19 @@ def stages(configs: list[Config]) -> dict[str, tuple[Config, str, str]]:
         ("" for none). What several iterations share is there once, named after the first that shares it.
     """
     found: dict[str, tuple[Config, str, str]] = {}
-    for config in configs[1:]:
+    trainings = [config for config in configs if config.has_adapter]
+    for config in trainings:
         sampled, prepared = f"1_sampling_{config.sampled_as}", f"2_preprocessing_{config.prepared_as}"
         found[sampled] = (config, "sampling", "")
         found[prepared] = (config, "preprocessing", sampled)
-    found["4_evaluation_base"] = (configs[0], "evaluation", "")
-    for config in configs[1:]:
+    for config in configs:
+        if not config.has_adapter:
+            found[f"4_evaluation_{config.name}"] = (config, "evaluation", "")
+    for config in trainings:
         trained = f"3_training_{config.name}"
         found[trained] = (config, "training", f"2_preprocessing_{config.prepared_as}")
-        found[f"4_evaluation_{config.name}"] = (config, "evaluation", trained)
+        if config.plan.scored:
+            found[f"4_evaluation_{config.name}"] = (config, "evaluation", trained)
     return found
 
 

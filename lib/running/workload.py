@@ -132,10 +132,11 @@ def lengths(config: Config, examples: Sequence[int], prompts: Sequence[int]) -> 
 
 def count(configs: list[Config], sizes: dict[str, int], known: Lengths) -> Workload:
     """The work of a run, from the settings of base model and trainings (`lib.parameters.load_configs`)."""
-    samplings = {config.sampled_as: config for config in configs[1:]}.values()
-    preparations = {config.prepared_as: config for config in configs[1:]}.values()
-    trainings = {config.name: config for config in configs[1:]}.values()
-    models = {config.name: config for config in configs}.values()
+    trained = [config for config in configs if config.has_adapter]
+    samplings = {config.sampled_as: config for config in trained}.values()
+    preparations = {config.prepared_as: config for config in trained}.values()
+    trainings = {config.name: config for config in trained}.values()
+    models = {config.name: config for config in configs if config.plan.scored}.values()
     drawn = [(_drawn(config, sizes), config.sampling.tsne_rows) for config in samplings if config.sampling.clusters]
     steps = [_steps(config, _chosen(config, sizes)) for config in trainings]
     validations = [_validation(config, sizes) * (config.training.checkpoints + 1) for config in trainings]

@@ -169,7 +169,7 @@ def test_without_benchmarks_nothing_is_loaded_and_nothing_is_left(base_model, mo
     monkeypatch.setattr(completions, "load_model", lambda *_: pytest.fail("loaded"))
     config = load_config("trial", "demo", "base", base_model=str(base_model))
     assert benchmarks.measure(config).empty and benchmarks.scores(config).empty
-    assert benchmarks.compare(config, config).empty
+    assert benchmarks.compare([config], [config]).empty
     assert not config.paths.benchmarks("base").exists()
 
 
@@ -232,7 +232,7 @@ def test_models_are_paired_by_item(two):
     write(base, [1] * 40 + [0] * 60, np.linspace(10, 20, 30))
     # Of the same items 10 are lost and 30 are won.
     write(trained, [0] * 10 + [1] * 60 + [0] * 30, np.linspace(10, 20, 30) - 1)
-    choices, reviews = benchmarks.compare(base, trained).to_dict("records")
+    choices, reviews = benchmarks.compare([base], [trained]).to_dict("records")
     assert (choices["task"], choices["metric"], choices["items"], choices["chance"]) == (
         "xcopa_id",
         "accuracy",
@@ -256,7 +256,7 @@ def test_models_are_paired_by_item(two):
 def test_equal_models_do_not_differ(two):
     for config in two:
         write(config, [1, 0] * 20, np.linspace(10, 20, 30))
-    found = benchmarks.compare(*two)
+    found = benchmarks.compare(two[:1], two[1:])
     assert found["difference"].tolist() == [0, 0] and not found["differs"].any()
     assert found["p_value"].iloc[0] == 1 and np.isnan(found["detectable"].iloc[0])
 
@@ -265,7 +265,7 @@ def test_training_rows_that_say_what_a_benchmark_says_are_counted(two):
     base, trained = two
     for config in two:
         write(config, [1, 0] * 5, np.linspace(1, 2, 5))
-    assert benchmarks.compare(base, trained)["alike"].tolist() == [0, 0]
+    assert benchmarks.compare([base], [trained])["alike"].tolist() == [0, 0]
     # As a prompt of a training row, as the output of another, and as one that is not trained on.
     long = "Jawaban panjang tentang cara menanak nasi yang pulen dan wangi di rumah sendiri"
     rows = pd.read_parquet(trained.paths.rows)
@@ -273,4 +273,4 @@ def test_training_rows_that_say_what_a_benchmark_says_are_counted(two):
     rows.loc[[26, 40], "output"] = f"{long} hari ini"
     rows.to_parquet(trained.paths.rows, index=False)
     write(base, [1, 0] * 5, np.linspace(1, 2, 5), texts=[long, "Soal lain yang tidak ada di sana"])
-    assert benchmarks.compare(base, trained)["alike"].tolist() == [2, 2]
+    assert benchmarks.compare([base], [trained])["alike"].tolist() == [2, 2]

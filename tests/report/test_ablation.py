@@ -6,6 +6,7 @@ import pytest
 import sacrebleu
 import small_run
 
+from lib import parameters
 from lib.evaluation import floors, metrics, scoring, statistics
 from lib.evaluation.metrics import METRICS
 from lib.model import loading
@@ -103,6 +104,48 @@ def test_without_a_row_of_table_2_the_first_training_is_picked():
     configs = small_run.make(iterations="bos_two loraplus_ratio1")
     small_run.write_log(configs[2], 1.0)
     assert ablation.pick(configs).iteration == "bos_two"
+
+
+def test_a_recipe_can_be_picked_and_a_try_never():
+    asked = small_run.make(studies="recipe tries")
+    for config in asked[1:]:
+        small_run.write_log(config, {"5": 2.0, "recipe_loraplus": 1.5}.get(config.trained_as, 1.0))
+    configs, failed = ablation.finished(asked)
+    assert not failed and {c.iteration for c in configs} == {"base", "5", "recipe_lora", "recipe_loraplus"}
+    for config in configs[1:]:
+        small_run.write_log(config, {"5": 2.0, "recipe_loraplus": 1.5}.get(config.iteration, 1.8))
+    assert named([ablation.pick(configs)]) == [("recipe_loraplus", 0)]
+
+
+def test_tries_are_the_recipes_first_seeds_and_the_trainings_that_were_not_chosen_the_best_first():
+    asked = small_run.make(studies="recipe tries")
+    losses = {"recipe_lora": 2.1, "recipe_loraplus": 1.9, "tries_loraplus_ratio4": 1.8}
+    for config in asked[1:]:
+        small_run.write_log(config, 1.0 if config.seed else losses.get(config.trained_as, 2.2))
+    table = ablation.tries(asked)
+    assert table["iteration"].tolist()[:3] == ["tries_loraplus_ratio4", "recipe_loraplus", "recipe_lora"]
+    # The recipes are among what was tried: once, under their own names.
+    assert len(table) == len([name for name in parameters.iterations() if name.startswith("tries_")])
+    other, own = table.iloc[0], table.iloc[1]
+    assert (other["ratio"], own["ratio"], own["epochs"], own["rows"]) == (4.0, 16.0, 1.0, 12)
+    small_run.write_json(asked[0].paths.failure("3_training_tries_loraplus_ratio4_seed0"), "no memory")
+    assert ablation.tries(asked)["iteration"].tolist()[0] == "recipe_loraplus"
+    assert ablation.tries(asked[:2]).empty
+
+
+def test_the_seeds_of_each_recipe_are_together():
+    found = ablation.recipes(small_run.make(studies="recipe bos", seeds="0 1 2"))
+    assert {name: [config.seed for config in some] for name, some in found.items()} == {
+        "recipe_lora": [0, 1, 2],
+        "recipe_loraplus": [0, 1, 2],
+    }
+
+
+def test_the_base_asked_in_other_words_is_compared_with_the_base_alone():
+    configs = small_run.make(studies="base")
+    assert set(ablation.comparisons(configs, "base")["iteration"]) == {"5", "base_instructed", "base_three_examples"}
+    assert ablation.comparisons(configs, "5").empty
+    assert ablation.trainings(configs)["iteration"].tolist() == ["5"]
 
 
 # --- Differences -----------------------------------------------------------------------------------------------------
@@ -460,10 +503,11 @@ def test_a_study_s_scores_are_those_of_its_trainings_and_of_the_base():
     assert set(found["iteration"]) == {"base", "5", "bos_two"}
 
 
-def test_no_study_is_among_the_rows_of_table_2():
-    configs = small_run.make(iterations="0 5", studies="bos")
+def test_the_main_figures_show_rows_and_recipes_and_every_way_of_asking_the_base():
+    configs = small_run.make(iterations="0 5", studies="bos base recipe")
     results = pd.concat([small_run.score_table(config, 1) for config in configs])
-    assert set(ablation.of_table2(results)["iteration"]) == {"base", "0", "5"}
+    shown = {"base", "base_instructed", "base_three_examples", "0", "5", "recipe_lora", "recipe_loraplus"}
+    assert set(ablation.compared(results)["iteration"]) == shown
 
 
 def test_logs_stand_below_each_other_with_the_name_of_their_training():

@@ -1,5 +1,7 @@
 """Our numbers beside the paper's, and beside each other."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -58,7 +60,7 @@ def test_table_2_shows_what_was_not_printed_as_a_dash():
 
 def test_table_3_lays_the_paper_s_numbers_as_printed_beside_ours():
     table = look.table3(summary(), published.table3()).data
-    assert table.index.tolist() == ["base", "row 5, seed 0", "loraplus ratio4, seed 0"]
+    assert table.index.tolist() == ["base", "row 5, seed 0", "LoRA+ ratio4, seed 0"]
     assert table.loc["base", ("BLEU", "ours")] == "1.23\n[0.95, 1.52]"
     assert table.loc["row 5, seed 0", ("BLEU", "paper")] == "52.35 ± 3.72"
     assert table.loc["base", ("Weighted F1", "ours")] == "0.1000"
@@ -68,7 +70,7 @@ def test_table_3_lays_the_paper_s_numbers_as_printed_beside_ours():
 
 def test_table_3_has_a_dash_where_one_side_is_missing_and_no_empty_column():
     table = look.table3(summary(), published.table3()).data
-    assert table.loc["loraplus ratio4, seed 0", ("BLEU", "paper")] == "-"
+    assert table.loc["LoRA+ ratio4, seed 0", ("BLEU", "paper")] == "-"
     assert table.loc["row 5, seed 0", ("chrF++", "ours")] == "-"
     assert ("chrF++", "paper") not in table.columns
 
@@ -92,9 +94,99 @@ def test_the_rule_stands_before_the_row_that_it_picks_among_the_rows(losses, sai
 
 
 def test_failures_are_told_one_a_line_and_their_absence_too():
-    shown = conclusions.failures({"row 7, seed 0": "no memory", "loraplus ratio4, seed 1": "a disk was full"}).data
-    assert shown == "- Row 7, seed 0 failed: no memory\n- Loraplus ratio4, seed 1 failed: a disk was full"
-    assert conclusions.failures({}).data == "Every training that was asked for has finished."
+    config = load_config(iteration="base")
+    shown = conclusions.before(config, {"row 7, seed 0": "no memory", "LoRA+ ratio4, seed 1": "a disk was full"}).data
+    assert shown == "- Row 7, seed 0 failed: no memory\n- LoRA+ ratio4, seed 1 failed: a disk was full"
+    assert conclusions.before(config, {}).data == "Every model that was asked for has finished."
+
+
+def test_a_question_that_the_profile_asked_stands_first():
+    config = load_config(iteration="base")
+    config = replace(config, plan=replace(config.plan, question="Does it help?"))
+    assert conclusions.before(config, {}).data.startswith("> Does it help?\n\nEvery model")
+
+
+def reviews(low: float, high: float) -> pd.DataFrame:
+    """What NusaX says of base and adapter, as `benchmarks.compare` has it."""
+    line = {"task": "nusax", "metric": "loss_per_byte", "before": 2.8, "difference": (low + high) / 2}
+    other = line | {"metric": "loss_per_byte_en", "low": -9.0, "high": -8.0, "after": 0.0}
+    return pd.DataFrame([other, line | {"low": low, "high": high, "after": 2.8 + line["difference"]}])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (-0.3, -0.2, "The adapter is better, by at least the 0.1 that were said to matter: on the Indonesian reviews "
+         "of NusaX, 2.800 bits a byte become 2.550 (-0.250, 95 % interval -0.300 to -0.200)."),
+        (0.1, 0.2, "The adapter is worse, by at least the 0.1"),
+        (-0.05, 0.05, "Any difference is smaller than the 0.1"),
+        (-0.2, -0.05, "The interval leaves open whether"),
+        (0.05, 0.2, "The interval leaves open whether"),
+    ],
+)  # fmt: skip
+def test_the_first_outcome_answers_the_question_by_its_interval(low, high, said):
+    config = load_config(iteration="5")
+    asked = replace(config, plan=replace(config.plan, question="?", smallest_effect=0.1))
+    assert conclusions.answer(asked, reviews(low, high)).startswith(said)
+
+
+def test_without_a_question_or_its_outcome_there_is_no_answer():
+    config = load_config(iteration="5")
+    asked = replace(config, plan=replace(config.plan, question="?", smallest_effect=0.1))
+    assert conclusions.answer(config, reviews(-0.3, -0.2)) == ""
+    assert conclusions.answer(asked, pd.DataFrame()) == ""
+    assert conclusions.answer(asked, reviews(-0.3, -0.2).head(1)) == ""
+
+
+def tried(**losses: float) -> pd.DataFrame:
+    """The table of `ablation.tries` of trainings that differ in nothing but the rate, and their ratio."""
+    lines = [
+        {
+            "name": name,
+            "iteration": name,
+            "learning_rate": 1e-4 * 2**n,
+            "ratio": 16.0 if "plus" in name else 1.0,
+            "rows": 600,
+            "epochs": 1.0,
+            "first": 3.7,
+            "validation_loss": loss,
+        }
+        for n, (name, loss) in enumerate(losses.items())
+    ]
+    return pd.DataFrame(lines).sort_values("validation_loss", ignore_index=True)
+
+
+def test_a_recipe_that_has_the_best_of_its_rates_is_said_to():
+    table = tried(recipe_loraplus=2.5, tries_loraplus_low=2.6, tries_lora_low=2.9, recipe_lora=2.8, tries_lora_high=3.0)
+    assert conclusions.tries(table) == (
+        "Recipe LoRA+ was tried at 2 learning rates, and has the one whose validation loss was lowest (2.500). recipe "
+        "LoRA was tried at 3 learning rates, and has the one whose validation loss was lowest (2.800)."
+    ).replace(". recipe", ". Recipe")
+
+
+def test_a_recipe_that_has_not_the_best_of_its_rates_is_said_not_to_and_so_is_a_better_try():
+    said = conclusions.tries(tried(recipe_loraplus=2.5, tries_loraplus_low=2.4))
+    assert "does not have the best of them: its validation loss is 2.5000, that at 0.0002 is 2.4000." in said
+    assert said.endswith("The lowest validation loss of all is that of tries LoRA+ low (2.4000).")
+    assert conclusions.tries(pd.DataFrame()) == ""
+
+
+def test_tries_are_listed_with_both_rates_the_best_first():
+    shown = look.tries(tried(recipe_loraplus=2.5, tries_loraplus_low=2.4)).data
+    assert shown["training"].tolist() == ["tries LoRA+ low", "recipe LoRA+"]
+    assert shown["learning rate of A"].tolist() == ["0.0002", "0.0001"]
+    assert shown["of B"].tolist() == ["0.0032", "0.0016"]
+    assert look.tries(pd.DataFrame()).data.values.tolist() == [["No recipe was tried (STUDIES)."]]
+
+
+def test_every_model_has_a_line_on_the_benchmarks_and_several_seeds_a_range():
+    lines = [("base", 0, 0.5), ("recipe_lora", 0, 0.6), ("recipe_lora", 1, 0.8)]
+    results = pd.DataFrame(lines, columns=["iteration", "seed", "value"]).assign(protocol="xcopa_id", metric="accuracy")
+    more = results.assign(protocol="clean", metric="bleu", value=9.0)
+    compared = pd.DataFrame({"task": ["xcopa_id"], "metric": ["accuracy"]})
+    shown = look.benchmark_scores(pd.concat([more, results]), compared).data
+    assert shown["xcopa id, accuracy"].to_dict() == {"base": "0.500", "recipe LoRA": "0.700\n(0.600 to 0.800)"}
+    assert list(shown) == ["xcopa id, accuracy"]
 
 
 def test_test_rows_are_counted_by_subset_in_each_protocol():
@@ -171,7 +263,7 @@ def test_differences_have_their_interval_and_a_star_where_they_are_more_than_cha
 
 def test_the_last_line_is_the_largest_difference_that_a_column_needed_to_be_found():
     table = look.comparisons(differences()).data
-    assert table.index.tolist() == ["row 5", "loraplus ratio4", "detectable"]
+    assert table.index.tolist() == ["row 5", "LoRA+ ratio4", "detectable"]
     assert table.loc["detectable"].to_dict() == {
         "BLEU": "2.9", "ROUGE-L": "1.3", "Weighted F1": "-", "effect d<sub>z</sub> (ROUGE-L)": "",
     }  # fmt: skip
@@ -179,8 +271,8 @@ def test_the_last_line_is_the_largest_difference_that_a_column_needed_to_be_foun
 
 def test_an_effect_that_is_not_defined_is_a_dash():
     table = look.comparisons(differences()).data
-    assert table.loc["loraplus ratio4", "effect d<sub>z</sub> (ROUGE-L)"] == "-"
-    assert table.loc["loraplus ratio4", "BLEU"] == "+0.0\n[+0.0, +0.0]"
+    assert table.loc["LoRA+ ratio4", "effect d<sub>z</sub> (ROUGE-L)"] == "-"
+    assert table.loc["LoRA+ ratio4", "BLEU"] == "+0.0\n[+0.0, +0.0]"
 
 
 def test_where_there_is_nothing_to_compare_with_the_table_says_so():
@@ -269,8 +361,9 @@ def test_a_benchmark_is_a_line_with_its_chance_its_tests_and_what_could_have_bee
 
 
 def test_where_there_are_no_benchmarks_one_sentence_says_so():
-    for shown in (look.benchmarked(pd.DataFrame()), look.benchmarks(pd.DataFrame())):
+    for shown in (look.benchmark_scores(pd.DataFrame(), pd.DataFrame()), look.benchmarks(pd.DataFrame())):
         assert shown.data.values.tolist() == [["This run names no benchmarks (BENCHMARKS)."]]
+    assert look.benchmarked(pd.DataFrame()).data.values.tolist() == [["no benchmarks to compare"]]
 
 
 def test_what_benchmarks_say_turns_with_the_metric():

@@ -6,6 +6,7 @@ import re
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
+from io import StringIO
 
 import nbformat
 import numpy as np
@@ -34,12 +35,12 @@ def templates(root):
     (root / "lib").symlink_to(REPOSITORY / "lib")
 
 
-def write_report(configs: list, failed: dict[str, str] | None = None) -> str:
+def write_report(configs: list, failed: dict[str, str] | None = None, asked: list | None = None) -> str:
     """The page as notebook 5 writes it, with two of its figures, which are dots here."""
     bounds = small_run.bounds()
     results = page.collect(configs, bounds)
     bounds = bounds[bounds["protocol"] == "clean"]
-    picked = ablation.pick(configs)
+    picked, tried, recipes = ablation.pick(configs), ablation.tries(asked or configs), ablation.recipes(configs)
     clean = ablation.of_models(results, "clean")
     picked.paths.figures.mkdir(parents=True, exist_ok=True)
     for name in ("bleu", "rouge"):
@@ -61,11 +62,26 @@ def write_report(configs: list, failed: dict[str, str] | None = None) -> str:
         "leaked": look.leaked(ablation.leaked_share(picked)),
         "nested": look.nested(nested, published.table3()),
         "english": look.english(ablation.english_cost(configs)),
-        "benchmarks": look.benchmarked(compared := benchmarks.compare(configs[0], picked)),
+        "tries": look.tries(tried),
+        "plus": look.comparisons(ablation.comparisons([c for some in recipes.values() for c in some], "recipe_lora")),
+        "benchmarks": look.benchmarked(compared := benchmarks.compare(configs[:1], [picked])),
+        "every_benchmark": look.benchmark_scores(results, compared),
+        "plus_benchmarks": look.benchmarked(compared),
     }
     samples = page.side_by_side([configs[0], picked])
     written = page.write(
-        configs, picked, summary, against_base, against_floors, samples, tables, failed or {}, verdict, bounds, compared
+        configs,
+        picked,
+        summary,
+        against_base,
+        against_floors,
+        samples,
+        tables,
+        failed or {},
+        verdict,
+        bounds,
+        compared,
+        tried,
     )
     return written.read_text()
 
@@ -740,3 +756,44 @@ def test_shortages_are_told():
     said = conclusions.shortages({"dolly": (100, 70)}).data
     assert "`dolly` has 70 rows on the training side where 100 were asked for" in said
     assert conclusions.shortages({}).data == "Every subset has as many rows as were asked for."
+
+
+# --- A study ---------------------------------------------------------------------------------------------------------
+
+
+def a_study() -> str:
+    """The page of a run with recipes, tries, and the base asked in other words."""
+    asked = small_run.make(studies="recipe tries base", benchmarks="xcopa_id nusax")
+    for config in asked:
+        if config.iteration == "recipe_loraplus":
+            small_run.write_log(config, 1.5)
+    question = {"question": "Does it help? At least 0.01 bits a byte.", "smallest_effect": 0.01}
+    asked = [replace(config, plan=replace(config.plan, **question)) for config in asked]
+    return write_report(ablation.finished(asked)[0], asked=asked)
+
+
+def test_a_study_s_page_states_its_question_and_what_the_recipes_were_chosen_from():
+    shown = Page(a_study())
+    headings = [text for _, text in shown.headings]
+    for heading in ("What was asked, before any training", "What the recipes were chosen from", "Every model"):
+        assert heading in headings
+    assert headings.count("LoRA+ against plain LoRA") == 2
+    assert "Does it help? At least 0.01 bits a byte." in shown.text
+    assert "Recipe LoRA+ was tried at 3 learning rates, and has the one whose validation loss was lowest" in shown.text
+    assert "it picks recipe LoRA+, seed 0" in shown.text
+    assert "on the Indonesian reviews of NusaX" in shown.text
+
+
+def test_a_study_s_page_has_every_way_of_asking_the_base_and_no_try_among_the_scores():
+    text = a_study()
+    tables = pd.read_html(StringIO(text))
+    table3 = next(table for table in tables if table.iloc[:, 0].astype(str).eq("base instructed").any())
+    named = table3.iloc[:, 0].tolist()
+    assert named[:3] == ["base", "base instructed", "base three examples"]
+    assert not any(str(name).startswith("tries") for name in named)
+
+
+def test_a_page_without_a_study_speaks_of_none():
+    shown = Page(write_report(small_run.make()))
+    headings = " ".join(text for _, text in shown.headings)
+    assert not any(word in headings for word in ("recipes", "LoRA+ against", "asked, before"))
