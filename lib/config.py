@@ -104,6 +104,9 @@ class Training:
     """Checkpoints (and validation losses) over the whole training."""
     backend: str = "auto"
     """`auto` (unsloth on a GPU where it is installed, else PEFT), `unsloth` or `peft`: see lib/training/backend.py."""
+    dtype: str = "auto"
+    """Of the frozen weights in training: `float32`, `bfloat16`, `auto` (32 bits on a CPU, 16 on a GPU) or `fastest` (the
+    same, but bfloat16 on a CPU that multiplies it faster). Adapter, loss and optimizer have 32 bits in any case."""
 
 
 @dataclass(frozen=True)
@@ -235,6 +238,7 @@ SCALED = {
 }
 SCHEDULES = ("linear", "cosine", "cosine_with_restarts")
 BACKENDS = ("auto", "unsloth", "peft")
+DTYPES = ("auto", "fastest", "float32", "bfloat16")
 METHODS = ("random", "per_subset", "stratified")
 #: Those whose files come from public repositories (lib/evaluation/tables/benchmarks.toml).
 BENCHMARKS = ("lindsea", "copal_id", "xcopa_id", "nusax")
@@ -263,6 +267,7 @@ def check(config: Config) -> None:
     one_of("sampling.method", config.sampling.method, METHODS)
     one_of("training.schedule", config.training.schedule, SCHEDULES)
     one_of("training.backend", config.training.backend, BACKENDS)
+    one_of("training.dtype", config.training.dtype, DTYPES)
     if config.sampling.method == "stratified" and not 0 < config.sampling.share <= 1:
         raise ConfigError(f"sampling.share = {config.sampling.share} must be above 0 and at most 1")
     if config.corpus.test_share + config.corpus.validation_share >= 1:

@@ -167,12 +167,12 @@ def load_generation_config(settings: Model) -> GenerationConfig:
     return GenerationConfig.from_model_config(_load(AutoConfig, settings))
 
 
-def load_base(settings: Model) -> PreTrainedModel:
-    """The base model in inference mode, in `dtype`, or in 4 bits where its checkpoint is."""
+def load_base(settings: Model, precision: torch.dtype | None = None) -> PreTrainedModel:
+    """The base model in inference mode, in this precision (`dtype` if None), or in 4 bits where its checkpoint is."""
     model = _load(
         AutoModelForCausalLM,
         settings,
-        dtype=dtype(),
+        dtype=precision or dtype(),
         device_map={"": device()},
         attn_implementation=attention.register(),
     )

@@ -60,6 +60,7 @@ def train(config: Config) -> pd.DataFrame:
         "base": loading.base_fingerprint(config.model),
         "lora": asdict(config.lora),
         "training": asdict(config.training),
+        "dtype": str(backend.precision(config.training)),
         "seed": config.seed,
         "train": _sha256(train_file),
         "validation": _sha256(validation_file),
@@ -172,6 +173,7 @@ def save_adapter(model: PeftModel, tokenizer: Any, config: Config, folder: Path)
             {
                 "base_model": loading.pinned(config.model),
                 "trained_by": backend.chosen(config.training),
+                "trained_in": str(backend.precision(config.training)).removeprefix("torch."),
                 "iteration": config.iteration,
                 "seed": config.seed,
                 "chat_template_sha256": chat_template_hash(tokenizer, config.prompt),

@@ -7,7 +7,7 @@ import types
 import pytest
 import torch
 
-from lib.config import Config, Lora, Model, Training
+from lib.config import DTYPES, Config, Lora, Model, Training
 from lib.model import loading
 from lib.training import backend, loraplus
 
@@ -54,3 +54,20 @@ def test_unsloth_that_is_asked_for_and_absent_is_named_with_its_cure(base_model,
         ModelError, match=r"training\.backend = 'unsloth', which cannot be imported .* requirements-gpu"
     ):
         backend.fresh_adapter(config)
+
+
+@pytest.mark.parametrize(("speedup", "fastest"), [(2.4, torch.bfloat16), (1.2, torch.float32), (0.15, torch.float32)])
+def test_weights_are_rounded_only_where_that_is_asked_for_and_clearly_faster(monkeypatch, speedup, fastest):
+    monkeypatch.setattr(backend, "bfloat16_speedup", lambda: speedup)
+    monkeypatch.setattr(loading, "device", lambda: torch.device("cpu"))
+    found = {name: backend.precision(Training(dtype=name)) for name in DTYPES}
+    assert found == {
+        "auto": torch.float32,
+        "fastest": fastest,
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+    }
+
+
+def test_the_speed_of_bfloat16_is_measured_once():
+    assert backend.bfloat16_speedup() == backend.bfloat16_speedup() > 0

@@ -142,6 +142,29 @@ def test_a_training_lowers_the_loss_and_writes_adapter_log_and_record(config, to
     assert (folder / "chat_template.jinja").read_text() == tokenizer.chat_template
 
 
+def test_weights_in_bfloat16_leave_adapter_and_optimizer_in_32_bits_and_the_losses_nearly_as_they_are(
+    config, monkeypatch
+):
+    kept, optimizers, logs, make = [], [], {}, loraplus.optimizer
+
+    def optimizer(*given):
+        optimizers.append(make(*given))
+        return optimizers[-1]
+
+    monkeypatch.setattr(trainer, "save_adapter", lambda model, *_: kept.append(model))
+    monkeypatch.setattr(loraplus, "optimizer", optimizer)
+    for dtype in ("float32", "bfloat16"):
+        logs[dtype] = trainer.train(replace(config, training=replace(config.training, dtype=dtype)))
+    rounded = kept[1]
+    frozen = {p.dtype for name, p in rounded.named_parameters() if not p.requires_grad}
+    assert frozen == {torch.bfloat16}
+    assert {p.dtype for p in rounded.parameters() if p.requires_grad} == {torch.float32}
+    states = list(optimizers[1].state.values())
+    assert states and all(state["exp_avg"].dtype == state["exp_avg_sq"].dtype == torch.float32 for state in states)
+    for name in ("train_loss", "validation_loss"):
+        np.testing.assert_allclose(logs["bfloat16"][name], logs["float32"][name], rtol=0.01)
+
+
 def test_the_saved_adapter_gives_the_logits_of_the_trained_model(config, monkeypatch):
     kept = []
     save = trainer.save_adapter
