@@ -30,6 +30,8 @@ from lib import hub
 _TOKENS_PER_TREE = 128
 #: Of padded trees: their logits over Llama's 128,256 tokens then take a quarter of a GB at 32 bits.
 _TOKENS_PER_BATCH = 512
+#: As the harness reads them, which pads them to the longest.
+_TEXTS_PER_BATCH = 8
 #: Tokens of which each follows another one of them, and for the place of each text where its tokens are, in order.
 _Tree = tuple[list[int], dict[int, list[int]]]
 #: The command line's own, for tasks with examples in their prompts.
@@ -153,15 +155,25 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-class Scorer(HFLM):
-    """The harness's own model class, but for the log-likelihoods of tokens.
+def sees_all(model: PreTrainedModel) -> bool:
+    """Whether every layer is of attention over all tokens before, so that an attention mask can keep texts apart."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    window = getattr(config, "sliding_window", None) if getattr(config, "layer_types", None) is None else None
+    return kinds == {"full_attention"} and not window and not model._is_stateful
 
-    For models whose layers are all of attention: what several texts begin with is kept apart by the attention mask.
+
+class Scorer(HFLM):
+    """The harness's own model class, but for the log-likelihoods of tokens of models in which every token sees all
+    before it: what several texts begin with is read once, and kept apart by the attention mask. Other models, with
+    windows of attention or with a state instead, are read as the harness reads them.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, label: str = "") -> None:
         # Of whole texts it hands over so many at a time: all of them, so that they can be put in order.
-        super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=1_000_000)
+        self._sees_all = sees_all(model)
+        together = 1_000_000 if self._sees_all else _TEXTS_PER_BATCH
+        super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=together)
         self._label = label
 
     @torch.inference_mode()
@@ -172,6 +184,8 @@ class Scorer(HFLM):
         override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
         """The log-likelihood (nats) of each continuation, and whether it is the likeliest, token by token."""
+        if not self._sees_all:
+            return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
         # Too long a text loses its beginning, and the last token predicts nothing: as in the harness.
         texts = [(context + continuation)[-self.max_length - 1 :] for _, context, continuation in requests]
         answers = [(0.0, False)] * len(requests)

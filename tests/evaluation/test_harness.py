@@ -9,6 +9,7 @@ import small_benchmarks
 import torch
 from datasets import Dataset
 from lm_eval.tasks import TaskManager
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, MambaConfig, MistralConfig, Qwen2Config
 
 from lib.evaluation import harness
 from lib.evaluation.harness import HarnessError, Scorer
@@ -136,6 +137,41 @@ def test_all_is_what_the_harness_says_of_a_saved_model(base_model, tiny_model, t
     bits = reviews["nats"].sum() / reviews["bytes"].sum() / math.log(2)
     assert bits == pytest.approx(expected["results"]["reviews"]["bits_per_byte,none"], rel=1e-6)
     assert np.isnan(reviews["correct"]).all() and np.isnan(pairs["nats"]).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "seen"),
+    [
+        (LlamaConfig(), True),
+        (Qwen2Config(), True),
+        (MistralConfig(sliding_window=None), True),
+        (MistralConfig(), False),
+        (MambaConfig(hidden_size=8), False),
+        (Gemma3TextConfig(), False),
+    ],
+    ids=lambda given: type(given).__name__ if not isinstance(given, bool) else str(given),
+)
+def test_texts_share_a_beginning_only_where_every_token_sees_all_before_it(shape, seen):
+    with torch.device("meta"):
+        shape.num_hidden_layers, shape.vocab_size = 2, 8
+        if isinstance(shape, Gemma3TextConfig):
+            shape.layer_types = ["sliding_attention", "full_attention"]
+        elif isinstance(shape, Qwen2Config):
+            shape.layer_types = ["full_attention"] * 2
+        shape.pad_token_id = 0
+        model = AutoModelForCausalLM.from_config(shape)
+    assert harness.sees_all(model) is seen
+
+
+def test_a_model_with_a_window_of_attention_is_scored_as_the_harness_does(tokenizer):
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape = MistralConfig(vocab_size=len(tokenizer), num_key_value_heads=2, sliding_window=3, pad_token_id=0, **size)
+    model = AutoModelForCausalLM.from_config(shape).eval()
+    # The harness takes texts with the same tokens for one, wherever each is parted.
+    asked = requests(tokenizer, *(text for text in ASKED if not text.startswith("Ibu kota|")))
+    found = [nats for nats, _ in Scorer(model, tokenizer)._loglikelihood_tokens(asked, disable_tqdm=True)]
+    np.testing.assert_allclose(found, by_transformers(model, asked), atol=1e-4)
 
 
 def test_an_item_has_its_texts_and_no_labels(tiny_model, tokenizer):
