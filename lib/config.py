@@ -105,8 +105,8 @@ class Training:
     backend: str = "auto"
     """`auto` (unsloth on a GPU where it is installed, else PEFT), `unsloth` or `peft`: see lib/training/backend.py."""
     dtype: str = "auto"
-    """Of the frozen weights in training: `float32`, `bfloat16`, `auto` (32 bits on a CPU, 16 on a GPU) or `fastest` (the
-    same, but bfloat16 on a CPU that multiplies it faster). Adapter, loss and optimizer have 32 bits in any case."""
+    """Of the frozen weights in training: `float32`, `bfloat16`, `auto` (32 bits on a CPU, 16 on a GPU) or `fastest`
+    (the same, but bfloat16 on a CPU that multiplies it faster). Adapter, loss and optimizer always have 32 bits."""
 
 
 @dataclass(frozen=True)

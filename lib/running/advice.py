@@ -178,6 +178,7 @@ def seconds(config: Config, work: Workload, speeds: probe.Speeds) -> dict[str, f
         + work.prompts * speeds.reading
         + work.new_tokens * speeds.writing
         + work.completions * speeds.scoring
+        + work.benchmarked_bytes * speeds.benchmarking
         + work.completions / config.evaluation.decoding_runs / work.models * speeds.embedding,
         "report": speeds.start + REPORT_SECONDS,
     }
@@ -344,4 +345,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if "GLIBC_TUNABLES" not in os.environ:
+        # As in the notebooks' kernels; glibc looks at it only when a program starts.
+        os.environ["GLIBC_TUNABLES"] = memory.KEPT_PAGES
+        os.execv(sys.executable, [sys.executable, "-m", "lib.running.advice", *sys.argv[1:]])
     main()

@@ -30,12 +30,8 @@ from papermill.exceptions import PapermillExecutionError
 
 from lib import paths
 from lib.config import nearest
+from lib.running import memory
 from lib.storage import write_json
-
-#: How glibc hands out memory in a kernel. By default a large tensor is mapped anew each time, and the system clears its
-#: pages at the first touch. Kept in the process, in huge pages where the system allows, they are cleared once: trained
-#: tokens a second of SmolLM2-135M on two cores rose from 122 to 179 (one run each, one after the other).
-MALLOC = "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184:glibc.malloc.hugetlb=1"
 
 
 class NotebookError(Exception):
@@ -57,7 +53,7 @@ def run(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
             raise NotebookError(f"{notebook} has no parameter {name!r}{nearest(name, known)}")
     # Libraries ask for notebook widgets; our progress goes to the terminal.
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
-    os.environ.setdefault("GLIBC_TUNABLES", MALLOC)
+    os.environ.setdefault("GLIBC_TUNABLES", memory.KEPT_PAGES)
     begun = time.monotonic()
     try:
         papermill.execute_notebook(

@@ -32,7 +32,7 @@ STEPS = 4
 NEW_TOKENS = 8
 #: As long as a round took less, one with four times the prompts follows, up to the evaluation's batch.
 ROUND_SECONDS = 1.5
-#: The assumed cost of a token in validation, where a trained one costs 1: it has no backward pass.
+#: The assumed cost of a token in validation or in a benchmark, where a trained one costs 1: it has no backward pass.
 VALIDATION = 0.4
 #: A Jupyter kernel, papermill and the saving of a notebook, beside its imports.
 KERNEL_SECONDS = 2.5
@@ -60,6 +60,8 @@ class Speeds:
     """Of a prompt."""
     writing: float
     """Of a token of a completion."""
+    benchmarking: float
+    """Of a byte of a benchmark's text."""
 
 
 def encode(config: Config, rows: pd.DataFrame) -> tuple[list[Example], list[list[int]]]:
@@ -115,7 +117,14 @@ def measure(config: Config, rows: pd.DataFrame) -> Speeds:
         training=trained,
         reading=reading,
         writing=writing,
+        benchmarking=_tokens_per_byte(config, rows) * VALIDATION * trained,
     )
+
+
+def _tokens_per_byte(config: Config, rows: pd.DataFrame) -> float:
+    texts = rows["output"].tolist()
+    ids = loading.load_tokenizer(config.model)(texts, add_special_tokens=False)["input_ids"]
+    return sum(map(len, ids)) / sum(len(text.encode()) for text in texts)
 
 
 def matrix_speed() -> float:

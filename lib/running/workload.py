@@ -23,6 +23,7 @@ from lib.corpus.rows import jsonl_parts, parquet_parts
 from lib.demo import generator
 from lib.evaluation.completions import PROTOCOLS
 from lib.running.graph import stages
+from lib.sampling.draws import spread
 
 #: Rows of the Cendol Collection v2 by subset, as its authors make it; they add up to the paper's count.
 CENDOL = {
@@ -34,6 +35,8 @@ CENDOL = {
     "dolly": 75_055,
 }
 TEXTS = ["subset_name", "input", "output"]
+#: Bytes of UTF-8 of all texts that a model reads for a benchmark (its files: lib/evaluation/tables/benchmarks.toml).
+BENCHMARK_BYTES = {"lindsea": 28_765, "copal_id": 115_795, "xcopa_id": 50_864, "nusax": 125_483}
 #: How many rows lengths and speeds are measured on.
 SOME_ROWS = 300
 #: Assumed tokens of an example of the Cendol Collection, and of its prompt, where none is here to be measured.
@@ -88,20 +91,22 @@ class Workload:
     completions: int
     new_tokens: int
     """At most: a completion may end before."""
+    benchmarked_bytes: int
+    """Of UTF-8, that models read for benchmarks; those from the hub do not count."""
 
 
 def survey(config: Config) -> Survey:
     """Look at the run's corpus as far as it is on this machine."""
     if config.paths.corpus_summary.is_file() and config.paths.rows.is_file():
         sizes = json.loads(config.paths.corpus_summary.read_text(encoding="utf-8"))["kept"]
-        count = pq.read_metadata(config.paths.rows).num_rows
-        places = np.linspace(0, count - 1, min(SOME_ROWS, count)).astype(int)
-        return Survey(selection.read(config.paths.rows, places, columns=TEXTS), sizes, "counted")
+        subsets = pq.read_table(config.paths.rows, columns=["subset_name"])["subset_name"].to_pandas()
+        return Survey(selection.read(config.paths.rows, _some(subsets), columns=TEXTS), sizes, "counted")
     if config.corpus.source == "demo":
         rows = pd.DataFrame(generator.rows())
         sizes = rows["subset_name"].value_counts()
         rows = rows[rows["subset_name"].isin(SUBSETS)]
-        return Survey(rows[TEXTS].head(SOME_ROWS), {name: int(sizes[name]) for name in SUBSETS}, "counted")
+        rows = rows[TEXTS].iloc[_some(rows["subset_name"])]
+        return Survey(rows, {name: int(sizes[name]) for name in SUBSETS}, "counted")
     if config.corpus.source == "open" and not sources.is_written():
         return Survey(None, sources.sizes(), "counted")
     source = str(sources.path()) if config.corpus.source == "open" else selection.located(config.corpus.source)
@@ -118,8 +123,13 @@ def survey(config: Config) -> Survey:
             more = path.stat().st_size / max(1, part.position)
             found.update({subset: int(more * rows) for subset, rows in table["subset_name"].value_counts().items()})
     rows = pd.concat(parts, ignore_index=True)
-    rows = rows.sample(min(SOME_ROWS, len(rows)), random_state=0) if len(rows) else None
+    rows = rows.iloc[_some(rows["subset_name"])] if len(rows) else None
     return Survey(rows, {name: found[name] for name in SUBSETS}, "measured")
+
+
+def _some(subsets: pd.Series) -> np.ndarray:
+    """Places of some rows, as many of each subset: as training and test rows are drawn."""
+    return np.sort(spread(subsets.to_numpy(), min(SOME_ROWS, len(subsets)), 0))
 
 
 def lengths(config: Config, examples: Sequence[int], prompts: Sequence[int]) -> Lengths:
@@ -164,6 +174,7 @@ def count(configs: list[Config], sizes: dict[str, int], known: Lengths) -> Workl
             (n + more) * config.evaluation.max_new_tokens
             for n, more, config in zip(completions, english, models, strict=True)
         ),
+        benchmarked_bytes=sum(BENCHMARK_BYTES.get(name, 0) for c in models for name in c.benchmarks.tasks.split()),
     )
 
 

@@ -16,9 +16,8 @@ from peft import PeftModel
 from lib.config import Config, Training
 from lib.model import loading
 
-
-#: How many times faster than 32 bits bfloat16 has to be, on a CPU, for weights to be rounded to it. Where processors have
-#: instructions for it, it is more than twice as fast: what a busy machine measures does not change the choice.
+#: How many times faster than 32 bits bfloat16 has to be, on a CPU, for weights to be rounded to it. Processors with
+#: instructions for it are more than twice as fast, others far slower: a busy machine does not change the choice.
 WORTH_ROUNDING = 1.5
 
 

@@ -35,6 +35,7 @@ SPEEDS = Speeds(
     training=1e-3,
     reading=1e-2,
     writing=1e-3,
+    benchmarking=1e-4,
 )
 
 
