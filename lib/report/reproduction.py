@@ -21,10 +21,12 @@ from scipy import stats
 
 from lib import paths
 from lib.evaluation import completions, floors, metrics
+from lib.evaluation.benchmarks import METRIC_NAMES as BENCHMARK_METRICS
 from lib.report import drawing, look, plots
 from lib.storage import whole
 
 _TYPES = {"iteration": str, "seed": int, "protocol": str, "decoding_run": int, "metric": str, "value": float}
+_NAMES = BENCHMARK_METRICS | metrics.METRIC_NAMES
 _NUMBER = ["iteration", "protocol", "metric"]
 # Their test rows come from the corpus; those of a benchmark are the same in every run.
 _OF_THE_CORPUS = (*completions.PROTOCOLS, "english")
@@ -177,7 +179,7 @@ def figure(table: pd.DataFrame) -> Figure:
             axis.plot(row.mine, place, markersize=5.5, clip_on=False, **_point(row.iteration, row.verdict))
         labels = [f"{drawing.label(iteration)}, {protocol}" for iteration, protocol in names]
         axis.set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.4, -0.6))
-        axis.set_xlabel(f"{metrics.METRIC_NAMES.get(metric, metric)}, from the middle of the bar")
+        axis.set_xlabel(f"{_NAMES.get(metric, metric)}, from the middle of the bar")
         axis.grid(axis="x", visible=True)
     for axis in axes.flat[len(panels) :]:
         axis.remove()

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from stand_in_hub import Hub, serving
 
-from lib.config import PAPER_CORPUS_ROWS
+from lib.config import BENCHMARKS, PAPER_CORPUS_ROWS
 from lib.corpus import sources
 from lib.corpus.files import COLUMNS, SUBSETS
 from lib.model.prompts import Example
@@ -111,6 +111,28 @@ def test_a_small_file_is_counted_whole(tmp_path):
     found = survey(written(tmp_path / "rows.jsonl", rows))
     assert found.sizes == dict.fromkeys(SUBSETS, 0) | {"dolly": 40, "wikihow": 10}
     assert len(found.rows) == 50 and set(found.rows["subset_name"]) == {"dolly", "wikihow"}
+
+
+def test_lengths_are_measured_on_as_many_rows_of_each_subset_as_training_draws(tmp_path):
+    rows = [row("dolly", n) for n in range(900)] + [row("wikihow", n) for n in range(200)]
+    found = survey(written(tmp_path / "rows.jsonl", rows))
+    assert found.rows["subset_name"].value_counts().to_dict() == {"dolly": 150, "wikihow": 150}
+
+
+def test_what_models_read_for_benchmarks_is_counted_by_model_and_task():
+    reads = workload.BENCHMARK_BYTES
+    assert set(reads) == set(BENCHMARKS)
+    _, work = counted(benchmarks="nusax lindsea", seeds="0 1")
+    assert work.benchmarked_bytes == 3 * (reads["nusax"] + reads["lindsea"])
+    _, work = counted(benchmarks="nusax belebele_ind_Latn", studies="base tries", seeds="0")
+    assert work.benchmarked_bytes == 2 * reads["nusax"], "tries are not scored, and the base is read once"
+    assert counted()[1].benchmarked_bytes == 0
+
+
+def test_a_study_trains_its_tries_and_scores_its_models():
+    configs, work = counted(profile="smollm2", sizes=dict.fromkeys(SUBSETS, 4_000))
+    assert work.trainings == len({c.name for c in configs if c.has_adapter})
+    assert work.models == len({c.name for c in configs if c.plan.scored}) < work.trainings + 3
 
 
 def test_of_a_large_file_only_the_beginning_is_read(tmp_path):
