@@ -29,6 +29,8 @@ _NOT_APPLIED = {
 }  # fmt: skip
 # Tokens of a block, and logits of the rows that are sampled together on a CPU.
 _BLOCK, _CACHED = 64, 2**19
+#: Padded tokens of prompts that are read together: enough for the matrix products, and few prompts are padded.
+_TOKENS_READ = 2_048
 
 
 @dataclass(frozen=True)
@@ -330,7 +332,28 @@ class Batch:
         decoding: Decoding,
         written: int = 0,
     ) -> None:
-        """Let the sequences of several prompts join; each prompt is read once, however many sequences continue it."""
+        """Let the sequences of several prompts join; each prompt is read once, however many sequences continue it.
+
+        Prompts that follow each other are read together, so in rising order of length there is hardly any padding.
+        """
+        keep = self._going()
+        parts: list[tuple[Sequence[DynamicLayer], torch.Tensor, torch.Tensor]] = []
+        if len(keep):
+            parts.append((self._layers, self._mask, keep))
+        latest = [self._latest[keep]]
+        joining: list[_Sequence] = []
+        for some in _read_together(prompts):
+            layers, mask, last = self._read(prompts[some])
+            counts = torch.tensor([len(keys) for keys in runs[some]], device=self._model.device)
+            owner = torch.arange(len(counts), device=self._model.device).repeat_interleave(counts)
+            parts.append((layers, mask, owner))
+            latest.append(last[owner])
+            joining += [_Sequence(key, draws, decoding, written) for keys in runs[some] for key, draws in keys.items()]
+        self._arrange(parts, joining)
+        self._latest = torch.cat(latest)
+
+    def _read(self, prompts: Sequence[Sequence[int]]) -> tuple[Sequence[DynamicLayer], torch.Tensor, torch.Tensor]:
+        """The cache and the mask of some prompts without their last tokens, which are left for the first step."""
         where = self._model.device
         longest = max(2, *(len(prompt) for prompt in prompts))
         ids = torch.zeros((len(prompts), longest), dtype=torch.long)
@@ -338,7 +361,6 @@ class Batch:
         for n, prompt in enumerate(prompts):
             ids[n, longest - len(prompt) :] = torch.tensor(prompt)
             mask[n, longest - len(prompt) :] = 1
-        # The last token is left for the first step.
         ids, mask, latest = ids[:, :-1].to(where), mask[:, :-1].to(where), ids[:, -1].to(where)
         read = DynamicCache()
         self._model(
@@ -349,12 +371,7 @@ class Batch:
             use_cache=True,
             logits_to_keep=1,
         )
-        owner = torch.arange(len(prompts), device=where)
-        owner = owner.repeat_interleave(torch.tensor([len(some) for some in runs], device=where))
-        joining = [_Sequence(key, draws, decoding, written) for some in runs for key, draws in some.items()]
-        keep = self._going()
-        self._arrange([(self._layers, self._mask, keep)] * bool(len(keep)) + [(read.layers, mask, owner)], joining)
-        self._latest = torch.cat([self._latest[keep], latest[owner]])
+        return read.layers, mask, latest
 
     def remove(self, key: Hashable) -> None:
         """Let a sequence leave; it is not an error if it has left already."""
@@ -421,6 +438,17 @@ class Batch:
             layer.fill([(layers[n], rows) for layers, _, rows in parts], columns, room)
         masks = [mask[rows] for _, mask, rows in parts]
         self._mask = torch.cat([torch.nn.functional.pad(mask, (columns - mask.shape[1], 0)) for mask in masks])
+
+
+def _read_together(prompts: Sequence[Sequence[int]]) -> Iterator[slice]:
+    """Prompts that follow each other, as many as fit padded to the longest of them, at least one."""
+    start, longest = 0, 0
+    for n, prompt in enumerate(prompts):
+        longest = max(longest, len(prompt))
+        if n > start and longest * (n + 1 - start) > _TOKENS_READ:
+            yield slice(start, n)
+            start, longest = n, len(prompt)
+    yield slice(start, len(prompts))
 
 
 def decode(
