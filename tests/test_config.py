@@ -62,12 +62,12 @@ def test_the_laptop_trains_the_recommended_recipe_on_600_rows_of_the_papers_corp
     assert found.model.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
-def test_smollm2_is_the_study_at_a_hundredth_of_the_paper_s_rows():
+def test_smollm2_is_the_study_at_six_thousandths_of_the_paper_s_rows():
     found, whole = load_configs(profile="smollm2"), load_config(profile="paper")
     row5 = next(c for c in found if c.iteration == "5")
     assert row5.model.base_model in packaged.PACKAGES and row5.corpus.source == "open"
     assert (row5.lora, replace(row5.training, dtype="auto")) == (whole.lora, whole.training)
-    assert row5.sampling.clusters * row5.sampling.rows_per_cluster == 100
+    assert row5.sampling.clusters * row5.sampling.rows_per_cluster == 60
     recipes = [c for c in found if c.iteration.startswith("recipe_")]
     assert [(c.iteration, c.seed) for c in recipes] == [
         (f"recipe_{n}", s) for n in ("lora", "loraplus") for s in range(3)
