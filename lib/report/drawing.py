@@ -137,6 +137,10 @@ def name_ticks(axis: Axes, which: str, names: Sequence[str], picked: str) -> Non
     if which == "x" and len(names) > 5 and all(name.isdigit() or name == "base" for name in names):
         texts = list(names)
         axis.set_xlabel("row of the paper's Table 2")
+    elif which == "x" and len(names) > 8:
+        # Side by side, long names would cover each other; the lowest of the axes above each other has them.
+        texts = [name if name.isdigit() else words(name.removeprefix("base_")) for name in names]
+        axis.tick_params(axis="x", labelrotation=90, labelsize=SMALL, labelbottom=axis.get_subplotspec().is_last_row())
     if which == "x":
         axis.set(xticks=range(len(names)), xticklabels=texts, xlim=(-0.6, len(names) - 0.4))
     else:

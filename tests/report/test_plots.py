@@ -17,6 +17,7 @@ from lib.report import comparison_plots, drawing, plots, published
 
 SUBSETS = ("dolly", "identity_prompt", "wikihow")
 ROWS = tuple(str(n) for n in range(10))
+WHOLE_STUDY = ("base_instructed", "base_three_examples", *map(str, range(10)), "recipe_lora", "recipe_loraplus")
 STUDIES = ("loraplus_ratio1", "loraplus_ratio4", "loraplus_ratio16")
 LEVELS = {"loss_per_byte": 2.7, "bleu": 9, "chrf": 30, "rouge1": 24, "rouge2": 10, "rougeL": 21, "weighted_f1": 0.6}
 
@@ -60,6 +61,22 @@ def made_up_likelihood(iterations=("5",), seeds=(0,)) -> tuple[pd.DataFrame, pd.
     indonesian = table.assign(value=np.where(table["iteration"] == "base", 2.73, 2.2 + 0.05 * np.arange(len(table))))
     english = indonesian.assign(metric="loss_per_byte_en", protocol="english", value=1.5 + 0.01 * np.arange(len(table)))
     return indonesian, english
+
+
+def made_up_tries() -> pd.DataFrame:
+    """Three rates each, and another ratio."""
+    lines = [
+        ("recipe_loraplus", 1e-4, 16.0, 600, 1.0, 2.70),
+        ("tries_loraplus_5e-5", 5e-5, 16.0, 600, 1.0, 2.75),
+        ("tries_loraplus_2e-4", 2e-4, 16.0, 600, 1.0, 2.72),
+        ("recipe_lora", 1e-3, 1.0, 600, 1.0, 2.71),
+        ("tries_lora_5e-4", 5e-4, 1.0, 600, 1.0, 2.78),
+        ("tries_lora_2e-3", 2e-3, 1.0, 600, 1.0, 2.80),
+        ("tries_loraplus_ratio4", 2e-4, 4.0, 600, 1.0, 2.74),
+        ("tries_loraplus_120_rows", 1e-4, 16.0, 120, 5.0, 3.1),
+    ]
+    names = ["iteration", "learning_rate", "ratio", "rows", "epochs", "validation_loss"]
+    return pd.DataFrame(lines, columns=names).assign(name=[line[0] for line in lines], first=3.8)
 
 
 def made_up_logs(iterations=STUDIES, seeds=(0,)) -> pd.DataFrame:
@@ -167,6 +184,7 @@ FIGURES = {
     "nested_bleu": lambda: comparison_plots.nested_bleu(made_up_nested(), published.table3()),
     "english_cost": lambda: comparison_plots.english_cost(made_up_english()),
     "benchmarks": lambda: comparison_plots.benchmarks(*made_up_benchmarks()),
+    "tries": lambda: comparison_plots.tries(made_up_tries()),
 }
 # As the figures come when there is little to show, or much.
 SIZES = {
@@ -188,6 +206,10 @@ SIZES = {
     "box_plot_one_row": lambda: plots.box_plot(made_up_results(["5"])),
     "box_plot_three_seeds": lambda: plots.box_plot(made_up_results(seeds=(0, 1, 2)), printed=published.table3()),
     "box_plot_studies": lambda: plots.box_plot(made_up_results(["5", *STUDIES]), picked="5"),
+    "box_plot_whole_study": lambda: plots.box_plot(made_up_results(WHOLE_STUDY), printed=published.table3()),
+    "rouge_whole_study": lambda: plots.rouge(made_up_results(WHOLE_STUDY), picked="recipe_loraplus"),
+    "weighted_f1_whole_study": lambda: plots.weighted_f1(made_up_results(WHOLE_STUDY), picked="recipe_loraplus"),
+    "loss_per_byte_whole_study": lambda: plots.loss_per_byte(*made_up_likelihood(WHOLE_STUDY), "recipe_loraplus"),
     "rouge_one_row": lambda: plots.rouge(made_up_results(["5"])),
     "rouge_three_seeds": lambda: plots.rouge(made_up_results(seeds=(0, 1, 2))),
     "weighted_f1_one_row": lambda: plots.weighted_f1(made_up_results(["5"])),
@@ -516,7 +538,7 @@ def test_a_study_does_not_say_its_own_name_at_every_line():
     made = comparison_plots.loss_curves(made_up_logs(), made_up_results(("5", *STUDIES)), study="loraplus")
     named = [text.get_text() for text in made.axes[1].get_yticklabels()]
     assert [name for name in named if name.startswith("ratio")] == ["ratio 1", "ratio 4", "ratio 16"]
-    assert drawing.label("loraplus_unstabilised") == "loraplus\nunstabilised"
+    assert drawing.label("loraplus_unstabilised") == "LoRA+\nunstabilised"
 
 
 def test_each_benchmark_is_a_line_from_the_base_to_the_adapter_with_guessing_beside_it():
