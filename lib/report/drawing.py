@@ -140,7 +140,9 @@ def name_ticks(axis: Axes, which: str, names: Sequence[str], picked: str) -> Non
     elif which == "x" and len(names) > 8:
         # Side by side, long names would cover each other; the lowest of the axes above each other has them.
         texts = [name if name.isdigit() else words(name.removeprefix("base_")) for name in names]
-        axis.tick_params(axis="x", labelrotation=90, labelsize=SMALL, labelbottom=axis.get_subplotspec().is_last_row())
+        place = axis.get_subplotspec()
+        lowest = place is None or place.is_last_row()
+        axis.tick_params(axis="x", labelrotation=90, labelsize=SMALL, labelbottom=lowest)
     if which == "x":
         axis.set(xticks=range(len(names)), xticklabels=texts, xlim=(-0.6, len(names) - 0.4))
     else:
