@@ -77,6 +77,10 @@ def _model(config: Config) -> dict[str, str]:
     return {"base_model": loading.pinned(config.model)} if loading.gguf_file(config.model) else asdict(config.model)
 
 
+#: Tracked reports, as git's pathspecs: what was made, and not what makes.
+_RESULTS = (":!reports/example", ":!reports/smollm2")
+
+
 def git_commit() -> str:
     """The commit of the working tree, with `+changes` if tracked files differ from it; `unknown` without git."""
 
@@ -86,7 +90,9 @@ def git_commit() -> str:
         ).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+        return git("rev-parse", "HEAD") + (
+            "+changes" if git("status", "--porcelain", "--untracked-files=no", "--", ".", *_RESULTS) else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

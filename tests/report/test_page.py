@@ -611,11 +611,15 @@ def test_the_commit_tells_of_changes(root):
 
     git("init", "-q")
     (root / "file").write_text("one")
-    git("add", "file")
+    (root / "reports" / "smollm2").mkdir(parents=True)
+    (root / "reports" / "smollm2" / "results.csv").write_text("one")
+    git("add", "file", "reports")
     git("commit", "-qm", "one")
     commit = git("rev-parse", "HEAD").strip()
     assert provenance.git_commit() == commit
     (root / "untracked").write_text("")
+    # A report that is tracked, and made again.
+    (root / "reports" / "smollm2" / "results.csv").write_text("two")
     assert provenance.git_commit() == commit
     (root / "file").write_text("two")
     assert provenance.git_commit() == f"{commit}+changes"
