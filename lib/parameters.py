@@ -120,8 +120,7 @@ def load_configs(
         for seed in dict.fromkeys((seeds or first.plan.seeds).split()):
             if not seed.isdigit():
                 raise ConfigError(f"SEEDS={seeds!r} must be whole numbers separated by spaces, such as 0 1 2")
-            config = _read(run, profile, iteration, int(seed), corpus, base_model, benchmarks)
-            trainings.append(_shared(config, others))
+            trainings.append(_shared(replace(first, seed=int(seed)), others))
     if not any(config.plan.scored for config in trainings):
         raise ConfigError(
             "ITERATIONS, SEEDS and STUDIES name no training that is scored: give at least one, such as ITERATIONS=5"

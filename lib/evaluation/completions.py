@@ -129,13 +129,14 @@ def complete(config: Config, tests: dict[str, pd.DataFrame], runs: int | None = 
         made_by |= {"server": model.name}
     else:
         model, by = load_model(config), {}
-    before = shown(config)
     for protocol, rows in tests.items():
         decoding = decoding_of(config, model, end_of_turn_id(tokenizer, config.prompt), protocol)
         room = config.prompt.max_evaluation_tokens - decoding.max_new_tokens
         own_runs = 1 if protocol in ("greedy", OWN) else runs or settings.decoding_runs
         prompts = {
-            int(row): encode_prompt(tokenizer, conversation(text, settings.instruction, before), config.prompt, room)[0]
+            int(row): encode_prompt(
+                tokenizer, conversation(text, settings.instruction, made_by["shown"]), config.prompt, room
+            )[0]
             for row, text in rows["input"].items()
         }
         generation.write_completions(

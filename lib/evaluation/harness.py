@@ -158,9 +158,10 @@ def _quiet() -> Iterator[None]:
 def sees_all(model: PreTrainedModel) -> bool:
     """Whether every layer is of attention over all tokens before, so that an attention mask can keep texts apart."""
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    window = getattr(config, "sliding_window", None) if getattr(config, "layer_types", None) is None else None
-    return kinds == {"full_attention"} and not window and not model._is_stateful
+    kinds = getattr(config, "layer_types", None)
+    # A window is that of some layers, or where no kinds of layers are told, of all.
+    all_see = set(kinds) == {"full_attention"} if kinds else not getattr(config, "sliding_window", None)
+    return all_see and not model._is_stateful
 
 
 class Scorer(HFLM):

@@ -49,7 +49,7 @@ def measure(config: Config, tests: dict[str, pd.DataFrame]) -> pd.DataFrame:
                 config.prompt,
                 f"likelihood of {config.name}, {protocol}",
                 config.evaluation.instruction,
-                completions.shown(config),
+                made_by["shown"],
             )
             table.attrs["origin"] = origin
             with whole(path) as temporary:

@@ -125,9 +125,8 @@ def tries(configs: list[Config]) -> pd.DataFrame:
         configs: as they were asked for; those that did not finish are left out.
 
     Returns:
-        name (of the training's files), iteration (a recipe's own name where it is one), learning_rate (of A), ratio,
-        rows, epochs, first and validation_loss (nats a token, before training and at its end), the best first. Empty
-        where none was asked for.
+        iteration (a recipe's own name where it is one), learning_rate (of A), ratio, epochs, rows and validation_loss
+        (nats a token, at the end of the training), the best first. Empty where none was asked for.
     """
     asked = {
         config.name: config
@@ -140,15 +139,14 @@ def tries(configs: list[Config]) -> pd.DataFrame:
         return pd.DataFrame()
     settings = pd.DataFrame(
         {
-            "name": name,
             "iteration": config.trained_as,
             "learning_rate": config.training.learning_rate,
             "ratio": config.lora.loraplus_lr_ratio,
             "epochs": config.training.epochs,
         }
-        for name, config in asked.items()
+        for config in asked.values()
     )
-    found = trainings(list(asked.values()))[["rows", "first", "validation_loss"]]
+    found = trainings(list(asked.values()))[["rows", "validation_loss"]]
     return settings.join(found).sort_values("validation_loss", ignore_index=True)
 
 

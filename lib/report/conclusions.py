@@ -23,7 +23,7 @@ def shortages(found: dict[str, tuple[int, int]]) -> Markdown:
 
 def before(config: Config, failed: dict[str, str]) -> Markdown:
     """What the run's profile said before anything was trained, if it did; the models that failed, and why."""
-    lines = [f"- {name[0].upper()}{name[1:]} failed: {why}" for name, why in failed.items()]
+    lines = [f"- {first_upper(name)} failed: {why}" for name, why in failed.items()]
     question = f"> {config.plan.question.strip()}\n\n" if config.plan.question else ""
     return Markdown(question + ("\n".join(lines) or "Every model that was asked for has finished."))
 
@@ -34,13 +34,9 @@ def picked(rule: str, config: Config, trainings: pd.DataFrame) -> Markdown:
     # Variants of row 5 are not chosen from.
     recipes = sum(name.startswith("recipe_") for name in rows.index)
     choice = recipes + sum(name.isdigit() for name in rows.index)
-    among = (
-        f" among {choice} rows{' and recipes' if recipes else ''}"
-        if choice > 1
-        else ", the only one trained"
-        if len(rows) == 1
-        else ""
-    )
+    among = ", the only one trained" if len(rows) == 1 else ""
+    if choice > 1:
+        among = f" among {choice} rows{' and recipes' if recipes else ''}"
     row, loss = drawing.words(config.iteration), rows[config.iteration]
     return Markdown(f"{rule}\n\n**It picks {row}**{among} (validation loss {loss:.3f}).")
 
@@ -57,8 +53,7 @@ def tries(table: pd.DataFrame) -> str:
     for own in table[table["iteration"].str.startswith("recipe_")].itertuples() if len(table) else ():
         alike = table[(table["ratio"] == own.ratio) & (table["rows"] == own.rows) & (table["epochs"] == own.epochs)]
         best = alike.iloc[0]
-        name = drawing.words(own.iteration)
-        named = f"{name[0].upper()}{name[1:]} was tried at {len(alike)} learning rates"
+        named = f"{first_upper(drawing.words(own.iteration))} was tried at {len(alike)} learning rates"
         if best["iteration"] == own.iteration:
             said.append(f"{named}, and has the one whose validation loss was lowest ({own.validation_loss:.3f}).")
         else:
@@ -72,6 +67,11 @@ def tries(table: pd.DataFrame) -> str:
             f"({table['validation_loss'].iloc[0]:.4f})."
         )
     return " ".join(said)
+
+
+def first_upper(name: str) -> str:
+    """As it begins a sentence; `capitalize` would change the letters of LoRA+ too."""
+    return name[0].upper() + name[1:]
 
 
 def answer(config: Config, compared: pd.DataFrame) -> str:
@@ -147,7 +147,7 @@ def evaluation(config: Config, table: pd.DataFrame, found: pd.DataFrame) -> Mark
     means = found[found["protocol"] == "clean"].groupby("metric")["value"].mean()
     cut = (table.loc[table["protocol"] == "clean", "ids"].map(len) >= config.evaluation.max_new_tokens).mean()
     return Markdown(
-        f"**{look.model_name(config.iteration, config.seed).capitalize()}: BLEU {means['bleu']:.1f}, ROUGE-L "
+        f"**{first_upper(look.model_name(config.iteration, config.seed))}: BLEU {means['bleu']:.1f}, ROUGE-L "
         f"{means['rougeL']:.1f}, Weighted F1 {means['weighted_f1']:.3f}; {cut:.0%} of its completions reached "
         f"the limit of {config.evaluation.max_new_tokens} tokens.**"
     )

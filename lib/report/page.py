@@ -119,6 +119,7 @@ def write(
         autoescape=jinja2.select_autoescape(["html.j2"]),
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["first_upper"] = conclusions.first_upper
     two = [configs[0], picked]
     shown = summary[[(i, s) in {(c.iteration, c.seed) for c in two} for i, s in summary[["iteration", "seed"]].values]]
     found = verdicts(shown, against_base[against_base["iteration"] == picked.iteration], bounds)

@@ -90,9 +90,8 @@ def git_commit() -> str:
         ).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + (
-            "+changes" if git("status", "--porcelain", "--untracked-files=no", "--", ".", *_RESULTS) else ""
-        )
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *_RESULTS)
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -786,6 +786,7 @@ def test_a_study_s_page_states_its_question_and_what_the_recipes_were_chosen_fro
     assert "Recipe LoRA+ was tried at 3 learning rates, and has the one whose validation loss was lowest" in shown.text
     assert "it picks recipe LoRA+, seed 0" in shown.text
     assert "on the Indonesian reviews of NusaX" in shown.text
+    assert "Recipe LoRA+, seed 0: 10 steps" in shown.text and "lora+" not in shown.text
 
 
 def test_a_study_s_page_has_every_way_of_asking_the_base_and_no_try_among_the_scores():
