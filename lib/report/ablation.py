@@ -126,7 +126,7 @@ def tries(configs: list[Config]) -> pd.DataFrame:
 
     Returns:
         iteration (a recipe's own name where it is one), learning_rate (of A), ratio, epochs, rows and validation_loss
-        (nats a token, at the end of the training), the best first. Empty where none was asked for.
+        (nats a token, at the end of the training), the best first. Empty where no try was asked for.
     """
     asked = {
         config.name: config
@@ -135,7 +135,7 @@ def tries(configs: list[Config]) -> pd.DataFrame:
         and config.seed == 0
         and not any(config.paths.failure(stage).is_file() for stage in _trained_by(config))
     }
-    if not asked:
+    if not asked or not any(config.iteration.startswith("tries_") for config in configs):
         return pd.DataFrame()
     settings = pd.DataFrame(
         {

@@ -11,7 +11,7 @@ from lib.evaluation import floors, metrics, scoring, statistics
 from lib.evaluation.metrics import METRICS
 from lib.model import loading
 from lib.parameters import load_configs
-from lib.report import ablation, published
+from lib.report import ablation, conclusions, published
 
 
 def named(configs):
@@ -131,6 +131,12 @@ def test_tries_are_the_recipes_first_seeds_and_the_trainings_that_were_not_chose
     small_run.write_json(asked[0].paths.failure("3_training_tries_loraplus_ratio4_seed0"), "no memory")
     assert ablation.tries(asked)["iteration"].tolist()[0] == "recipe_loraplus"
     assert ablation.tries(asked[:2]).empty
+
+
+def test_a_recipe_without_tries_was_chosen_from_nothing():
+    asked = small_run.make(studies="recipe")
+    assert ablation.tries(asked).empty
+    assert conclusions.tries(ablation.tries(asked)) == ""
 
 
 def test_the_seeds_of_each_recipe_are_together():
