@@ -127,6 +127,8 @@ def test_twice_the_work_takes_twice_its_time():
     after = advice.seconds(configs[-1], work, slower)
     assert after["training"] - before["training"] == pytest.approx(once * SPEEDS.training)
     assert after["evaluation"] - before["evaluation"] == pytest.approx(work.new_tokens * SPEEDS.writing)
+    benchmarked = advice.seconds(configs[-1], replace(work, benchmarked_bytes=2_000_000), SPEEDS)
+    assert benchmarked["evaluation"] - before["evaluation"] == pytest.approx(2_000_000 * SPEEDS.benchmarking)
     assert after["sampling"] == before["sampling"] > 10 + CENDOL["wikipedia_id"] * SPEEDS.grouping
 
 
