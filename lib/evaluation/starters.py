@@ -21,6 +21,8 @@ import pandas as pd
 from lib.config import Config
 from lib.evaluation import completions, language, likelihood
 from lib.model import loading
+from lib.paths import STARTERS
+from lib.storage import write_json
 
 #: Words in a row that an answer may not repeat.
 REPEATED = 3
@@ -57,6 +59,11 @@ def best(measured: pd.DataFrame) -> pd.DataFrame:
     """Of each kind the usable answer that fits its prompt best, where there is one; from the table of `measure`."""
     usable = measured[measured["usable"]]
     return usable.loc[usable.groupby("kind", sort=False)["fit"].idxmax()]
+
+
+def offer(config: Config, measured: pd.DataFrame) -> None:
+    """Leave the best beside the final adapter, where the chat finds them."""
+    write_json(config.paths.final_adapter / STARTERS, best(measured)[["kind", "prompt"]].to_dict("records"))
 
 
 def _repeats(text: str) -> bool:

@@ -18,7 +18,6 @@ from lib.corpus import likeness, splits
 from lib.evaluation import benchmarks, completions, floors, metrics, scoring, statistics
 from lib.evaluation.metrics import METRIC_NAMES
 from lib.model import generation
-from lib.paths import STARTERS
 from lib.release import cards, finished
 from lib.report import ablation, conclusions, inline, look, provenance
 from lib.storage import whole, write_json
@@ -95,7 +94,6 @@ def write(
     bounds: pd.DataFrame,
     benchmarked: pd.DataFrame,
     tried: pd.DataFrame,
-    starters: pd.DataFrame,
 ) -> Path:
     """Write manifest.json and report.html, put the picked adapter where the chat finds it, and return the page's path.
 
@@ -112,7 +110,6 @@ def write(
         bounds: floors and ceiling of the clean protocol (`floors.measure`).
         benchmarked: the picked one against the base on the benchmarks (`benchmarks.compare`); may be empty.
         tried: what the recipes were chosen from (`ablation.tries`); may be empty.
-        starters: what the chat should offer to ask the picked one (`starters.best`); may be empty.
     """
     files, trained = picked.paths, [config for config in configs if config.has_adapter]
     made = provenance.manifest(configs, picked)
@@ -168,7 +165,6 @@ def write(
     )
     with whole(files.final_adapter) as temporary:
         shutil.copytree(files.adapter(picked.name), temporary)
-        write_json(temporary / STARTERS, starters[["kind", "prompt"]].to_dict("records"))
     cards.write(finished.read(picked.run))
     with whole(files.report) as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -1,8 +1,11 @@
 """What an adapter is asked first, with its answers and their likelihoods written by hand."""
 
+import json
+
 import pandas as pd
 import pytest
 
+from lib import paths
 from lib.config import Config
 from lib.evaluation import completions, likelihood, starters
 
@@ -84,6 +87,9 @@ def test_of_each_kind_the_answer_whose_prompt_saves_the_largest_share_of_its_bit
         ["question", "Apa ibu kota Jepang?"],
         ["who", "Kamu siapa?"],
     ]
+    starters.offer(Config(run="trial"), found)
+    offered = json.loads((paths.RunPaths("trial").final_adapter / "starters.json").read_text())
+    assert offered[1] == {"kind": "who", "prompt": "Kamu siapa?"} and len(offered) == 2
 
 
 def test_where_no_answer_can_be_used_none_is_chosen(measured):

@@ -82,7 +82,6 @@ def write_report(configs: list, failed: dict[str, str] | None = None, asked: lis
         bounds,
         compared,
         tried,
-        pd.DataFrame({"kind": ["poem"], "prompt": ["Tulis pantun."], "fit": [0.5]}),
     )
     return written.read_text()
 
@@ -440,7 +439,6 @@ def test_the_picked_adapter_becomes_the_final_one_and_its_card_and_page_name_it(
     text = Page(write_report(configs)).text
     final = configs[0].paths.final_adapter
     assert (final / "adapter_model.safetensors").read_bytes() == b"0_seed0"
-    assert json.loads((final / "starters.json").read_text()) == [{"kind": "poem", "prompt": "Tulis pantun."}]
     card = (final / "README.md").read_text()
     assert "row 0 of the study's Table 2, seed 0" in card
     known = statistics.intervals(scoring.read_pairs(configs[0], "clean"), ["bleu"]).iloc[0]
