@@ -101,8 +101,9 @@ def measure(config: Config, rows: pd.DataFrame) -> Speeds:
     try:
         started = _start()
         encoding, (made, prompts) = _timed(lambda: encode(config, rows))
-        trained, load = _training(apart, made)
+        # First: a training may import unsloth, which changes the models that are loaded after it.
         reading, writing = _decoding(config, prompts)
+        trained, load = _training(apart, made)
         grouping = _grouping(apart, rows)
         embedded, scoring = _embedding(config, rows)
     finally:
@@ -130,8 +131,8 @@ def _tokens_per_byte(config: Config, rows: pd.DataFrame) -> float:
 def matrix_speed() -> float:
     """Floating-point operations a second of this machine's matrix product, in the precision that models run in."""
     where = loading.device()
-    size, dtype = (1024, torch.float32) if where.type == "cpu" else (8192, torch.bfloat16)
-    one = torch.ones((size, size), device=where, dtype=dtype)
+    size = 1024 if where.type == "cpu" else 8192
+    one = torch.ones((size, size), device=where, dtype=loading.dtype())
 
     def product() -> None:
         (one @ one)[0, 0].item()
