@@ -155,9 +155,14 @@ def _text(name: str, path: Path, subsets: str) -> Format:
     container = LINES if _is_lines(text) else VALUES
     with opened(path) as (stream, *_):
         rows = [row for row in islice(_json(name, stream, container), _FIRST_ROWS) if isinstance(row, dict)]
+    if not rows and text[:1] == b"[" and whole and not text.strip(b"[] \r\n\t"):
+        raise NoRowsError(f"{name} has no rows: its array is empty. Check that it is whole.")
     if not rows:
-        # Nothing to go by: what is wrong with its lines is said of each.
-        return Format(container, "input and output", "", **known)
+        begins = text[:60].split(b"\n")[0].decode("utf-8", "backslashreplace").strip()
+        raise CorpusError(
+            f"{name} begins with no row that can be read, but with {begins!r}. Write its rows as JSON lines, an object "
+            "each, or as CSV with the names of its columns above."
+        )
     document = whole and len(rows) == 1
     if document:
         _refuse_layout(name, path, rows[0])
@@ -350,8 +355,9 @@ def _shape(found: Sequence[str]) -> str:
 
 def _unknown(name: str, found: Sequence[str], kind: type[CorpusError]) -> CorpusError:
     shapes = [" and ".join(columns) for shape, columns in SHAPES.items() if shape != CENDOL]
+    has = f"the columns {_some(found)}" if found else "rows without columns"
     return kind(
-        f"{name} has the columns {_some(found)}, and none of the shapes that are known. Rename them: to "
+        f"{name} has {has}, and none of the shapes that are known. Rename them: to "
         f"{', or '.join(shapes)}, or to Cendol's, which are {listed(COLUMNS)}."
     )
 

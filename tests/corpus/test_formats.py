@@ -258,7 +258,7 @@ LATIN = [{"prompt": f"Apa {n}?", "completion": "Kafé." if n % 2 else "Teh."} fo
         (b'prompt,completion\na,b\n"c,d\ne,f\n', "a quotation mark in the record of line 3 is not closed"),
         (b"prompt,completion,prompt\na,b,c\n", "has the column 'prompt' twice"),
         (as_lines([{"question": "a", "answer": "b"}] * 2), "has the columns question, answer, and none of the shapes"),
-        (b"question,answer\na,b\n" * 5, r"are bad.*not valid JSON"),
+        (b"question,answer\na,b\n" * 5, "begins with no row that can be read, but with 'question,answer'. Write"),
         (b"", "has no rows"),
         (b" \n\n", "has no rows"),
         (b"[]", "has no rows"),
