@@ -101,7 +101,7 @@ def _turns(row: dict[str, Any], column: str) -> list[tuple[str, str]]:
         try:
             turns = orjson.loads(turns)
         except orjson.JSONDecodeError:
-            raise RowError(f"{column} is a text, and no JSON", turns) from None
+            raise RowError(f"{column} is text that is no JSON, as json.dumps would write it", turns) from None
     if type(turns) is not list:
         raise RowError(f"{column} is not a list of turns", turns)
     said = []

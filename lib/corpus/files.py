@@ -22,6 +22,8 @@ _TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 SUFFIXES = (".parquet", *(f"{text}{packed}" for text in _TEXTS for packed in ("", ".gz", ".zst")))
 READABLE = f"parquet, or {', '.join(_TEXTS[:-1])} or {_TEXTS[-1]}, the texts also packed as .gz or .zst"
 _PATTERNS = [f"*{suffix}" for suffix in SUFFIXES]
+#: What people also keep rows in: looked at, so that it can be said what would do.
+_OTHERS = (".xlsx", ".xls", ".ods", ".arrow", ".feather", ".zip", ".bz2", ".xz")
 LINE_BYTES = 64 << 20
 BUFFER = 1 << 20
 DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, UnicodeError, pa.ArrowException, OSError)
@@ -270,7 +272,7 @@ def lines(name: str, stream: Any) -> Iterator[Any]:
 
 
 def _is_readable(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
+    return name.lower().endswith((*SUFFIXES, *_OTHERS))
 
 
 def damaged(name: str, error: Exception, how_far: str) -> str:

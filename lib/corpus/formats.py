@@ -24,6 +24,7 @@ from lib.corpus.files import (
     COLUMNS,
     DAMAGE,
     LINE_BYTES,
+    SUFFIXES,
     CorpusError,
     damaged,
     denied,
@@ -50,16 +51,22 @@ NONE = "none"
 _FIRST_ROWS = 100
 _SPACE = re.compile(r"\s*")
 _DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons"}
+_SPREADSHEET = ("a spreadsheet", "Save its sheet as CSV, in UTF-8")
+_ARROW = ("an Arrow file", "Write it as parquet, by pyarrow or datasets")
 #: How files begin that hold no text, what they are, and what to do with them.
 _BINARY = {
-    b"PK\x03\x04": ("a zip archive, or a spreadsheet", "Unpack it, or save the sheet as CSV"),
+    b"PK\x03\x04": ("a zip archive", "Unpack it: unzip"),
+    b"\xd0\xcf\x11\xe0": _SPREADSHEET,
     b"BZh": ("packed with bzip2", "Unpack it: bunzip2"),
     b"\xfd7zXZ": ("packed with xz", "Unpack it: unxz"),
     b"\x1f\x8b": ("packed twice", "Unpack it once: gunzip"),
     b"\x28\xb5\x2f\xfd": ("packed twice", "Unpack it once: unzstd"),
     b"PAR1": ("a packed parquet file", "Unpack it: parquet packs its columns itself"),
-    b"ARROW1": ("an Arrow file", "Write it as parquet, by pyarrow or datasets"),
+    b"ARROW1": _ARROW,
+    b"\xff\xff\xff\xff": _ARROW,
 }
+#: What the names in a zip archive begin with, or its first file says, where it is a spreadsheet.
+_SHEETS = (b"xl/work", b"opendocument.spreadsheet")
 
 
 class Format(NamedTuple):
@@ -92,7 +99,7 @@ class Format(NamedTuple):
 
 
 class NoRowsError(CorpusError):
-    """A file that holds no rows, such as a package.json that lies beside them."""
+    """A file that need not hold rows, such as a package.json or an archive that lies beside them."""
 
 
 def recognise(name: str, path: Path, subsets: str = "") -> Format:
@@ -398,9 +405,11 @@ def _are_turns(value: list[Any]) -> bool:
 
 
 def _refuse_binary(name: str, head: bytes) -> None:
+    kind = CorpusError if name.lower().endswith(SUFFIXES) else NoRowsError
     for begins, (what, cure) in _BINARY.items():
         if head.startswith(begins):
-            raise CorpusError(f"{name} is {what}. {cure}.")
+            what, cure = _SPREADSHEET if what == "a zip archive" and any(map(head.count, _SHEETS)) else (what, cure)
+            raise kind(f"{name} is {what}. {cure}.")
     if b"\0" not in head[:4096]:
         return
     first, second = head[:4096:2].count(0), head[1:4096:2].count(0)

@@ -152,7 +152,7 @@ def select(corpus: str, destination: Path, subsets: Sequence[str] = SUBSETS, sub
 
 
 def recognised(files: Mapping[str, Path], subset_column: str = "") -> tuple[dict[str, Format], dict[str, str]]:
-    """What each file is, and why others are set aside: a document or a table beside the rows, in a folder.
+    """What each file is, and why others are set aside: a document, a table or an archive beside the rows.
 
     Raises:
         CorpusError: if a file cannot be used, or none has rows.
@@ -164,7 +164,8 @@ def recognised(files: Mapping[str, Path], subset_column: str = "") -> tuple[dict
         except NoRowsError as error:
             set_aside[name] = str(error)
     if not formats:
-        raise CorpusError(next(iter(set_aside.values())))
+        # Most likely to be what was meant.
+        raise CorpusError(set_aside[max(files, key=lambda name: files[name].stat().st_size)])
     return formats, set_aside
 
 

@@ -100,7 +100,7 @@ def test_what_one_side_says_in_several_turns_is_one():
     ("said", "reason"),
     [
         (None, "messages is null"),
-        ("Halo", "messages is a text, and no JSON"),
+        ("Halo", "messages is text that is no JSON, as json.dumps would write it"),
         ({"role": "user"}, "messages is not a list of turns"),
         (["Halo"], "messages has a turn that is no object"),
         (turns(("tool", "42")), "messages has a turn by neither system, user nor assistant"),

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import socket
+import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -230,6 +231,20 @@ def refused(tmp_path, data, name="rows.jsonl", **options):
     return str(told.value)
 
 
+def archive(name, content="x"):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as made:
+        made.writestr(name, content)
+    return file.getvalue()
+
+
+def as_arrow(found, writer):
+    table, file = pa.Table.from_pylist(found), io.BytesIO()
+    with writer(file, table.schema) as made:
+        made.write_table(table)
+    return file.getvalue()
+
+
 LATIN = [{"prompt": f"Apa {n}?", "completion": "Kafé." if n % 2 else "Teh."} for n in range(20)]
 
 
@@ -240,7 +255,12 @@ LATIN = [{"prompt": f"Apa {n}?", "completion": "Kafé." if n % 2 else "Teh."} fo
         (as_lines(LATIN).decode().encode("utf-16-be"), "UTF-16 without a byte-order mark.*iconv -f UTF-16BE"),
         (as_lines(LATIN).decode().encode("latin-1"), r"not in UTF-8: 10 of its 20 rows.*row 2 .*\\xe9.*iconv"),
         (as_table(LATIN).decode().encode("latin-1"), r"not in UTF-8: 10 of its 20 rows.*row 2 .*\\xe9.*iconv"),
-        (b"PK\x03\x04" + bytes(40), "a zip archive, or a spreadsheet. Unpack it"),
+        (archive("rows.jsonl"), "is a zip archive. Unpack it: unzip"),
+        (archive("xl/workbook.xml"), "is a spreadsheet. Save its sheet as CSV"),
+        (archive("mimetype", "application/vnd.oasis.opendocument.spreadsheet"), "a spreadsheet. Save its sheet as CSV"),
+        (bytes.fromhex("d0cf11e0a1b11ae1") + bytes(40), "is a spreadsheet. Save its sheet as CSV"),
+        (as_arrow(LATIN, pa.ipc.new_file), "an Arrow file. Write it as parquet"),
+        (as_arrow(LATIN, pa.ipc.new_stream), "an Arrow file. Write it as parquet"),
         (b"BZh91AY" + bytes(40), "bzip2. Unpack it: bunzip2"),
         (gzip.compress(gzip.compress(b"{}")), "packed twice. Unpack it once"),
         (gzip.compress(as_parquet(LATIN)), "a packed parquet file. Unpack it"),
@@ -295,6 +315,19 @@ def test_a_package_json_beside_the_rows_is_set_aside_and_alone_it_is_refused(tmp
     assert summary.files == ("rows.jsonl",)
     assert list(summary.set_aside) == ["empty.jsonl", "package.json", "sizes.csv"]
     assert summary.set_aside["package.json"].startswith("package.json has the columns name, version, scripts")
+
+
+def test_a_spreadsheet_beside_the_rows_is_set_aside_and_alone_in_its_folder_it_is_refused(tmp_path, destination):
+    put(tmp_path / "in" / "info.json", b'{"version": 1}')
+    put(tmp_path / "in" / "rows.xlsx", archive("xl/workbook.xml"))
+    with pytest.raises(CorpusError, match=r"^rows\.xlsx is a spreadsheet\. Save its sheet as CSV, in UTF-8\.$"):
+        select(str(tmp_path / "in"), destination)
+    put(tmp_path / "in" / "rows.jsonl", as_lines(SHAPES["Alpaca"]))
+    assert list(select(str(tmp_path / "in"), destination).set_aside) == ["info.json", "rows.xlsx"]
+    # A name that rows have, with something else in it.
+    put(tmp_path / "in" / "more.csv", archive("xl/workbook.xml"))
+    with pytest.raises(CorpusError, match=r"^more\.csv is a spreadsheet"):
+        select(str(tmp_path / "in"), destination)
 
 
 def test_rows_with_unknown_columns_beside_others_are_refused_and_not_left_out(tmp_path, destination):

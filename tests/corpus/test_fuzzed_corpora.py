@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import zstandard
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
@@ -56,9 +57,9 @@ SHAPES = {
     "cendol": lambda p, c: dict.fromkeys(COLUMNS, "x") | {"subset_name": "dolly", "input": p, "output": c},
     "messages": lambda p, c: {"messages": talk(p, c)},
     "sharegpt": lambda p, c: {"conversations": [*talk("Halo", "Hai.", True), *talk(p, c, True)], "id": p[:3]},
-    "pairs": lambda p, c: {"prompt": p, "completion": c},
+    "pairs": lambda p, c: {"prompt": p, "completion": c, "topic": p[0]},
     "turns": lambda p, c: {"prompt": talk(p, c)[:1], "completion": talk(p, c)[1:]},
-    "alpaca": lambda p, c: {"instruction": p, "input": "", "output": c},
+    "alpaca": lambda p, c: {"instruction": p, "input": "", "output": c, "topic": p[0]},
     "texts": lambda p, c: {"input": p, "output": c, "topic": p[0]},
     "part of cendol": lambda p, c: {"subset_name": "dolly", "input": p, "output": c, "template_name": "x"},
     "unknown": lambda p, c: {"question": p, "answer": c},
@@ -72,8 +73,8 @@ SOUND = list(SHAPES)[:7]
 @st.composite
 def tables(draw):
     """Rows: sound ones of one shape, some of them spoilt."""
-    make = SHAPES[draw(st.sampled_from([*SHAPES, *SOUND, *SOUND]))]
-    start, count = draw(st.integers(0, 500)), draw(st.sampled_from([0, 1, 3, *[200] * 9]))
+    make = SHAPES[draw(st.sampled_from([*SHAPES, *SOUND * 4]))]
+    start, count = draw(st.integers(0, 500)), draw(st.sampled_from([0, 1, 3, *[200] * 15]))
     rows = [make(POOL[(start + n) % 800], POOL[(start + n + 400) % 800]) for n in range(count)]
     if rows and draw(st.booleans()):
         for _ in range(draw(st.integers(1, 4))):
@@ -144,13 +145,13 @@ PARQUET = [
     {"data_page_version": "2.0", "write_page_checksum": True, "compression": "gzip"},
 ]
 PACKINGS = [
-    *[bytes] * 4,
-    *[gzip.compress] * 2,
-    *[zstandard.compress] * 2,
+    *[bytes] * 8,
+    *[gzip.compress] * 4,
+    *[zstandard.compress] * 4,
     bz2.compress,
     lambda data: gzip.compress(gzip.compress(data)),
 ]
-ENCODINGS = [*["utf-8"] * 6, "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1"]
+ENCODINGS = [*["utf-8"] * 14, "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1"]
 SUFFIXES = [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".json.zst", ".txt", "", ".JSON"]
 
 
@@ -167,7 +168,7 @@ def contents(draw):
         if container == "csv":
             text = as_csv(rows, draw(st.sampled_from(",,,\t;|")), draw(st.sampled_from(["\n", "\r\n", "\r"])))
         else:
-            text = as_json(rows, draw(st.sampled_from([*KINDS, *KINDS, "columns", "inside"])))
+            text = as_json(rows, draw(st.sampled_from([*KINDS * 2, "columns", "inside"])))
         encoding = draw(st.sampled_from(ENCODINGS))
         data = text.encode(encoding, "replace" if encoding == "latin-1" else "surrogatepass")
     return draw(st.sampled_from(PACKINGS))(data) if container != "parquet" else data
@@ -175,7 +176,7 @@ def contents(draw):
 
 @st.composite
 def damaged(draw, data):
-    kind = draw(st.sampled_from([*["none"] * 9, "cut", "flipped", "zeroed", "more", "turned"]))
+    kind = draw(st.sampled_from([*["none"] * 20, "cut", "flipped", "zeroed", "more", "turned"]))
     if not data or kind == "none":
         return data
     at = draw(st.integers(0, len(data) - 1))
@@ -204,23 +205,21 @@ class Made:
 
 @st.composite
 def corpora(draw):
-    count = draw(st.sampled_from([1, 1, 1, 2, 3]))
+    count = draw(st.sampled_from([*[1] * 6, 2, 3]))
     made = {}
     for n in range(count):
         name = f"{'abc'[n]}{draw(st.sampled_from(SUFFIXES))}"
         made[name] = draw(damaged(draw(contents())))
     if draw(st.integers(0, 5)) == 0:
         made["package.json"] = json.dumps({"name": "x", "version": "1"}, indent=2).encode()
-    subsets = draw(st.sampled_from([*[""] * 7, "none", "none", "topic", "subset_name", "id"]))
-    return Made(made, subsets, len(made) > 1 or draw(st.booleans()))
+    subsets = draw(st.sampled_from([*[""] * 12, *["none"] * 4, "topic", "topic", "subset_name", "id"]))
+    return Made(made, subsets, len(made) > 1 or draw(st.integers(0, 3)) == 0)
 
 
 CURE = re.compile(r"\b(Get|Give|[Ww]rite|Rename|Convert|Unpack|Check|Add|fix|Name|SUBSETS names|Is it)\b")
 
 
-@given(made=corpora())
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-def test_a_corpus_ends_in_a_split_or_in_one_sentence_that_names_it_and_a_cure(root, made):
+def check(root, made):
     shutil.rmtree(root / "artifacts", ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
         for name, data in made.files.items():
@@ -245,7 +244,24 @@ def test_a_corpus_ends_in_a_split_or_in_one_sentence_that_names_it_and_a_cure(ro
             assert texts.map(lambda text: bool(text.strip())).all(axis=None)
             for said in asked(there):
                 assert [turn["role"] for turn in said][-1] == "user" and all(turn["content"] for turn in said)
-            aside = config.paths.rows.with_name(selection.BAD_ROWS).read_text(encoding="utf-8").splitlines()
+            # Not by splitlines: a value may have a U+2028.
+            aside = config.paths.rows.with_name(selection.BAD_ROWS).read_bytes().splitlines()
             assert len(aside) == sum(summary.bad.values()) and all(json.loads(line)["reason"] for line in aside)
         assert not list(root.rglob("*.partial"))
         assert config.paths.rows.exists() == config.paths.corpus_summary.exists()
+
+
+TRIED = {"suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
+
+
+@given(made=corpora())
+@settings(max_examples=25, **TRIED)
+def test_a_corpus_ends_in_a_split_or_in_one_sentence_that_names_it_and_a_cure(root, made):
+    check(root, made)
+
+
+@pytest.mark.slow
+@given(made=corpora())
+@settings(max_examples=200, **TRIED)
+def test_two_hundred_corpora_end_so(root, made):
+    check(root, made)
