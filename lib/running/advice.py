@@ -21,7 +21,7 @@ import torch
 from lib import paths
 from lib.config import Config
 from lib.corpus import selection, sources
-from lib.corpus.files import bytes_to_fetch, is_of_the_hub
+from lib.corpus.files import SUBSETS, bytes_to_fetch, is_of_the_hub
 from lib.model import loading, packaged
 from lib.parameters import load_configs
 from lib.running import memory, probe, workload
@@ -72,7 +72,8 @@ def to_fetch(config: Config) -> dict[str, int]:
         from lib import hub
 
         for kind, name in wanted.items():
-            known[kind] = hub.model_to_fetch(name) if kind == "base model" else bytes_to_fetch(name)
+            subsets = None if kind == "corpus" and config.corpus.subsets else SUBSETS
+            known[kind] = hub.model_to_fetch(name) if kind == "base model" else bytes_to_fetch(name, subsets)
     return {kind: size for kind, size in known.items() if size or kind in wanted}
 
 
@@ -212,7 +213,7 @@ def work_lines(config: Config, work: Workload, known: Lengths, how: str) -> list
     """What is trained and generated."""
     of_length = "measured on rows of the corpus" if known.measured else "lengths assumed: nothing is fetched yet"
     return [
-        Line("corpus", f"{work.corpus_rows:,} rows of the six subsets", how),
+        Line("corpus", f"{work.corpus_rows:,} rows of its subsets", how),
         Line(
             "training",
             f"{work.trainings} of {work.examples:,} examples at most: {work.steps:,} steps, "
@@ -370,13 +371,13 @@ def _time(taken: float) -> str:
 def main() -> None:
     """Print the advice for one run; end with 1 and a sentence where it cannot be done."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    for name in ("run", "corpus", "base-model", "iterations", "seeds", "studies", "benchmarks"):
+    for name in ("run", "corpus", "base-model", "iterations", "seeds", "studies", "benchmarks", "subsets"):
         parser.add_argument(f"--{name}", default="")
     parser.add_argument("--profile", default="demo")
     args = parser.parse_args()
     given = args.run, args.profile, args.iterations, args.seeds, args.corpus, args.base_model, args.studies
     try:
-        print(advise(load_configs(*given, args.benchmarks)))
+        print(advise(load_configs(*given, args.benchmarks, args.subsets)))
     except (AdviceError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
 

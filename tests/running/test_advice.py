@@ -76,7 +76,7 @@ def test_the_demo_is_told_with_every_figure_and_how_it_is_known(quick, told):
     assert error == ""
     for words in (
         r"download +nothing +all of it is on this machine",
-        r"corpus +27,\d\d\d rows of the six subsets +counted",
+        r"corpus +27,\d\d\d rows of its subsets +counted",
         r"training +1 of 250 examples at most: 160 steps, [\d,]+ tokens +measured on rows of the corpus",
         r"evaluation +2 models: 5,640 completions, at most 270,720 new tokens +from the settings",
         r"memory +[\d.]+ (GB|MB) of 16.0 GB \(main memory\) +computed, for the ",
