@@ -26,7 +26,7 @@ from lib import paths
 from lib.config import Prompt
 from lib.model import byte_level
 from lib.model.packaged import sha256
-from lib.model.prompts import PromptError, end_of_turn_id, render
+from lib.model.prompts import ChatTemplateError, PromptError, end_of_turn_id, render
 from lib.storage import whole, write_json
 
 #: The settings of Llama 3.1 and 3.2 that its stretched positions do not tell.
@@ -209,10 +209,8 @@ def _mend_special_tokens(tokenizer: PreTrainedTokenizerBase, fields: dict[str, A
     try:
         end_of_turn = end_of_turn_id(tokenizer, Prompt())
         opened = render(tokenizer, [{"role": "user", "content": "a"}], Prompt(), add_generation_prompt=True)
-    except PromptError as error:
+    except (ChatTemplateError, PromptError) as error:
         raise GgufError(f"its chat template cannot be used: {error}") from error
-    except Exception as error:
-        raise GgufError(f"its chat template cannot be rendered ({_first_line(error)}). {_OTHER}") from error
     tokenizer.eos_token = _token(tokenizer, end_of_turn)
     # What a template writes before the answer does not end the answer, whatever the file says.
     before = set(tokenizer(opened, add_special_tokens=False)["input_ids"]) | {named["bos"]}

@@ -178,8 +178,8 @@ def test_a_special_token_that_the_vocabulary_does_not_have_is_refused(tiny_model
         ("", "it has no chat template"),
         ("{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}", "without a special token"),
         ("{{ messages[0]['content'] }}", "does not write every message once"),
-        ("{% for m in messages %}", "its chat template cannot be rendered (TemplateSyntaxError"),
-        ("{{ raise_exception('not this one') }}", "its chat template cannot be rendered (TemplateError: not this one)"),
+        ("{% for m in messages %}", "its chat template cannot be used: the base model's chat template fails on turns"),
+        ("{{ raise_exception('not this one') }}", "of user, assistant (TemplateError: not this one); use a base model"),
     ],
 )
 def test_a_chat_template_that_cannot_end_a_turn_is_refused(tiny_model, chatml, tmp_path, template, said):
