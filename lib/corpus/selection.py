@@ -145,18 +145,11 @@ def prepare(config: Config) -> CorpusSummary:
             source = str(path)
         elif source == "open":
             source = str(sources.write())
-        summary = select(located(source), rows)
+        summary = select(paths.located(source), rows)
         if config.corpus.source == "open":
             summary = replace(summary, sources=sources.described())
         write_json(config.paths.corpus_summary, summary.to_dict())
     return summary
-
-
-def located(source: str) -> str:
-    """A corpus that is named relative to the repository, by its full path; any other as it is."""
-    # A notebook's working directory is not the one that `make` was called in.
-    inside = not Path(source).is_absolute() and (paths.ROOT / source).exists()
-    return str(paths.ROOT / source) if inside else source
 
 
 def read(

@@ -295,7 +295,9 @@ def read(config: Config) -> pd.DataFrame:
         FileNotFoundError: if it has not run.
     """
     if not config.paths.split.is_file():
-        raise FileNotFoundError(f"no split of run {config.run!r} yet: run 1_sampling first, or `make report`")
+        raise FileNotFoundError(
+            f"no split of run {config.run!r} yet: run 1_sampling first, or `{config.paths.command}`"
+        )
     return _read(config.paths.split)[1]
 
 

@@ -5,6 +5,7 @@ import json
 import re
 import resource
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ def base_model_folder(settings: Model) -> Path:
             return gguf.unpacked(packaged.fetched(name) if name in packaged.PACKAGES else file)
         except (gguf.GgufError, packaged.PackageError) as error:
             raise ModelError(f"BASE_MODEL={name}: {error}") from error
-    if folder := _path(name):
+    folder = Path(paths.located(name))
+    if folder.exists():
         if not (folder / "config.json").is_file():
             wrong = "no config.json in that folder" if folder.is_dir() else "it is neither a folder nor a .gguf file"
             raise ModelError(f"BASE_MODEL={name}: {wrong}; name a model's folder or a .gguf file")
@@ -110,15 +112,15 @@ def pinned(settings: Model) -> str:
 def is_local(settings: Model) -> bool:
     """Whether the base model needs no hub: it is on this machine, or in a package that pip fetches."""
     name = settings.base_model
-    return name == "demo" or name in packaged.PACKAGES or _path(name) is not None
+    return name == "demo" or name in packaged.PACKAGES or Path(paths.located(name)).exists()
 
 
 def gguf_file(settings: Model) -> Path | None:
     """The GGUF file that the base model is unpacked from; a package's may have to be fetched first. None for others."""
     if settings.base_model in packaged.PACKAGES:
         return packaged.PACKAGES[settings.base_model].path
-    path = _path(settings.base_model)
-    return path if path and path.is_file() and path.suffix.lower() == ".gguf" else None
+    path = Path(paths.located(settings.base_model))
+    return path if path.is_file() and path.suffix.lower() == ".gguf" else None
 
 
 def provenance(settings: Model) -> dict[str, str]:
@@ -135,12 +137,6 @@ def provenance(settings: Model) -> dict[str, str]:
         else:
             found["source"] = file.name
     return found
-
-
-def _path(name: str) -> Path | None:
-    """The folder or file that a name may stand for."""
-    # A notebook's working directory is not the one that `make` was called in.
-    return next((path for path in (Path(name).expanduser(), paths.ROOT / name) if path.exists()), None)
 
 
 def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
@@ -241,13 +237,16 @@ def _load(kind: Any, settings: Model, **options: Any) -> Any:
     folder = base_model_folder(settings)
     try:
         return kind.from_pretrained(folder, **options)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
     # What is damaged or contradicts itself ends in an error of any kind.
     except Exception as error:
-        if "allocate memory" in str(error):
-            raise
+        _require_memory(error)
         raise _unloadable(settings, _damaged_file(folder) or _said(error)) from error
+
+
+def _require_memory(error: Exception) -> None:
+    """Raise the error again if it says that there is no room for a model: then no file is at fault."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+        raise error
 
 
 def _unloadable(settings: Model, why: str) -> ModelError:
@@ -261,8 +260,10 @@ def _damaged_file(folder: Path) -> str | None:
     """Which file of a model's folder cannot be read, and why."""
     for path in sorted(folder.iterdir()):
         try:
-            if path.suffix == ".json" and not isinstance(json.loads(path.read_bytes()), dict):
-                return f"{path.name} is no JSON object"
+            if path.suffix == ".json":
+                found = json.loads(path.read_bytes())
+                if path.name.endswith(("config.json", "tokenizer.json")) and not isinstance(found, dict):
+                    return f"{path.name} is no JSON object"
             if path.suffix == ".safetensors":
                 # It compares the file's size with its header.
                 with safe_open(path, "pt"):
@@ -305,11 +306,23 @@ def load_adapter(settings: Model, adapter: Path) -> PreTrainedModel:
     fewer bits that sum would be rounded, so the adapter stays separate.
 
     Raises:
-        ModelError: if there is no adapter in that folder.
+        ModelError: if there is no adapter in that folder, or if it is damaged or another base model's.
     """
     if not (adapter / "adapter_config.json").is_file():
-        raise ModelError(f"no adapter in {adapter}: run `make report` first, or name its folder")
-    model = PeftModel.from_pretrained(load_base(settings), adapter)
+        raise ModelError(f"no adapter in {adapter}: run `{paths.command_for(adapter)}` first, or name its folder")
+    base = load_base(settings)
+    try:
+        with warnings.catch_warnings():
+            # PEFT would leave a weight that the file lacks as it was drawn.
+            warnings.filterwarnings("error", message=".*missing adapter keys")
+            model = PeftModel.from_pretrained(base, adapter)
+    # As a base model: what is damaged or does not fit ends in an error of any kind.
+    except Exception as error:
+        _require_memory(error)
+        raise ModelError(
+            f"the adapter in {adapter} cannot be loaded on {settings.base_model}: {_damaged_file(adapter) or _said(error)}. "
+            f"Remove it and run `{paths.command_for(adapter)}`, or name another folder"
+        ) from error
     if model.dtype == torch.float32:
         model = model.merge_and_unload()
     model.eval()

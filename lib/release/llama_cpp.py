@@ -42,9 +42,7 @@ def checkout(folder: str) -> Path:
     Raises:
         GgufError: if none was named, or if it is not a checkout.
     """
-    cure = (
-        "get one (git clone https://github.com/ggml-org/llama.cpp) and name it: make gguf LLAMA_CPP=path/to/llama.cpp"
-    )
+    cure = "get one (git clone https://github.com/ggml-org/llama.cpp) and name its folder with LLAMA_CPP"
     if not folder:
         raise GgufError(f"LLAMA_CPP names no folder, and llama.cpp's own converter writes the file: {cure}")
     path = Path(folder).expanduser()

@@ -102,15 +102,15 @@ def publish(run: Finished, repository: str, private: bool, yes: bool) -> str | N
 
 def _require_name(run: Finished, repository: str) -> None:
     if not repository:
-        raise UploadError("REPO names no repository: make publish REPO=owner/name")
+        raise UploadError(f"REPO names no repository: make publish RUN={run.config.run} REPO=owner/name")
     if not hub.is_name(repository) or "@" in repository:
-        raise UploadError(f"REPO={repository} is not a hub id: make publish REPO=owner/name")
+        raise UploadError(f"REPO={repository} is not a hub id: make publish RUN={run.config.run} REPO=owner/name")
     owner, _, name = repository.partition("/")
     licence = cards.licence_of(run)
     if licence.llama and not name.startswith("Llama"):
         raise UploadError(
             f"REPO={repository}: the {licence.name} requires a name that begins with Llama: "
-            f"make publish REPO={owner}/{cards.name(run)}"
+            f"make publish RUN={run.config.run} REPO={owner}/{cards.name(run)}"
         )
 
 

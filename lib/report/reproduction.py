@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 from scipy import stats
 
 from lib import paths
+from lib.config import ConfigError, run_name
 from lib.evaluation import completions, floors, metrics
 from lib.evaluation.benchmarks import METRIC_NAMES as BENCHMARK_METRICS
 from lib.report import drawing, look, plots
@@ -268,8 +269,8 @@ def main() -> None:
     parser.add_argument("--with", dest="other", required=True)
     options = parser.parse_args()
     try:
-        reproduced = _tell(paths.RunPaths(options.run), options.other)
-    except ReproductionError as error:
+        reproduced = _tell(paths.RunPaths(run_name(options.run)), options.other)
+    except (ReproductionError, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     raise SystemExit(0 if reproduced else 1)
@@ -279,9 +280,7 @@ def _tell(files: paths.RunPaths, other: str) -> bool:
     if not other:
         raise ReproductionError(f"WITH names no run: make compare WITH=reports/example/results.csv RUN={files.run}")
     if not files.results.is_file():
-        raise ReproductionError(
-            f"the run {files.run!r} has no results.csv yet: run `make report RUN={files.run}` first"
-        )
+        raise ReproductionError(f"the run {files.run!r} has no results.csv yet: run `{files.command}` first")
     theirs, mine = read(Path(other)), read(files.results)
     table = compare(theirs, mine)
     print(_shown(table))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lib import paths
 from lib.config import Config
-from lib.corpus import selection, sources
+from lib.corpus import sources
 from lib.corpus.files import bytes_to_fetch, is_of_the_hub
 from lib.model import loading, packaged
 from lib.parameters import load_configs
@@ -63,7 +63,7 @@ def to_fetch(config: Config) -> dict[str, int]:
         known["benchmarks"] = benchmarks.to_fetch(config.benchmarks.tasks)
     # The hub's client is slow to import, and not needed where all is on this machine.
     wanted = {"base model": config.model.base_model} if not loading.is_local(config.model) else {}
-    corpora = {"corpus": selection.located(config.corpus.source), "English rows": config.english.source}
+    corpora = {"corpus": paths.located(config.corpus.source), "English rows": config.english.source}
     wanted |= {kind: name for kind, name in corpora.items() if is_of_the_hub(name)}
     if wanted:
         from lib import hub

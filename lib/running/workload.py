@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from lib import paths
 from lib.config import Config
 from lib.corpus import selection, sources
 from lib.corpus.files import SUBSETS, check_file, find_files, is_of_the_hub, suffix
@@ -109,7 +110,7 @@ def survey(config: Config) -> Survey:
         return Survey(rows, {name: int(sizes[name]) for name in SUBSETS}, "counted")
     if config.corpus.source == "open" and not sources.is_written():
         return Survey(None, sources.sizes(), "counted")
-    source = str(sources.path()) if config.corpus.source == "open" else selection.located(config.corpus.source)
+    source = str(sources.path()) if config.corpus.source == "open" else paths.located(config.corpus.source)
     if is_of_the_hub(source):
         return Survey(None, CENDOL, "assumed")
     parts, found = [], Counter[str]()

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
 from lib import paths
@@ -103,6 +104,25 @@ def test_a_saved_adapter_comes_back_with_the_same_logits(base_model, tmp_path):
     assert not loaded.training
     with torch.no_grad():
         np.testing.assert_allclose(loaded(ids).logits.cpu(), model(ids).logits.cpu(), rtol=1e-3, atol=1e-3)
+
+
+def test_an_adapter_that_is_damaged_or_of_another_model_is_refused(base_model, tmp_path):
+    settings, folder = Model(str(base_model)), tmp_path / "artifacts/trial/adapters/5_seed0"
+    loading.attach_lora(loading.load_base(settings), Lora(lora_rank=4)).save_pretrained(folder)
+    weights = folder / "adapter_model.safetensors"
+    whole = load_file(weights)
+
+    def refused() -> str:
+        with pytest.raises(ModelError, match=rf"cannot be loaded on {base_model}: .*Remove it and run `make report RUN=t"):
+            loading.load_adapter(settings, folder)
+        return True
+
+    save_file(dict(list(whole.items())[1:]), weights)
+    assert refused()
+    save_file({name: tensor[:, :-1].contiguous() for name, tensor in whole.items()}, weights)
+    assert refused()
+    os.truncate(weights, 100)
+    assert refused()
 
 
 def test_a_missing_adapter_is_named(base_model, tmp_path):

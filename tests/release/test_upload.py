@@ -106,7 +106,7 @@ def test_a_llama_under_another_name_is_not_published(run, there, monkeypatch):
         run.config.paths.manifest, run.manifest | {"base_model": run.manifest["base_model"] | {"source": source}}
     )
     proposed = f"someone/{name(finished.read('trial'))}"
-    with pytest.raises(SystemExit, match=rf"requires a name that begins with Llama: make publish REPO={proposed}$"):
+    with pytest.raises(SystemExit, match=rf"requires a name that begins with Llama: make publish RUN=trial REPO={proposed}$"):
         call(monkeypatch, "--yes", "1")
     assert there.requests == []
 
@@ -211,7 +211,7 @@ def test_without_a_network_the_message_says_so(run, monkeypatch, tmp_path):
     ],
 )
 def test_a_name_that_is_none_is_said(run, there, monkeypatch, repository, said):
-    with pytest.raises(SystemExit, match=rf"^error: {said}.*make publish REPO=owner/name"):
+    with pytest.raises(SystemExit, match=rf"^error: {said}.*make publish RUN=trial REPO=owner/name"):
         call(monkeypatch, "--yes", "1", "--repository", repository)
     assert there.requests == []
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib import paths
+from lib.config import ConfigError, run_name
 from lib.paths import ADAPTER_RECORD, RunPaths
 
 WEBAPP = Path(__file__).resolve().parent.parent
@@ -92,7 +93,10 @@ def read(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     parser.add_argument("--port", default="8000")
     parser.add_argument("--workers", default="1", help="workers, each with a model of its own")
     given = parser.parse_args(argv)
-    files = RunPaths(given.run or "demo")
+    try:
+        files = RunPaths(run_name(given.run or "demo"))
+    except ConfigError as error:
+        raise SettingsError(str(error)) from None
     adapter = Path(given.adapter).expanduser() if given.adapter else files.final_adapter
     accounts = environ.get("KLEPON_ACCOUNTS", "0")
     if accounts not in ("0", "1"):
