@@ -35,6 +35,8 @@ TEXTS := PROFILE RUN CORPUS BASE_MODEL ITERATIONS SEEDS STUDIES BENCHMARKS ADAPT
     REPO PRIVATE YES WITH
 $(foreach name,$(TEXTS),$(eval override $(name) := $$(value $(name))))
 quoted = '$(subst ','\'',$(1))'
+# The evaluation reads it where it runs.
+export ENGINE_URL
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c

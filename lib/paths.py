@@ -19,7 +19,7 @@ SHARED = ("base_models", "corpora", "embeddings", "hub.json", "sources", "bench"
 
 
 def located(name: str) -> str:
-    """The full path that a name stands for, if it is a file, a folder or a glob that matches something; else the name."""
+    """The full path of what a name stands for: a file, a folder or a glob that matches something; else the name."""
     # A notebook's working directory is not the one that `make` was called in.
     for path in (str(ROOT / name), str(Path(name).expanduser())):
         if Path(path).exists() or (glob.has_magic(path) and next(glob.iglob(path, recursive=True), None)):  # noqa: PTH207

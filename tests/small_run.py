@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from lib.config import Config
 from lib.evaluation import completions, floors, metrics
+from lib.model import loading
 from lib.parameters import load_configs
 from lib.paths import ADAPTER_RECORD
 from lib.report import page, provenance
@@ -188,7 +189,8 @@ def write_completions(config: Config, texts=completion) -> None:
 def write_answers(config: Config) -> None:
     """The answers to this project's own prompts."""
     ((protocol, asked),) = completions.own_prompts().items()
-    known = [{"row": row, "run": 0, "text": answer(config, row), "ids": [1] * 5} for row in asked.index]
+    ids = {row: loading.load_tokenizer(config.model)(answer(config, row))["input_ids"] for row in asked.index}
+    known = [{"row": row, "run": 0, "text": answer(config, row), "ids": ids[row]} for row in asked.index]
     lines = map(json.dumps, [{"settings": {}, "decoding": DECODING | {"greedy": True}}, *known])
     config.paths.completions(config.name, protocol).write_text("\n".join(lines) + "\n")
 

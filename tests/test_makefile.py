@@ -20,6 +20,7 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "klepon.json")
 CORES = os.cpu_count()
 # Figures and tables are shown in every stage, but are no reason to run one again; only the report is made of them.
 SHOWS = "lib.report"
+SCORED = ("clean", "paper", "greedy", "english")
 #: What the stages leave, as far as anything reads it again; the split is written by the stub itself.
 LEFT = {
     "1": [
@@ -35,8 +36,8 @@ LEFT = {
         *(f"artifacts/{{run}}/adapters/{{name}}/{file}" for file in ADAPTER),
     ],
     "4": [
-        *(f"artifacts/{{run}}/completions/{{name}}_{asked}.jsonl" for asked in ("clean", "paper", "greedy", "english", "own")),
-        *(f"artifacts/{{run}}/scores/{{name}}_{asked}_pairs.parquet" for asked in ("clean", "paper", "greedy", "english")),
+        *(f"artifacts/{{run}}/completions/{{name}}_{asked}.jsonl" for asked in (*SCORED, "own")),
+        *(f"artifacts/{{run}}/scores/{{name}}_{asked}_pairs.parquet" for asked in SCORED),
         *(f"artifacts/{{run}}/likelihood/{{name}}_{asked}.parquet" for asked in ("clean", "paper", "english")),
         *(f"artifacts/{{run}}/scores/{{name}}{end}" for end in (".csv", "_language.csv")),
         *("artifacts/{run}/benchmarks/{name}.parquet", "reports/{run}/figures/bleu_{name}.png"),
@@ -73,6 +74,7 @@ with open("arguments.txt", "a") as log:
     log.write(json.dumps(sys.argv[3:]) + "\\n")
 with open("threads.txt", "a") as log:
     log.write(str(os.environ.get("OMP_NUM_THREADS")) + "\\n")
+Path("engine.txt").write_text(os.environ.get("ENGINE_URL", ""))
 if "KLEPON_TODO" in os.environ:
     Path("planned.txt").write_text(Path(os.environ["KLEPON_TODO"]).read_text())
 if Path("holding").is_file() and Path("holding").read_text() == output.stem:
@@ -801,7 +803,16 @@ def test_notebooks_are_told_which_run(graph):
     assert calls["5_report"][2:] == [*common, "iterations=3 5", "seeds=7", "studies=", "benchmarks=lindsea nusax"]
 
 
-HOSTILE = "a%b;c:d'e$f$(g)`h`\\\"i\" #j,(k)\u00e9* -l=m"
+@pytest.mark.parametrize("by", ["argument", "environment"])
+def test_the_evaluation_is_told_of_a_server(made, by, monkeypatch):
+    (made.folder / "reports/demo/4_evaluation_base.ipynb").unlink()
+    if by == "environment":
+        monkeypatch.setenv("ENGINE_URL", "http://e/v1?a=$b")
+    assert made.ran(*(["ENGINE_URL=http://e/v1?a=$b"] if by == "argument" else [])) == BASE | {"5_report"}
+    assert (made.folder / "engine.txt").read_text() == "http://e/v1?a=$b"
+
+
+HOSTILE = 'a%b;c:d\'e$f$(g)`h`\\"i" #j,(k)\u00e9* -l=m'
 
 
 @pytest.mark.parametrize("by", ["argument", "environment"])

@@ -221,12 +221,12 @@ def _require_own_weights(settings: Model, model: PreTrainedModel, found: dict[st
             f"of its model_type {model.config.model_type!r} ({type(model).__name__})",
         )
     kinds = {_NUMBER.sub("", name) for name in model.state_dict()}
+    reshaped = [name for name, *_ in found["mismatched_keys"]]
+    surplus = [name for name in found["unexpected_keys"] if _NUMBER.sub("", name) in kinds]
     faults = {
         "some weights that its config.json describes are not in its files": found["missing_keys"],
-        "some of its weights have another shape than its config.json describes": [n for n, *_ in found["mismatched_keys"]],
-        "some of its weights are of layers that its config.json does not have": [
-            name for name in found["unexpected_keys"] if _NUMBER.sub("", name) in kinds
-        ],
+        "some of its weights have another shape than its config.json describes": reshaped,
+        "some of its weights are of layers that its config.json does not have": surplus,
     }
     for fault, names in faults.items():
         if names:
@@ -319,9 +319,10 @@ def load_adapter(settings: Model, adapter: Path) -> PreTrainedModel:
     # As a base model: what is damaged or does not fit ends in an error of any kind.
     except Exception as error:
         _require_memory(error)
+        why = _damaged_file(adapter) or _said(error)
         raise ModelError(
-            f"the adapter in {adapter} cannot be loaded on {settings.base_model}: {_damaged_file(adapter) or _said(error)}. "
-            f"Remove it and run `{paths.command_for(adapter)}`, or name another folder"
+            f"the adapter in {adapter} cannot be loaded on {settings.base_model}: {why}. Remove it and run "
+            f"`{paths.command_for(adapter)}`, or name another folder"
         ) from error
     if model.dtype == torch.float32:
         model = model.merge_and_unload()

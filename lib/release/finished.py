@@ -7,7 +7,6 @@ from typing import Any
 import pandas as pd
 
 from lib import paths
-from lib import paths
 from lib.config import SECTIONS, Config, run_name
 from lib.model import loading
 from lib.paths import RunPaths

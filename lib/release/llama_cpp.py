@@ -265,7 +265,7 @@ def main() -> None:
         folder = checkout(given.llama_cpp)
         run = finished.read(given.run)
         found = convert(run, folder)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     shown = run.config.paths.gguf
     print(

@@ -178,7 +178,7 @@ def main() -> None:
         if given.private not in ("0", "1"):
             raise UploadError(f"PRIVATE={given.private} must be 1, or 0 for a repository that everybody can see")
         address = publish(finished.read(given.run), given.repository, given.private == "1", given.yes == "1")
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     if address is None:
         raise SystemExit("Nothing was uploaded. To upload this, set YES=1.")

@@ -39,9 +39,7 @@ def collect(configs: list[Config], bounds: pd.DataFrame) -> pd.DataFrame:
     for config in configs:
         path = config.paths.scores(config.name)
         if not path.is_file():
-            raise ReportError(
-                f"no scores of {config.name} in run {config.run!r} yet: run `{config.paths.command}`"
-            )
+            raise ReportError(f"no scores of {config.name} in run {config.run!r} yet: run `{config.paths.command}`")
         spoken = pd.read_csv(config.paths.language(config.name), dtype={"iteration": str})
         own = [pd.read_csv(path, dtype={"iteration": str}), spoken[spoken["metric"] == "loss_per_byte_en"]]
         if config.benchmarks.tasks:

@@ -24,7 +24,7 @@ from lib.config import ConfigError, run_name
 from lib.evaluation import completions, floors, metrics
 from lib.evaluation.benchmarks import METRIC_NAMES as BENCHMARK_METRICS
 from lib.report import drawing, look, plots
-from lib.storage import whole
+from lib.storage import FullDiskError, whole
 
 _TYPES = {"iteration": str, "seed": int, "protocol": str, "decoding_run": int, "metric": str, "value": float}
 _NAMES = BENCHMARK_METRICS | metrics.METRIC_NAMES
@@ -270,7 +270,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         reproduced = _tell(paths.RunPaths(run_name(options.run)), options.other)
-    except (ReproductionError, ConfigError) as error:
+    except (ReproductionError, ConfigError, FullDiskError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     raise SystemExit(0 if reproduced else 1)

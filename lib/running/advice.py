@@ -340,7 +340,7 @@ def main() -> None:
     given = args.run, args.profile, args.iterations, args.seeds, args.corpus, args.base_model, args.studies
     try:
         print(advise(load_configs(*given, args.benchmarks)))
-    except (AdviceError, ValueError) as error:
+    except (AdviceError, ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
 
 

@@ -42,8 +42,8 @@ def _lock(descriptor: int, files: RunPaths) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise LockError(
-            f"RUN={files.run}: {_holder(files)} is at work on this run. Wait until it has ended, or end it; at the same "
-            "time, another RUN can be made"
+            f"RUN={files.run}: {_holder(files)} is at work on this run. Wait until it has ended, or end it; another "
+            "RUN can be made at the same time"
         ) from None
 
 

@@ -7,6 +7,7 @@ estimate: the memory that an allocator loses between its blocks is covered by `M
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,31 @@ def room() -> Room:
         return Room(torch.cuda.get_device_name(), total, free, gpu=True, fused=fused)
     memory = psutil.virtual_memory()
     return Room("main memory", memory.total, memory.available, gpu=False)
+
+
+def limit(system: Path = Path("/")) -> int:
+    """Bytes that this process may hold: the machine's memory, or what its container is given of it."""
+    found = [psutil.virtual_memory().total]
+    with suppress(OSError):
+        for line in (system / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, kind, place = line.split(":", 2)
+            if kind in ("", "memory"):
+                root = system / "sys/fs/cgroup" / kind
+                # Within a container its own group is the root.
+                for group in (root / place.strip("/"), root):
+                    for file in (group / "memory.max", group / "memory.limit_in_bytes"):
+                        if file.is_file() and (text := file.read_text(encoding="utf-8").strip()).isdigit():
+                            found.append(int(text))
+    return min(found)
+
+
+def kills(system: Path = Path("/")) -> int | None:
+    """How many processes this system has ended so far because memory had run out; None where it does not say."""
+    with suppress(OSError):
+        for line in (system / "proc/vmstat").read_text(encoding="utf-8").splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return None
 
 
 def weights(shape: Shape, where: Room) -> float:

@@ -56,5 +56,5 @@ def test_a_manifest_of_an_older_version_is_to_be_made_again(configs):
     manifest = json.loads(configs[0].paths.manifest.read_text())
     del manifest["final_adapter"]
     write_json(configs[0].paths.manifest, manifest)
-    with pytest.raises(finished.FinishedError, match=r"from an older version .* remove it and run `make report RUN=trial`$"):
+    with pytest.raises(finished.FinishedError, match=r"from an older version .* remove it and run `make report"):
         finished.read("trial")

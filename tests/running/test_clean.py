@@ -1,4 +1,3 @@
-import os
 import subprocess
 
 import pytest
@@ -38,14 +37,14 @@ def test_what_git_tracks_stays(run, root):
 
 def test_a_run_that_lies_on_another_disk_is_let_go_and_nothing_there_is_removed(run, root):
     run.artifacts.rename(root / "elsewhere")
-    os.symlink(root / "elsewhere", run.artifacts)
+    run.artifacts.symlink_to(root / "elsewhere")
     clean.clean(run)
     assert not run.artifacts.is_symlink()
     assert (root / "elsewhere/corpus/rows.parquet").is_file()
 
 
 def test_a_run_that_is_being_made_is_not_removed(run):
-    with lock.held(run), pytest.raises(lock.LockError, match="RUN=mine: another make.* is at work on this run"):
+    with lock.held(run), pytest.raises(lock.LockError, match=r"RUN=mine: another make.* is at work on this run"):
         clean.clean(run)
     assert run.report.is_file()
     clean.clean(run)

@@ -204,7 +204,8 @@ def read_adapter_record(adapter: Path) -> dict[str, Any]:
             raise TypeError("its base_model or chat_template_sha256 is not text")
     except FileNotFoundError:
         raise EngineError(
-            f"no {ADAPTER_RECORD} in {adapter}: run `{command_for(adapter)}` first, or set ADAPTER to an adapter's folder"
+            f"no {ADAPTER_RECORD} in {adapter}: run `{command_for(adapter)}` first, or set ADAPTER to an adapter's "
+            "folder"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise EngineError(
