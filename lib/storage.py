@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 #: What libraries say where a disk is full.
-_FULL = ("No space left", "os error 28", "quota exceeded", "PytorchStreamWriter", "unexpected pos", "or disk is full")
+_FULL = ("No space left", "os error 28", "quota exceeded", "PytorchStreamWriter", "unexpected pos ", "or disk is full")
 
 
 class FullDiskError(ValueError):
@@ -75,7 +75,7 @@ def _share(folder: Path) -> None:
     if folder.is_dir():
         rights = folder.stat().st_mode & 0o666
         for path in folder.rglob("*"):
-            if path.is_file() and path.stat().st_mode & 0o777 != rights:
+            if path.is_file() and not path.is_symlink() and path.stat().st_mode & 0o777 != rights:
                 path.chmod(rights)
 
 

@@ -375,8 +375,16 @@ def test_a_split_is_made_anew_when_the_rows_change(prepared):
             [("dolly", "Apa itu?", "Itu adalah sebuah benda saja.")] * 500,
             r"has 500 rows of the subsets, 1 distinct, in 1 groups .*Add rows that say other things",
         ),
+        (
+            [("dolly", f"Apa itu {n}?", "Itu adalah sebuah benda yang sama saja.") for n in range(600)],
+            r"has 600 rows of the subsets, 600 distinct, in 1 groups .*Add rows that say other things",
+        ),
+        (
+            [(f"{n % 6}", f"Apa itu {n}?", f"Itu {n * n} dan {n * 7} serta {n} saja.") for n in range(18)],
+            r"has 18 rows of the subsets, 18 distinct.*Add rows that say other things",
+        ),
     ],
-    ids=["one row", "copies of one row"],
+    ids=["one row", "copies of one row", "one output", "three rows a subset"],
 )
 def test_a_corpus_that_leaves_a_side_empty_is_refused_with_its_counts_and_a_cure(root, rows, said):
     config = replace(Config(run="kecil"), corpus=Corpus(source="rows.jsonl"))
@@ -386,6 +394,13 @@ def test_a_corpus_that_leaves_a_side_empty_is_refused_with_its_counts_and_a_cure
     with pytest.raises(CorpusError, match=said):
         splits.prepare(config)
     assert not config.paths.split.exists()
+
+
+def test_a_corpus_whose_whole_training_side_is_left_over_is_refused():
+    table = pd.DataFrame({"split": splits.SPLITS, "left_over": [True, False, False]}).assign(pair=range(3), group=range(3))
+    with pytest.raises(CorpusError, match=r"has 3 rows .* That leaves no row for: train\."):
+        splits._require_every_side(table, Corpus())
+    splits._require_every_side(pd.concat([table, table.assign(left_over=False)]), Corpus())
 
 
 def test_a_split_that_was_never_made_is_asked_for_by_name(root):
