@@ -326,13 +326,14 @@ def check(config: Config) -> None:
             f"evaluation.do_sample = false makes all evaluation.decoding_runs = {evaluation.decoding_runs} the same: "
             "set decoding_runs = 1"
         )
-    for name, value in {
+    seeds = {
         "seed": config.seed,
         "corpus.split_seed": config.corpus.split_seed,
         "evaluation.decoding_seed": evaluation.decoding_seed,
-    }.items():
-        if not 0 <= value <= LARGEST_SEED:
-            raise ConfigError(f"{name} = {value} must be a whole number from 0 to {LARGEST_SEED:,}")
+    }
+    for name, seed in seeds.items():
+        if not 0 <= seed <= LARGEST_SEED:
+            raise ConfigError(f"{name} = {seed} must be a whole number from 0 to {LARGEST_SEED:,}")
     positive = {
         "scale": config.scale,
         "prompt.bos_tokens": config.prompt.bos_tokens,

@@ -396,11 +396,20 @@ def test_a_corpus_that_leaves_a_side_empty_is_refused_with_its_counts_and_a_cure
     assert not config.paths.split.exists()
 
 
-def test_a_corpus_whose_whole_training_side_is_left_over_is_refused():
-    table = pd.DataFrame({"split": splits.SPLITS, "left_over": [True, False, False]}).assign(pair=range(3), group=range(3))
-    with pytest.raises(CorpusError, match=r"has 3 rows .* That leaves no row for: train\."):
-        splits._require_every_side(table, Corpus())
-    splits._require_every_side(pd.concat([table, table.assign(left_over=False)]), Corpus())
+def test_a_corpus_whose_whole_training_side_is_left_over_is_refused(root):
+    rows = [("dolly", f"Apa itu {n}?", f"Itu {n * n} dan {n * 7} serta {n} saja.") for n in range(6)]
+    # A seed that puts two of six rows on each side, and leaves over both that could be trained on.
+    settings = Corpus(source="rows.jsonl", test_share=0.4, validation_share=0.3, split_seed=12)
+    config = replace(Config(run="kecil"), corpus=settings)
+    config.paths.rows.parent.mkdir(parents=True)
+    pd.DataFrame(rows, columns=["subset_name", "input", "output"]).to_parquet(config.paths.rows)
+    config.paths.corpus_summary.write_text(json.dumps({"fingerprint": "a"}))
+    table = splits.assign(config.paths.rows, settings)
+    assert table["split"].value_counts().to_dict() == {"train": 2, "validation": 2, "test": 2}
+    assert table["left_over"].sum() == 2
+    with pytest.raises(CorpusError, match=r"has 6 rows .* That leaves no row for: train\. Add rows"):
+        splits.prepare(config)
+    assert not config.paths.split.exists()
 
 
 def test_a_split_that_was_never_made_is_asked_for_by_name(root):
