@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from lib import paths
+from lib.allocator import KEPT_PAGES
 from lib.config import SECTIONS, STAGES, Config
 from lib.running import memory, notebooks
 from lib.storage import write_json
@@ -306,7 +307,7 @@ def test_success_leaves_the_executed_notebook_and_its_record(tmp_path):
     executed = nbformat.read(output, as_version=4)
     shown = [o.get("text") or o["data"]["text/plain"] for cell in executed.cells for o in cell.get("outputs", [])]
     assert shown[0] == "'01'\n", "a parameter is text, even where it looks like a number"
-    assert shown[-2] == f"{memory.KEPT_PAGES}\n", "its kernel keeps the memory that it will need again"
+    assert shown[-2] == f"{KEPT_PAGES}\n", "its kernel keeps the memory that it will need again"
     assert shown[-1] == repr(str(source.parent)), "a notebook runs where it lies"
     assert "papermill" not in executed.metadata
     assert all("papermill" not in cell.metadata and "execution" not in cell.metadata for cell in executed.cells)

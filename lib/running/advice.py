@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lib import paths
+from lib.allocator import keep_pages
 from lib.config import Config
 from lib.corpus import sources
 from lib.corpus.files import bytes_to_fetch, is_of_the_hub
@@ -345,8 +346,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if "GLIBC_TUNABLES" not in os.environ:
-        # As in the notebooks' kernels; glibc looks at it only when a program starts.
-        os.environ["GLIBC_TUNABLES"] = memory.KEPT_PAGES
-        os.execv(sys.executable, [sys.executable, "-m", "lib.running.advice", *sys.argv[1:]])
+    # As in the notebooks' kernels.
+    keep_pages()
     main()

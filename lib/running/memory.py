@@ -18,11 +18,6 @@ import torch
 
 from lib.config import Config
 
-#: How glibc hands out memory in a process that trains or scores (GLIBC_TUNABLES). By default a large tensor is mapped
-#: anew each time, and the system clears its pages at the first touch. Kept in the process, in huge pages where the
-#: system allows, they are cleared once: trained tokens a second of SmolLM2-135M on two cores rose from 122 to 179 (one
-#: run each, one after the other).
-KEPT_PAGES = "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184:glibc.malloc.hugetlb=1"
 #: Actual use may exceed the estimate by this factor.
 MARGIN = 1.15
 #: Python and the libraries, or CUDA's own context and workspaces.

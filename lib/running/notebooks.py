@@ -32,6 +32,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from lib import paths
+from lib.allocator import KEPT_PAGES
 from lib.config import nearest
 from lib.running import memory
 from lib.storage import FullDiskError, full_disk, write_json
@@ -57,7 +58,7 @@ def run(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
             raise NotebookError(f"{notebook} has no parameter {name!r}{nearest(name, known)}")
     # Libraries ask for notebook widgets; our progress goes to the terminal.
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
-    os.environ.setdefault("GLIBC_TUNABLES", memory.KEPT_PAGES)
+    os.environ.setdefault("GLIBC_TUNABLES", KEPT_PAGES)
     begun, kills = time.monotonic(), memory.kills()
     try:
         papermill.execute_notebook(

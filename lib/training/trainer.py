@@ -25,6 +25,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.notebook import NotebookProgressCallback
 
+from lib.allocator import keep_pages
 from lib.config import Config
 from lib.model import loading
 from lib.model.attention import PackedCollator
@@ -301,4 +302,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    keep_pages()
     main()
