@@ -54,13 +54,18 @@ def unpacked(file: Path) -> Path:
     if begins != b"GGUF":
         raise GgufError(f"it is not a GGUF file, since it begins with {begins!r}. {_OTHER}")
     digest = sha256(file)
-    folder = paths.base_models() / f"{file.stem}-{digest[:12]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    place = folder(file, digest)
+    place.parent.mkdir(parents=True, exist_ok=True)
     # Several notebooks may ask at once.
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if not folder.is_dir():
-            _unpack(file, digest, folder)
-    return folder
+    with FileLock(place.with_name(f".{place.name}.lock")):
+        if not place.is_dir():
+            _unpack(file, digest, place)
+    return place
+
+
+def folder(file: Path, digest: str) -> Path:
+    """Where the model in a file with this SHA-256 is unpacked to."""
+    return paths.base_models() / f"{file.stem}-{digest[:12]}"
 
 
 def _unpack(file: Path, digest: str, folder: Path) -> None:

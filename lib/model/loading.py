@@ -123,6 +123,18 @@ def gguf_file(settings: Model) -> Path | None:
     return path if path.is_file() and path.suffix.lower() == ".gguf" else None
 
 
+def is_packed(settings: Model) -> bool:
+    """Whether the base model is in a GGUF file, here or still to be fetched, that is not unpacked yet."""
+    file = gguf_file(settings)
+    if file is None:
+        return False
+    # Slow to import, and not needed for other models.
+    from lib.model import gguf
+
+    package = packaged.PACKAGES.get(settings.base_model)
+    return not gguf.folder(file, package.sha256 if package else packaged.sha256(file)).is_dir()
+
+
 def provenance(settings: Model) -> dict[str, str]:
     """What the manifest says of the base model: `source` and `sha256` (over the files that are loaded).
 

@@ -21,6 +21,7 @@ from lib.allocator import keep_pages
 from lib.config import Config
 from lib.corpus import sources
 from lib.corpus.files import bytes_to_fetch, is_of_the_hub
+from lib.evaluation.completions import OWN_TOKENS
 from lib.model import loading, packaged
 from lib.parameters import load_configs
 from lib.running import memory, probe, workload
@@ -70,7 +71,11 @@ def to_fetch(config: Config) -> dict[str, int]:
         from lib import hub
 
         for kind, name in wanted.items():
-            known[kind] = hub.model_to_fetch(name) if kind == "base model" else bytes_to_fetch(name)
+            if kind != "base model":
+                known[kind] = bytes_to_fetch(name)
+            # What is no name at all is refused by `shape`.
+            elif hub.is_name(name):
+                known[kind] = hub.model_to_fetch(name)
     return {kind: size for kind, size in known.items() if size or kind in wanted}
 
 
@@ -152,16 +157,21 @@ def refuse_disk(needs: dict[str, float], free: int) -> None:
         )
 
 
-def disk(config: Config, work: Workload, size: Shape, fetched: dict[str, int]) -> dict[str, float]:
-    """Bytes that a run writes, by kind."""
+def disk(config: Config, work: Workload, size: Shape, fetched: dict[str, int], packed: bool) -> dict[str, float]:
+    """Bytes that a run writes, by kind.
+
+    Args:
+        packed: whether the base model is still to be unpacked (`loading.is_packed`), into 32 bits.
+    """
     adapter = 4.0 * size.adapter(config.lora.lora_rank)
     return {
         "downloads": float(sum(fetched.values())),
+        "the unpacked base model": 4.0 * size.parameters if packed else 0.0,
         "the rows of the corpus": UNPACKED * sum(fetched.get(kind, 0) for kind in ("corpus", "sources of the corpus")),
         # Two checkpoints with the optimizer's states, and the adapter itself.
         "checkpoints and adapters": work.trainings * 7 * adapter,
         "embeddings": 4.0 * 384 * (work.drawn + work.completions),
-        "completions": float(COMPLETION_BYTES * work.completions),
+        "completions": float(COMPLETION_BYTES * (work.completions + work.own + work.starters)),
     }
 
 
@@ -181,7 +191,11 @@ def seconds(config: Config, work: Workload, speeds: probe.Speeds) -> dict[str, f
         + work.completions * speeds.scoring
         + work.benchmarked_bytes * speeds.benchmarking
         + work.completions / config.evaluation.decoding_runs / work.models * speeds.embedding,
-        "report": speeds.start + REPORT_SECONDS,
+        "report": speeds.start
+        + speeds.load
+        + REPORT_SECONDS
+        + work.starters_read * speeds.reading
+        + work.starters * OWN_TOKENS * speeds.writing,
     }
 
 
@@ -219,7 +233,8 @@ def work_lines(config: Config, work: Workload, known: Lengths, how: str) -> list
         ),
         Line(
             "evaluation",
-            f"{work.models} models: {work.completions:,} completions, at most {_count(work.new_tokens)} new tokens",
+            f"{work.models} models: {work.completions + work.own + work.starters:,} completions, "
+            f"at most {_count(work.new_tokens + work.starters * OWN_TOKENS)} new tokens",
             "from the settings",
         ),
     ]
@@ -264,11 +279,13 @@ def advise(configs: list[Config]) -> str:
     """
     # The last one stands for all: rows of Table 2 differ in how much they train, hardly in what a token costs.
     config = configs[-1]
+    # To be measured, a model in a GGUF file is fetched and unpacked: a run that comes next does not have to.
+    fetched, packed = to_fetch(config), loading.is_packed(config.model)
+    free = shutil.disk_usage(_existing(paths.ROOT / "artifacts")).free
     room, size = memory.room(), shape(config)
     refuse_bits(size, config, room)
-    fetched = to_fetch(config)
     survey = workload.survey(config)
-    here = not fetched.get("base model")
+    here = loading.is_local(config.model) or not fetched.get("base model")
     if here and survey.rows is not None:
         made, prompts = probe.encode(config, survey.rows)
         known = workload.lengths(config, [len(example.input_ids) for example in made], [len(ids) for ids in prompts])
@@ -277,8 +294,7 @@ def advise(configs: list[Config]) -> str:
     work = workload.count(configs, survey.sizes, known)
     for one in (config for config in configs if config.has_adapter):
         refuse_memory(size, one, known, room)
-    needs = disk(config, work, size, fetched)
-    free = shutil.disk_usage(_existing(paths.ROOT / "artifacts")).free
+    needs = disk(config, work, size, fetched, packed)
     refuse_disk(needs, free)
 
     lines = fetch_lines(config, fetched) + work_lines(config, work, known, survey.how)
