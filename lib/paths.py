@@ -2,7 +2,9 @@
 
 import glob
 import json
+import os
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +25,17 @@ SHARED = ("base_models", "corpora", "embeddings", "hub.json", "sources", "bench"
 def located(name: str) -> str:
     """The full path of what a name stands for: a file, a folder or a glob that matches something; else the name."""
     # A notebook's working directory is not the one that `make` was called in.
-    for path in (str(ROOT / name), str(Path(name).expanduser())):
-        if Path(path).exists() or (glob.has_magic(path) and next(glob.iglob(path, recursive=True), None)):  # noqa: PTH207
-            return path
+    for path in (str(ROOT / name), str(expanded(name))):
+        # A name may be too long for a file.
+        with suppress(OSError):
+            if Path(path).exists() or (glob.has_magic(path) and next(glob.iglob(path, recursive=True), None)):  # noqa: PTH207
+                return path
     return name
+
+
+def expanded(name: str) -> Path:
+    """A path whose `~` stands for a home; as it is where nobody has that name."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111
 
 
 def base_models() -> Path:

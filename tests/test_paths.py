@@ -47,5 +47,5 @@ def test_a_name_is_looked_up_in_the_repository_whatever_the_working_directory(ro
         assert paths.located(name) == str(root / name)
     assert paths.located("here") == "here"
     assert paths.located(str(root / "rows")) == str(root / "rows")
-    for name in ("owner/name", "rows/*.parquet", "demo"):
+    for name in ("owner/name", "rows/*.parquet", "demo", "~nobody-has-this-name/rows", "x" * 5_000, "*" * 5_000):
         assert paths.located(name) == name

@@ -15,6 +15,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lib import paths
 from lib.config import nearest
 
 SUBSETS = ("indo_puisi", "wikihow", "wikipedia_id", "safety_prompt", "identity_prompt", "dolly")
@@ -42,7 +43,7 @@ class Files(NamedTuple):
 
 def find_files(corpus: str, subsets: Collection[str] = SUBSETS) -> Files:
     """The readable files of the corpus, in order of name."""
-    path = Path(corpus).expanduser()
+    path = paths.expanded(corpus)
     found = Files({})
     try:
         if path.is_file():
@@ -70,7 +71,7 @@ def find_files(corpus: str, subsets: Collection[str] = SUBSETS) -> Files:
 
 def is_of_the_hub(corpus: str) -> bool:
     """Whether a corpus is a data set on the hub: named owner/name, and nothing on this machine has that name."""
-    path = Path(corpus).expanduser()
+    path = paths.expanded(corpus)
     if path.exists() or Path(path.parts[0]).exists():
         return False
     # Slow to import, and not needed for a local file or folder.

@@ -207,7 +207,7 @@ def _check_subsets(subsets: Sequence[str]) -> None:
 
 def _check_apart(corpus: str, files: dict[str, Path], destination: Path, bad_rows: Path) -> None:
     written = {destination.resolve(), bad_rows.resolve()}
-    root = Path(corpus).expanduser().resolve()
+    root = paths.expanded(corpus).resolve()
     inside = root.is_dir() and root in destination.resolve().parents
     if inside or any(path.resolve() in written for path in files.values()):
         raise CorpusError(f"{destination} is inside the corpus {corpus!r}, which would then read its own selection.")

@@ -45,7 +45,7 @@ def checkout(folder: str) -> Path:
     cure = "get one (git clone https://github.com/ggml-org/llama.cpp) and name its folder with LLAMA_CPP"
     if not folder:
         raise GgufError(f"LLAMA_CPP names no folder, and llama.cpp's own converter writes the file: {cure}")
-    path = Path(folder).expanduser()
+    path = paths.expanded(folder)
     if not (path / CONVERTER).is_file() or not (path / "gguf-py").is_dir():
         raise GgufError(f"LLAMA_CPP={folder} is not a checkout of llama.cpp with {CONVERTER} and gguf-py: {cure}")
     return path.absolute()

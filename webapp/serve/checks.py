@@ -139,7 +139,7 @@ def base_model(settings: Settings) -> Finding:
     if package := packaged.PACKAGES.get(name):
         here = "which is here" if package.path.is_file() else "which pip fetches"
         return Finding("base model", f"{name}, from the package {package.name} {package.version}, {here}")
-    folder = paths.DEMO_BASE_MODEL if name == "demo" else Path(name).expanduser()
+    folder = paths.DEMO_BASE_MODEL if name == "demo" else paths.expanded(name)
     if folder.is_file() and folder.suffix.lower() == ".gguf":
         return Finding("base model", f"{folder.name}, {_mib(folder.stat().st_size)}, to be unpacked once")
     if (folder / "config.json").is_file():
@@ -187,7 +187,7 @@ def state(settings: Settings) -> Finding:
 def memory(settings: Settings) -> Finding:
     """Whether every worker's model fits into what is free."""
     name = settings.base_model
-    folder = paths.DEMO_BASE_MODEL if name == "demo" else Path(name or "nowhere").expanduser()
+    folder = paths.DEMO_BASE_MODEL if name == "demo" else paths.expanded(name or "nowhere")
     # A process that has imported torch takes half a GiB; weights of 16 bits become twice as large on a CPU.
     needed = 0 if settings.engine_url else settings.workers * (2**29 + 2 * _weights(folder))
     free = psutil.virtual_memory().available
