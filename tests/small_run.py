@@ -129,6 +129,7 @@ def finish(configs: list[Config]) -> None:
     """The files that notebook 5 leaves, as far as what comes after training reads them; the last training is picked."""
     files = configs[0].paths
     page.collect(configs, bounds())
+    files.summary.write_text("iteration,seed,protocol,metric,mean\n")
     write_json(files.manifest, provenance.manifest(configs, configs[-1]))
     shutil.copytree(files.adapter(configs[-1].name), files.final_adapter)
     files.report.write_text("<html>the page</html>")

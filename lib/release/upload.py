@@ -36,6 +36,8 @@ def stage(run: Finished, repository: str, folder: Path) -> list[Path]:
     (folder / cards.DATA_CARD).write_text(cards.data_card(run), encoding="utf-8")
     shutil.copy(files.report, folder)
     shutil.copy(files.results, folder)
+    shutil.copy(files.summary, folder)
+    write_json(folder / files.manifest.name, cards.public(run.manifest))
     named, _, commit = cards.public_name(base).partition("@")
     _change(folder / "adapter_config.json", base_model_name_or_path=named, revision=commit or None)
     _change(folder / ADAPTER_RECORD, base_model=cards.public_name(base))

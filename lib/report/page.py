@@ -123,7 +123,8 @@ def write(
     found = verdicts(shown, against_base[against_base["iteration"] == picked.iteration], bounds)
     page = environment.get_template("report.html.j2").render(
         config=picked,
-        manifest=made,
+        # The page may be published.
+        manifest=cards.public(made),
         scores=_score_rows(shown, found),
         test_rows=len(completions.test_rows(picked, splits.read(picked))["clean"]),
         trained_rows=int((pd.read_parquet(files.sample(picked.sampled_as))["part"] == "train").sum()),

@@ -23,6 +23,7 @@ from lib import paths
 from lib.config import ConfigError, run_name
 from lib.evaluation import completions, floors, metrics
 from lib.evaluation.benchmarks import METRIC_NAMES as BENCHMARK_METRICS
+from lib.release import cards
 from lib.report import drawing, look, plots
 from lib.storage import FullDiskError, whole
 
@@ -295,7 +296,8 @@ def _tell(files: paths.RunPaths, other: str) -> bool:
         table.to_csv(temporary, index=False)
     manifests = [path.with_name(files.manifest.name) for path in (Path(other), files.results)]
     if all(path.is_file() for path in manifests):
-        found = differences(*(json.loads(path.read_text(encoding="utf-8")) for path in manifests))
+        # A published one names no folder.
+        found = differences(*(cards.public(json.loads(path.read_text(encoding="utf-8"))) for path in manifests))
         with whole(folder / "differences.csv") as temporary:
             found.to_csv(temporary, index=False)
         told = "nothing" if found.empty else found.to_string(index=False, max_colwidth=44)
