@@ -2,7 +2,8 @@
 
 # What to run. Each is also a parameter of the notebooks.
 PROFILE    ?= demo
-RUN        ?= $(PROFILE)
+# Empty: named after the profile.
+RUN        ?=
 CORPUS     ?=
 # Empty: the six of the paper where the corpus has Cendol's columns; `none` for none; or a column of its own.
 SUBSETS    ?=
@@ -30,6 +31,14 @@ cluster    := $(filter-out local,$(RAY_ADDRESS))
 # How many notebooks run at a time and share the cores. Several trainings of the demo finish sooner in pairs; elsewhere
 # they would share a GPU. In a cluster, how many Ray may choose from: each waits here in a process of some 100 MB.
 JOBS       ?= $(if $(cluster),16,$(if $(filter demo,$(PROFILE)),$(if $(word 3,$(or $(ITERATIONS:all=0 1),5) $(or $(SEEDS),0) $(STUDIES:none=)),2,1),1))
+
+# All of these are texts. Make reads nothing into them, and neither does the shell.
+TEXTS := PROFILE RUN CORPUS SUBSETS BASE_MODEL ITERATIONS SEEDS STUDIES BENCHMARKS ADAPTER ENGINE_URL PORT WORKERS LLAMA_CPP \
+    REPO PRIVATE YES WITH
+$(foreach name,$(TEXTS),$(eval override $(name) := $$(value $(name))))
+quoted = '$(subst ','\'',$(1))'
+# The evaluation reads it where it runs.
+export ENGINE_URL
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -93,25 +102,24 @@ EVALUATION    := $(GROUND) $(call rooms,model demo corpus sampling evaluation)
 REPORT        := $(EVALUATION) $(call rooms,training release report) $(wildcard reports/published/*.csv)
 
 # --- The stages ------------------------------------------------------------------------------------------------------
-VARIABLES = --run '$(RUN)' --profile '$(PROFILE)' --corpus '$(CORPUS)' --base-model '$(BASE_MODEL)' \
-    --iterations '$(ITERATIONS)' --seeds '$(SEEDS)' --studies '$(STUDIES)' --benchmarks '$(BENCHMARKS)' --subsets '$(SUBSETS)'
+VARIABLES = --run=$(call quoted,$(RUN)) --profile=$(call quoted,$(PROFILE)) --corpus=$(call quoted,$(CORPUS)) \
+    --subsets=$(call quoted,$(SUBSETS)) --base-model=$(call quoted,$(BASE_MODEL)) \
+    --iterations=$(call quoted,$(ITERATIONS)) --seeds=$(call quoted,$(SEEDS)) --studies=$(call quoted,$(STUDIES)) \
+    --benchmarks=$(call quoted,$(BENCHMARKS))
 # More threads than cores would wait for each other. In a cluster, the node's cores count.
 THREADS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores > $(JOBS) ? cores / $(JOBS) : 1)))
 shared_cores = $(if $(filter-out 1,$(JOBS)),$(if $(cluster),,OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)}) KLEPON_JOBS=$(JOBS))
 on_ray       = $(if $(RAY_ADDRESS),$(PY) -m lib.running.cluster)
-run_notebook = exec env $(shared_cores) $(3) $(PY) -m lib.running.notebooks $(1) $(2) run=$(RUN) profile=$(PROFILE) corpus='$(CORPUS)' subsets='$(SUBSETS)' base_model='$(BASE_MODEL)'
+run_notebook = exec env $(shared_cores) $(3) $(PY) -m lib.running.notebooks $(1) $(2) run=$(RUN) profile=$(PROFILE) \
+    corpus=$(call quoted,$(CORPUS)) subsets=$(call quoted,$(SUBSETS)) base_model=$(call quoted,$(BASE_MODEL))
 # Where a step has separated the notebooks' output from make's own.
 heard = $(if $(KLEPON_GRAPH),2>&3)
-CORPUS_FILES     := $(if $(CORPUS),$(wildcard $(CORPUS) $(CORPUS)/*))
-BASE_MODEL_FILES := $(wildcard $(or $(BASE_MODEL),lib/demo/base_model)/* $(filter %.gguf,$(BASE_MODEL)))
 
-# What each stage can see of the settings. A file is rewritten only when that has changed. The plus sign keeps `make -n`
-# from taking every file for new: it plans by the settings of the last run.
+# What each stage can see of the settings, and what the files hold that it reads from outside. A file of settings is
+# rewritten only when that has changed.
 settings: | $(ENVIRONMENT)
 	$(if $(KLEPON_GRAPH),,$(PY) -m lib.running.graph $(VARIABLES))
 	+$(if $(GRAPH),,$(DRAW_GRAPH))
-.PRECIOUS: $(SETTINGS)/%.json
-$(SETTINGS)/%.json: settings ; +:
 
 # Which notebooks the run has, each as `notebook:the notebook that it continues`. Only lib.running.graph knows:
 # iterations that sample alike share a sample, and equal ones a training. `settings` says what is wrong with a variable.
@@ -120,6 +128,13 @@ GRAPH  := $(or $(KLEPON_GRAPH),$(shell $(DRAW_GRAPH) 2>/dev/null))
 NAMES  := $(foreach edge,$(GRAPH),$(firstword $(subst :, ,$(edge))))
 STAGED := $(NAMES:%=$(REPORTS)/%.ipynb)
 FIRST  := $(firstword $(STAGED))
+
+# With a variable that is wrong there is no graph, and the name of the run may be one that make cannot read.
+ifdef GRAPH
+# The plus sign keeps `make -n` from taking every file for new: it plans by the settings of the last run.
+.PRECIOUS: $(SETTINGS)/%.json
+$(SETTINGS)/%.json: settings ; +:
+
 goes_on = $(REPORTS)/$(1).ipynb: $(if $(2),$(REPORTS)/$(2).ipynb)
 $(foreach edge,$(GRAPH),$(eval $(call goes_on,$(firstword $(subst :, ,$(edge))),$(word 2,$(subst :, ,$(edge))))))
 # A stem is an iteration, with its seed where there is one (of a sample, where each seed draws its own).
@@ -129,19 +144,18 @@ iteration_and_seed = iteration=$(firstword $(subst _seed, ,$*)) seed=$(or $(word
 $(filter-out $(FIRST),$(filter $(REPORTS)/1_sampling_%,$(STAGED))): | $(FIRST)
 $(ARTIFACTS)/corpus/split.parquet: $(FIRST) ; +:
 
-$(REPORTS)/1_sampling_%.ipynb: notebooks/1_sampling.ipynb $(SETTINGS)/sampling_%.json $(SAMPLING) $(CORPUS_FILES)
+$(REPORTS)/1_sampling_%.ipynb: notebooks/1_sampling.ipynb $(SETTINGS)/sampling_%.json $(SAMPLING)
 	$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed) $(heard)
 
-$(REPORTS)/2_preprocessing_%.ipynb: notebooks/2_preprocessing.ipynb $(SETTINGS)/preprocessing_%.json $(PREPROCESSING) \
-    $(BASE_MODEL_FILES)
+$(REPORTS)/2_preprocessing_%.ipynb: notebooks/2_preprocessing.ipynb $(SETTINGS)/preprocessing_%.json $(PREPROCESSING)
 	$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed) $(heard)
 
-$(REPORTS)/3_training_%.ipynb: notebooks/3_training.ipynb $(SETTINGS)/training_%.json $(TRAINING) $(BASE_MODEL_FILES)
+$(REPORTS)/3_training_%.ipynb: notebooks/3_training.ipynb $(SETTINGS)/training_%.json $(TRAINING)
 	$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed) $(heard)
 
 $(REPORTS)/4_evaluation_%.ipynb: notebooks/4_evaluation.ipynb $(SETTINGS)/evaluation_%.json \
-    $(ARTIFACTS)/corpus/split.parquet $(EVALUATION) $(BASE_MODEL_FILES)
-	$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed) benchmarks='$(BENCHMARKS)' $(heard)
+    $(ARTIFACTS)/corpus/split.parquet $(EVALUATION)
+	$(call run_notebook,$<,$@,$(on_ray)) $(iteration_and_seed) benchmarks=$(call quoted,$(BENCHMARKS)) $(heard)
 
 # The page is made from what is there, and says why a row failed. It needs a corpus, the base model and one training.
 PRESENT := $(filter-out $(KLEPON_MISSING),$(STAGED))
@@ -150,8 +164,10 @@ BASE    := $(REPORTS)/4_evaluation_base.ipynb
 SCORED  := $(filter-out $(BASE),$(filter $(REPORTS)/4_evaluation_%,$(PRESENT)))
 $(REPORTS)/5_report.ipynb: notebooks/5_report.ipynb $(SETTINGS)/report.json $(PRESENT) $(REPORT) \
     $(wildcard $(NAMES:%=$(ARTIFACTS)/failures/%.json))
-	$(call run_notebook,$<,$@) iterations='$(ITERATIONS)' seeds='$(SEEDS)' studies='$(STUDIES)' benchmarks='$(BENCHMARKS)' $(heard)
+	$(call run_notebook,$<,$@) iterations=$(call quoted,$(ITERATIONS)) seeds=$(call quoted,$(SEEDS)) \
+	    studies=$(call quoted,$(STUDIES)) benchmarks=$(call quoted,$(BENCHMARKS)) $(heard)
 	echo "The report: $(REPORTS)/report.html"
+endif
 
 .PHONY: settings stages page
 stages: settings $(STAGED)
@@ -163,14 +179,14 @@ page: settings $(if $(filter $(FIRST) $(BASE),$(MISSING)),,$(if $(SCORED),$(REPO
 help: ## list these commands
 	echo "Klepon: a report that can be run again. Commands:"
 	grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/  make /'
-	echo "Variables: PROFILE=$(PROFILE) RUN=$(RUN) CORPUS=$(CORPUS) SUBSETS=$(SUBSETS) BASE_MODEL=$(BASE_MODEL) ITERATIONS=\"$(ITERATIONS)\" SEEDS=\"$(SEEDS)\" STUDIES=\"$(STUDIES)\" BENCHMARKS=\"$(BENCHMARKS)\" JOBS=$(JOBS)"
-	echo "           RAY_ADDRESS=$(RAY_ADDRESS) ADAPTER=$(ADAPTER) ENGINE_URL=$(ENGINE_URL) PORT=$(PORT) WORKERS=$(WORKERS)"
-	echo "           LLAMA_CPP=$(LLAMA_CPP) REPO=$(REPO) PRIVATE=$(PRIVATE) YES=$(YES) WITH=$(WITH)"
+	echo $(call quoted,Variables: PROFILE=$(PROFILE) RUN=$(RUN) CORPUS=$(CORPUS) SUBSETS=$(SUBSETS) BASE_MODEL=$(BASE_MODEL) ITERATIONS="$(ITERATIONS)" SEEDS="$(SEEDS)" STUDIES="$(STUDIES)" BENCHMARKS="$(BENCHMARKS)" JOBS=$(JOBS))
+	echo $(call quoted,           RAY_ADDRESS=$(RAY_ADDRESS) ADAPTER=$(ADAPTER) ENGINE_URL=$(ENGINE_URL) PORT=$(PORT) WORKERS=$(WORKERS))
+	echo $(call quoted,           LLAMA_CPP=$(LLAMA_CPP) REPO=$(REPO) PRIVATE=$(PRIVATE) YES=$(YES) WITH=$(WITH))
 
 # In two steps, so that a failed row costs no other: all that can run, then the page. Each step is a make of its own,
 # which is given the graph and this one's variables, but not its options. The notebooks' output goes to the terminal by
 # descriptor 3; that make's own messages about them say nothing new and are dropped.
-step = KLEPON_GRAPH='$(GRAPH)' MAKEFLAGS=' -- $(MAKEOVERRIDES)' $(MAKE) --silent
+step = KLEPON_GRAPH='$(GRAPH)' MAKEFLAGS=$(call quoted, -- $(MAKEOVERRIDES)) $(MAKE) --silent
 apart = 3>&2 2> $(ARTIFACTS)/make.log
 told  = grep -vE "^make[^ ]*: (\*\*\* \[|\*\*\* Waiting for|Target .* not remade)" $(ARTIFACTS)/make.log >&2 || true
 # A step with its own Ray, where that was asked for and there is work for it.
@@ -180,17 +196,22 @@ plan = $(step) -n page | sed -nE 's/.* -m lib\.running\.notebooks [^ ]+ ([^ ]+) 
 ifneq ($(findstring n,$(FLAGS))$(findstring t,$(FLAGS)),)
 report: page
 else
-report: export KLEPON_TODO := $(ARTIFACTS)/todo
-report: settings ## from a fresh clone to reports/<run>/report.html; runs what is stale, and only that
+report: $(ENVIRONMENT) ## from a fresh clone to reports/<run>/report.html; runs what is stale, and only that
+	[[ $(call quoted,$(JOBS)) =~ ^[1-9][0-9]*$$ ]] || { echo $(call quoted,error: JOBS='$(JOBS)' must be a whole number above 0) >&2; exit 1; }
+	+exec $(PY) -m lib.running.graph $(VARIABLES) --then env $(step) steps
+	! grep -qF '***' $(ARTIFACTS)/make.log
+
+# While they run, no other make can have this run.
+.PHONY: steps
+steps: export KLEPON_TODO := $(ARTIFACTS)/todo
+steps:
 	$(if $(filter demo,$(PROFILE)),,echo "make advice, with the same variables, says what this run downloads, how long it takes, and whether it fits here")
-	[[ '$(JOBS)' =~ ^[1-9][0-9]*$$ ]] || { echo "error: JOBS='$(JOBS)' must be a whole number above 0" >&2; exit 1; }
 	+$(plan) > $(KLEPON_TODO)
 	$(if $(RAY_ADDRESS),! $(some_stages) || $(on_ray) --check)
 	-+$(with_ray) $(step) --keep-going -j$(JOBS) stages $(apart)
 	$(told)
 	-+exec env KLEPON_MISSING="$$($(plan))" $(step) page $(apart)
 	$(told)
-	! grep -qF '***' $(ARTIFACTS)/make.log
 endif
 
 advice: $(ENVIRONMENT) ## before a long run: what it downloads and trains, its hours, memory and disk, and whether it fits here
@@ -198,10 +219,10 @@ advice: $(ENVIRONMENT) ## before a long run: what it downloads and trains, its h
 
 # `make` itself ends with 2 whatever went wrong, and says which: Error 1, no reproduction; Error 2, not to be compared.
 compare: $(ENVIRONMENT) ## is RUN a reproduction of the run whose results.csv is WITH? number by number: reports/<run>/compare
-	$(PY) -m lib.report.reproduction --run '$(RUN)' --with '$(WITH)'
+	$(PY) -m lib.report.reproduction --run=$(call quoted,$(RUN)) --with=$(call quoted,$(WITH))
 
-CHAT = --run '$(RUN)' --adapter '$(ADAPTER)' --base-model '$(BASE_MODEL)' --engine-url '$(ENGINE_URL)' \
-    --port '$(PORT)' --workers '$(WORKERS)'
+CHAT = --run=$(call quoted,$(RUN)) --adapter=$(call quoted,$(ADAPTER)) --base-model=$(call quoted,$(BASE_MODEL)) \
+    --engine-url=$(call quoted,$(ENGINE_URL)) --port=$(call quoted,$(PORT)) --workers=$(call quoted,$(WORKERS))
 # `exec` replaces the shell, so that ending make ends the chat.
 chat: $(ENVIRONMENT) ## talk to the final adapter of RUN on http://127.0.0.1:8000; Ctrl-C stops it
 	PYTHONPATH=webapp exec $(PY) -m serve $(CHAT)
@@ -210,13 +231,14 @@ chat-doctor: $(ENVIRONMENT) ## what chat needs, what is there, and how to get th
 	PYTHONPATH=webapp $(PY) -m serve.doctor $(CHAT)
 
 merge: $(ENVIRONMENT) ## merge the final adapter of RUN into 16-bit weights, and check the result: artifacts/<run>/merged
-	$(PY) -m lib.release.merging --run '$(RUN)'
+	$(PY) -m lib.release.merging --run=$(call quoted,$(RUN))
 
 gguf: $(ENVIRONMENT) ## the merged model for llama.cpp and Ollama; LLAMA_CPP is llama.cpp's folder: artifacts/<run>/gguf
-	$(PY) -m lib.release.llama_cpp --run '$(RUN)' --llama-cpp '$(LLAMA_CPP)'
+	$(PY) -m lib.release.llama_cpp --run=$(call quoted,$(RUN)) --llama-cpp=$(call quoted,$(LLAMA_CPP))
 
 publish: $(ENVIRONMENT) ## upload adapter, cards, report and scores to REPO (owner/name) on the hub; asks first unless YES=1
-	$(PY) -m lib.release.upload --run '$(RUN)' --repository '$(REPO)' --private '$(PRIVATE)' --yes '$(YES)'
+	$(PY) -m lib.release.upload --run=$(call quoted,$(RUN)) --repository=$(call quoted,$(REPO)) \
+	    --private=$(call quoted,$(PRIVATE)) --yes=$(call quoted,$(YES))
 
 # The first cell of every notebook calls this where there is no clone yet; `make report PY=python3` then uses it.
 hosted: ## install the environment into the active Python, as on Colab and Kaggle; with a GPU, what it needs too
@@ -236,7 +258,7 @@ lab: $(ENVIRONMENT) ## JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks
 
 bench: $(ENVIRONMENT) ## the benchmarks, each a ratio against a named peer; writes reports/bench/results.csv
-	for script in tests/benchmarks/bench_*.py; do $(PY) "$$script" $(if $(CORPUS),--corpus '$(CORPUS)'); done
+	for script in tests/benchmarks/bench_*.py; do $(PY) "$$script" $(if $(CORPUS),--corpus=$(call quoted,$(CORPUS))); done
 
 lint: $(ENVIRONMENT) ## ruff, mypy, and import-linter: no room uses one above it
 	$(PY) -m ruff check .
@@ -244,10 +266,8 @@ lint: $(ENVIRONMENT) ## ruff, mypy, and import-linter: no room uses one above it
 	$(PY) -m mypy
 	PYTHONPATH=webapp $(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-logo --no-cache
 
-clean: ## remove what RUN computed and reported
-	$(if $(findstring /,$(RUN))$(filter . .. example published bench,$(RUN)),$(error RUN=$(RUN) is not a run: nothing is removed))
-	echo "Removing $(ARTIFACTS) and $(REPORTS)"
-	rm -rf '$(ARTIFACTS)' '$(REPORTS)'
+clean: ## remove what RUN computed and reported, but for what git tracks
+	$(PLANNER) -m lib.running.clean --run=$(call quoted,$(RUN))
 
 base-model: $(ENVIRONMENT) ## pretrain the demo's base model again (about half an hour)
 	$(PY) -m lib.training.pretraining

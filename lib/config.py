@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 
-from lib.paths import RunPaths
+from lib.paths import SHARED, RunPaths
 
 #: Rows of the six subsets in the Cendol Collection v2 (paper, section on the corpus): what a share refers to.
 PAPER_CORPUS_ROWS = 6_542_630
@@ -252,6 +252,12 @@ VARYING = ("loraplus", "sampling", "bos")
 STUDIES = (*VARYING, "recipe", "tries", "base")
 
 
+#: The most bytes of a run's name. File systems take 255, and some names begin with a run's.
+LONGEST_RUN = 100
+#: What torch and NumPy both take as a seed.
+LARGEST_SEED = 2**32 - 1
+
+
 class ConfigError(ValueError):
     """A setting that cannot be used; the message says which, and what can be used."""
 
@@ -260,6 +266,28 @@ def nearest(word: str, known: Sequence[str]) -> str:
     """`; did you mean 'x'?`, or nothing where no known word is near."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def run_name(text: str) -> str:
+    """The name of a run, as it was given.
+
+    Raises:
+        ConfigError: if it cannot name a folder, or if that folder is not for a run.
+    """
+    if not text.replace("-", "").replace("_", "").replace(".", "").isalnum() or text[0] in "-.":
+        raise ConfigError(
+            f"RUN={text!r} cannot name a folder of results: use letters, digits, '-', '_' and '.', and begin with a "
+            "letter, a digit or '_'"
+        )
+    if len(text.encode()) > LONGEST_RUN:
+        raise ConfigError(f"RUN={text!r} is too long to name a folder of results: use at most {LONGEST_RUN} letters")
+    # Some file systems do not tell capitals from small letters.
+    if text.casefold() in SHARED:
+        raise ConfigError(
+            f"RUN={text!r} cannot name a folder of results, since {', '.join(SHARED)} are used by the project itself: "
+            "choose another name"
+        )
+    return text
 
 
 def check(config: Config) -> None:
@@ -301,6 +329,14 @@ def check(config: Config) -> None:
             f"evaluation.do_sample = false makes all evaluation.decoding_runs = {evaluation.decoding_runs} the same: "
             "set decoding_runs = 1"
         )
+    seeds = {
+        "seed": config.seed,
+        "corpus.split_seed": config.corpus.split_seed,
+        "evaluation.decoding_seed": evaluation.decoding_seed,
+    }
+    for name, seed in seeds.items():
+        if not 0 <= seed <= LARGEST_SEED:
+            raise ConfigError(f"{name} = {seed} must be a whole number from 0 to {LARGEST_SEED:,}")
     positive = {
         "scale": config.scale,
         "prompt.bos_tokens": config.prompt.bos_tokens,

@@ -1,5 +1,6 @@
 """The settings of a run: the defaults of lib.config, then its profile, its iteration, and the command line."""
 
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -8,6 +9,7 @@ from typing import Any
 
 from lib import paths
 from lib.config import (
+    LARGEST_SEED,
     PAPER_CORPUS_ROWS,
     SCALED,
     SECTIONS,
@@ -18,6 +20,7 @@ from lib.config import (
     ConfigError,
     check,
     nearest,
+    run_name,
 )
 
 
@@ -68,7 +71,7 @@ def _read(
     files = [_known(profile, _profiles(), "profile")]
     if iteration != "base":
         files.append(_known(iteration, _iteration_files(), "iteration"))
-    config = Config(run=_run_name(run or profile), profile=profile, iteration=iteration, seed=seed)
+    config = Config(run=run_name(run or profile), profile=profile, iteration=iteration, seed=seed)
     for file in files:
         try:
             config = _merge(config, tomllib.loads(file.read_text(encoding="utf-8")))
@@ -119,15 +122,14 @@ def load_configs(
         wanted += ["5", *variants] if study in VARYING else variants
     others = [_read(run, profile, name, 0, corpus, base_model, benchmarks, subsets) for name in _iteration_files()]
     asked, trainings = [base], []
-    for iteration in dict.fromkeys(wanted):
+    # The base model is part of every run.
+    for iteration in dict.fromkeys(name for name in wanted if name != "base"):
         first = _read(run, profile, iteration, 0, corpus, base_model, benchmarks, subsets)
         if not first.plan.trained:
             asked.append(first)
             continue
-        for seed in dict.fromkeys((seeds or first.plan.seeds).split()):
-            if not seed.isdigit():
-                raise ConfigError(f"SEEDS={seeds!r} must be whole numbers separated by spaces, such as 0 1 2")
-            trainings.append(_shared(replace(first, seed=int(seed)), others))
+        for seed in dict.fromkeys(map(_seed, (seeds or first.plan.seeds).split())):
+            trainings.append(_shared(replace(first, seed=seed), others))
     if not any(config.plan.scored for config in trainings):
         raise ConfigError(
             "ITERATIONS, SEEDS and STUDIES name no training that is scored: give at least one, such as ITERATIONS=5"
@@ -138,6 +140,17 @@ def load_configs(
 def _words(text: str, all_of: Sequence[str] = ()) -> list[str]:
     """The words of a variable; what `all` stands for, or nothing for `none`."""
     return {"all": list(all_of), "none": []}.get(text.strip(), text.split())
+
+
+def _seed(text: str) -> int:
+    # isdigit alone takes figures that int does not, such as a superscript two.
+    found = re.fullmatch(r"0*(\d{1,10})", text, re.ASCII)
+    if not found or int(found[1]) > LARGEST_SEED:
+        raise ConfigError(
+            f"SEEDS: {text!r} is no whole number from 0 to {LARGEST_SEED:,}; give such numbers separated by spaces, "
+            'such as SEEDS="0 1 2"'
+        )
+    return int(found[1])
 
 
 def rows() -> list[str]:
@@ -165,15 +178,6 @@ def _known(name: str, files: dict[str, Path], kind: str) -> Path:
     if name not in files:
         raise ConfigError(f"no {kind} {name!r}{nearest(name, list(files))}; choose from: {', '.join(files)}")
     return files[name]
-
-
-def _run_name(run: str) -> str:
-    if not run.replace("-", "").replace("_", "").replace(".", "").isalnum() or run in ("example", "published", "bench"):
-        raise ConfigError(
-            f"RUN={run!r} cannot name a folder of results: use letters, digits, '-', '_' and '.', "
-            "but not the names example, published and bench, which the project uses itself"
-        )
-    return run
 
 
 def _merge(config: Config, layer: dict[str, Any]) -> Config:

@@ -1,5 +1,10 @@
 """Where files are: what a run computes is under artifacts/<run>/, what it shows under reports/<run>/."""
 
+import glob
+import json
+import os
+import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +18,24 @@ ADAPTER_RECORD = "klepon.json"
 STARTERS = "starters.json"
 #: In the folder of a base model that was unpacked from a GGUF file: which file that was.
 GGUF_RECORD = "gguf.json"
+#: What artifacts/ and reports/ hold beside the folders of runs.
+SHARED = ("base_models", "corpora", "embeddings", "hub.json", "sources", "bench", "example", "published")
+
+
+def located(name: str) -> str:
+    """The full path of what a name stands for: a file, a folder or a glob that matches something; else the name."""
+    # A notebook's working directory is not the one that `make` was called in.
+    for path in (str(ROOT / name), str(expanded(name))):
+        # A name may be too long for a file.
+        with suppress(OSError):
+            if Path(path).exists() or (glob.has_magic(path) and next(glob.iglob(path, recursive=True), None)):  # noqa: PTH207
+                return path
+    return name
+
+
+def expanded(name: str) -> Path:
+    """A path whose `~` stands for a home; as it is where nobody has that name."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111
 
 
 def base_models() -> Path:
@@ -20,11 +43,41 @@ def base_models() -> Path:
     return ROOT / "artifacts" / "base_models"
 
 
+def is_profile(name: str) -> bool:
+    """Whether a run of this name is that of a profile."""
+    return (PARAMETERS / f"{name}.toml").is_file()
+
+
+def command_for(folder: Path) -> str:
+    """The command that makes the run in whose artifacts a folder is; `make report` for a folder elsewhere."""
+    home = (ROOT / "artifacts").resolve()
+    inside = folder.resolve().relative_to(home).parts if folder.resolve().is_relative_to(home) else ()
+    return RunPaths(inside[0]).command if inside else "make report"
+
+
 @dataclass(frozen=True)
 class RunPaths:
     """Every file of one run. A `name` says which training: iteration and seed, or `base` for none."""
 
     run: str
+
+    @property
+    def command(self) -> str:
+        """The command that makes this run again: `make report` with the variables that it was last given."""
+        asked = {} if self.run == "demo" else {"PROFILE" if is_profile(self.run) else "RUN": self.run}
+        if self.asked.is_file():
+            asked = json.loads(self.asked.read_text(encoding="utf-8"))
+        return shlex.join(["make", "report", *(f"{name}={value}" for name, value in asked.items())])
+
+    @property
+    def asked(self) -> Path:
+        """The variables that `make report` was last given for this run."""
+        return self.artifacts / "asked.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by whoever makes or removes this run."""
+        return self.artifacts / "lock"
 
     @property
     def artifacts(self) -> Path:

@@ -7,14 +7,45 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+#: What libraries say where a disk is full.
+_FULL = ("No space left", "os error 28", "quota exceeded", "PytorchStreamWriter", "unexpected pos ", "or disk is full")
+
+
+class FullDiskError(ValueError):
+    """Something could not be written; the message says where, and how much room there is."""
+
+
+def full_disk(error: str, *folders: Path) -> str | None:
+    """A sentence on the fullest of the disks that these folders are on, if an error says that a disk is full."""
+    if not any(words in error for words in _FULL):
+        return None
+    there = [next(part for part in (folder, *folder.parents) if part.exists()) for folder in folders]
+    usage = {folder: shutil.disk_usage(folder) for folder in there}
+    fullest = min(usage, key=lambda folder: usage[folder].free)
+    free, total = usage[fullest].free, usage[fullest].total
+    return (
+        f"the disk of {fullest} is full, or your share of it: {free / 1e6:,.0f} MB of {total / 1e9:,.1f} GB are free. "
+        "Free some, or put that folder on a larger disk"
+    )
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary path to write a file or a folder to; it becomes `path` only when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary path to write a file or a folder to; it becomes `path` only when the block ends without an error.
+
+    Raises:
+        FullDiskError: if there is no room for it.
+    """
     temporary = path.with_name(f".{path.name}.partial")
-    _remove(temporary)
-    yield temporary
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)
+        yield temporary
+    except Exception as error:
+        if why := full_disk(str(error), path.parent):
+            raise FullDiskError(f"{path.name} could not be written: {why}") from error
+        raise
+    _share(temporary)
     if temporary.is_dir() and path.is_dir():
         # A folder cannot replace one that has files in it.
         old = path.with_name(f".{path.name}.old")
@@ -37,6 +68,15 @@ def write_if_changed(path: Path, text: str) -> None:
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         with whole(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+
+def _share(folder: Path) -> None:
+    """Give the files of a folder the rights that the umask gives: some libraries leave theirs to their owner alone."""
+    if folder.is_dir():
+        rights = folder.stat().st_mode & 0o666
+        for path in folder.rglob("*"):
+            if path.is_file() and not path.is_symlink() and path.stat().st_mode & 0o777 != rights:
+                path.chmod(rights)
 
 
 def _remove(path: Path) -> None:

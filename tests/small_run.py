@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from lib.config import Config
 from lib.evaluation import completions, floors, metrics
+from lib.model import loading
 from lib.parameters import load_configs
 from lib.paths import ADAPTER_RECORD
 from lib.report import page, provenance
@@ -128,6 +129,7 @@ def finish(configs: list[Config]) -> None:
     """The files that notebook 5 leaves, as far as what comes after training reads them; the last training is picked."""
     files = configs[0].paths
     page.collect(configs, bounds())
+    files.summary.write_text("iteration,seed,protocol,metric,mean\n")
     write_json(files.manifest, provenance.manifest(configs, configs[-1]))
     shutil.copytree(files.adapter(configs[-1].name), files.final_adapter)
     files.report.write_text("<html>the page</html>")
@@ -188,7 +190,8 @@ def write_completions(config: Config, texts=completion) -> None:
 def write_answers(config: Config) -> None:
     """The answers to this project's own prompts."""
     ((protocol, asked),) = completions.own_prompts().items()
-    known = [{"row": row, "run": 0, "text": answer(config, row), "ids": [1] * 5} for row in asked.index]
+    ids = {row: loading.load_tokenizer(config.model)(answer(config, row))["input_ids"] for row in asked.index}
+    known = [{"row": row, "run": 0, "text": answer(config, row), "ids": ids[row]} for row in asked.index]
     lines = map(json.dumps, [{"settings": {}, "decoding": DECODING | {"greedy": True}}, *known])
     config.paths.completions(config.name, protocol).write_text("\n".join(lines) + "\n")
 

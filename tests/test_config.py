@@ -281,14 +281,20 @@ def test_a_stratified_sample_is_a_share_of_the_papers_corpus(files):
     assert load_config(profile="small").sampling.rows == 65_426
 
 
-@pytest.mark.parametrize("run", ["demo", "my-run_2.1", "2024"])
+@pytest.mark.parametrize("run", ["demo", "my-run_2.1", "2024", "_x", "r\u00e9sum\u00e9", 100 * "x"])
 def test_a_run_may_be_named_with_letters_digits_and_a_few_marks(run):
     assert load_config(run=run).paths.reports.name == run
 
 
-@pytest.mark.parametrize("run", ["a/b", "..", ".", "a b", "~", "$HOME", "example", "published", "bench", "-"])
+@pytest.mark.parametrize(
+    "run",
+    [
+        *("a/b", "..", ".", ".x", "a b", "~", "$HOME", "-", "-x", "a;b", "a\nb", 101 * "x", 51 * "\u00e9"),
+        *("example", "published", "bench", "embeddings", "corpora", "sources", "base_models", "hub.json", "Embeddings"),
+    ],
+)
 def test_a_run_cannot_be_named_outside_its_folder_or_as_the_projects_own(run):
-    with pytest.raises(ConfigError, match="cannot name a folder of results"):
+    with pytest.raises(ConfigError, match=r"cannot name a folder of results|too long to name a folder of results"):
         load_config(run=run)
 
 
@@ -302,6 +308,31 @@ def test_the_configs_of_a_run_are_the_base_and_every_iteration_with_every_seed(f
     (files / "iterations" / "0.toml").write_text("[lora]\nlora_rank = 8")
     names = [config.name for config in load_configs(profile="small", iterations="0 5", seeds="0 1")]
     assert names == ["base", "0_seed0", "0_seed1", "5_seed0", "5_seed1"]
+
+
+def test_the_base_model_is_part_of_every_run_and_asked_once(files):
+    assert [config.name for config in load_configs(profile="small", iterations="base 5")] == ["base", "5_seed0"]
+    with pytest.raises(ConfigError, match="name no training that is scored"):
+        load_configs(profile="small", iterations="base")
+
+
+@pytest.mark.parametrize("seeds", ["one", "-1", "1.5", "\u00b2", "\u0663", "4294967296", "9" * 5_000])
+def test_what_no_library_takes_as_a_seed_is_refused(files, seeds):
+    with pytest.raises(ConfigError, match=r"SEEDS: '.*' is no whole number from 0 to 4,294,967,295; give"):
+        load_configs(profile="small", seeds=f"0 {seeds}")
+
+
+def test_a_seed_that_is_written_in_two_ways_is_one(files):
+    assert [c.name for c in load_configs(profile="small", seeds="7 07 4294967295")][1:] == [
+        "5_seed7", "5_seed4294967295",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("section", ["corpus]\nsplit_seed", "evaluation]\ndecoding_seed"])
+def test_other_seeds_have_the_same_bounds(files, section):
+    (files / "small.toml").write_text(f"[{section} = -1")
+    with pytest.raises(ConfigError, match=r"_seed = -1 must be a whole number from 0 to 4,294,967,295"):
+        load_config(profile="small")
 
 
 @pytest.mark.parametrize("lists", [{"iterations": "none"}, {"iterations": "none", "seeds": "0 1"}])
@@ -527,7 +558,7 @@ def write_settings(monkeypatch, files, root):
 
     def run(**arguments):
         given = {"run": "small", "profile": "small", "iterations": "5", "seeds": "0"} | arguments
-        monkeypatch.setattr("sys.argv", ["config", *(w for name, v in given.items() for w in (f"--{name}", v))])
+        monkeypatch.setattr("sys.argv", ["config", *(f"--{name.replace('_', '-')}={v}" for name, v in given.items())])
         folder = root / "artifacts" / "small" / "settings"
         for path in folder.glob("*"):
             os.utime(path, (1_000, 1_000))
@@ -579,6 +610,33 @@ def test_what_iterations_share_is_one_file(write_settings, files):
         "training_5_seed0.json", "evaluation_5_seed0.json", "training_6_seed0.json", "evaluation_6_seed0.json",
     }  # fmt: skip
     assert write_settings(iterations="6") == {"report.json"}
+
+
+def test_the_command_remembers_what_it_was_asked_for(write_settings, root):
+    write_settings(corpus="my rows.jsonl", seeds="0 1", base_model="x/y")
+    assert paths.RunPaths("small").command == (
+        "make report PROFILE=small 'CORPUS=my rows.jsonl' BASE_MODEL=x/y ITERATIONS=5 'SEEDS=0 1'"
+    )
+
+
+def test_a_notebook_whose_product_is_gone_is_removed_and_no_other(write_settings, files, root):
+    configs = load_configs(profile="small")
+    stages = {name: (config, stage) for name, (config, stage, _) in graph.stages(configs).items()}
+    stages["5_report"] = (configs[0], "report")
+    notebooks = {name: configs[0].paths.reports / f"{name}.ipynb" for name in stages}
+    made = {name: graph.products(*of_stage) for name, of_stage in stages.items()}
+    for path in (*notebooks.values(), *(path for left in made.values() for path in left)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    write_settings()
+    assert all(path.is_file() for path in notebooks.values())
+    for name, left in made.items():
+        for path in left:
+            path.unlink()
+            write_settings()
+            assert [other for other, notebook in notebooks.items() if not notebook.is_file()] == [name], path
+            path.touch()
+            notebooks[name].touch()
 
 
 def test_the_graph_is_printed_as_pairs_and_writes_nothing(monkeypatch, files, root, capsys):

@@ -16,9 +16,37 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "klepon.json")
 CORES = os.cpu_count()
 # Figures and tables are shown in every stage, but are no reason to run one again; only the report is made of them.
 SHOWS = "lib.report"
+SCORED = ("clean", "paper", "greedy", "english")
+#: What the stages leave, as far as anything reads it again; the split is written by the stub itself.
+LEFT = {
+    "1": [
+        *(f"artifacts/{{run}}/corpus/{name}" for name in ("rows.parquet", "summary.json", "alike.parquet")),
+        *("artifacts/{run}/samples/{name}.parquet", "reports/{run}/figures/leakage.png"),
+    ],
+    "2": [
+        *(f"artifacts/{{run}}/examples/{{name}}/{part}.parquet" for part in ("train", "validation")),
+        "reports/{run}/figures/lengths_{name}.png",
+    ],
+    "3": [
+        *("artifacts/{run}/trainings/{name}/log.csv", "reports/{run}/figures/training_{name}.png"),
+        *(f"artifacts/{{run}}/adapters/{{name}}/{file}" for file in ADAPTER),
+    ],
+    "4": [
+        *(f"artifacts/{{run}}/completions/{{name}}_{asked}.jsonl" for asked in (*SCORED, "own")),
+        *(f"artifacts/{{run}}/scores/{{name}}_{asked}_pairs.parquet" for asked in SCORED),
+        *(f"artifacts/{{run}}/likelihood/{{name}}_{asked}.parquet" for asked in ("clean", "paper", "english")),
+        *(f"artifacts/{{run}}/scores/{{name}}{end}" for end in (".csv", "_language.csv")),
+        *("artifacts/{run}/benchmarks/{name}.parquet", "reports/{run}/figures/bleu_{name}.png"),
+    ],
+    "5": [
+        *(f"artifacts/{{run}}/final_adapter/{file}" for file in (*ADAPTER, "starters.json")),
+        *(f"reports/{{run}}/{name}" for name in ("report.html", "results.csv", "summary.csv", "manifest.json")),
+    ],
+}
 STUB = """\
 #!{python} -S
 import json, os, sys, time
@@ -46,6 +74,7 @@ with open("arguments.txt", "a") as log:
     log.write(json.dumps(sys.argv[3:]) + "\\n")
 with open("threads.txt", "a") as log:
     log.write(str(os.environ.get("OMP_NUM_THREADS")) + "\\n")
+Path("engine.txt").write_text(os.environ.get("ENGINE_URL", ""))
 if "KLEPON_TODO" in os.environ:
     Path("planned.txt").write_text(Path(os.environ["KLEPON_TODO"]).read_text())
 if Path("holding").is_file() and Path("holding").read_text() == output.stem:
@@ -66,6 +95,11 @@ if output.stem.startswith("1_sampling"):
     split.parent.mkdir(parents=True, exist_ok=True)
     if not split.is_file() or split.read_text() != made_from:
         split.write_text(made_from)
+stage, _, rest = output.stem.partition("_")
+for left in {left!r}[stage]:
+    path = Path(left.format(run=given["run"], name=rest.partition("_")[2]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
 output.parent.mkdir(parents=True, exist_ok=True)
 output.write_text("{{}}")
 failure.unlink()
@@ -98,7 +132,7 @@ class Graph:
         for name in ("lib", "notebooks"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
         stub = folder / "stub"
-        stub.write_text(STUB.format(python=sys.executable))
+        stub.write_text(STUB.format(python=sys.executable, left=LEFT))
         stub.chmod(0o755)
 
     def copy(self, folder: Path) -> "Graph":
@@ -387,29 +421,108 @@ def test_a_variable_reruns_what_depends_on_it(made, argument, stages):
     assert made.ran(argument) == set()
 
 
-def test_a_changed_corpus_file_reruns_from_the_sampling_on(graph):
-    (graph.folder / "rows").mkdir()
-    (graph.folder / "rows/a.jsonl").write_text("")
+def older_in_its_place(path: Path, text: str) -> None:
+    """Replace a file by one of the same size whose contents are older than all that was made, as `cp -p` does."""
+    assert len(text) == path.stat().st_size
+    other = path.with_name("other")
+    other.write_text(text)
+    os.utime(other, (1_000, 1_000))
+    other.replace(path)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "file"),
+    [
+        ("rows.jsonl", "rows.jsonl"),
+        ("my rows.jsonl", "my rows.jsonl"),
+        ("rows", "rows/a.jsonl"),
+        ("my rows", "my rows/b c/d/a.jsonl"),
+        ("rows/*.jsonl", "rows/a.jsonl"),
+        ("rows/**/*.jsonl", "rows/b/c/a.jsonl"),
+        ("r%o;w:s'$x#\\", "r%o;w:s'$x#\\/a.jsonl"),
+    ],
+)
+def test_a_changed_corpus_file_reruns_from_the_sampling_on_wherever_it_lies(graph, corpus, file):
+    path = graph.folder / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("1")
+    given = f"CORPUS={corpus}"
+    assert graph.ran(given) == ALL
+    older_in_its_place(path, "2")
+    assert graph.ran(given) == ALL - BASE
+    graph.touch(file)
+    assert graph.ran(given) == set(), "its contents are the same"
+
+
+def test_a_file_more_or_less_reruns_from_the_sampling_on(graph):
+    (graph.folder / "rows/deep").mkdir(parents=True)
+    for name in ("a", "deep/b"):
+        (graph.folder / f"rows/{name}.jsonl").write_text("1")
     graph.ran("CORPUS=rows")
-    graph.touch("rows/a.jsonl")
+    (graph.folder / "rows/deep/b.jsonl").unlink()
     assert graph.ran("CORPUS=rows") == ALL - BASE
+    (graph.folder / "rows/deep/c.jsonl").write_text("1")
+    assert graph.ran("CORPUS=rows") == ALL - BASE
+    (graph.folder / "rows/notes.md").write_text("no corpus")
+    assert graph.ran("CORPUS=rows") == set()
 
 
-def test_changed_base_model_weights_rerun_what_uses_them(graph):
-    weights = graph.folder / "lib/demo/base_model/config.json"
-    weights.parent.mkdir(exist_ok=True)
-    weights.write_text("{}")
-    graph.ran()
-    graph.touch("lib/demo/base_model/config.json")
-    assert graph.ran() == ALL - {"1_sampling_5"}
+def test_a_corpus_that_is_away_for_a_while_reruns_nothing(graph):
+    (graph.folder / "rows.jsonl").write_text("1")
+    graph.ran("CORPUS=rows.jsonl")
+    (graph.folder / "rows.jsonl").rename(graph.folder / "away")
+    assert graph.ran("CORPUS=rows.jsonl") == set()
+    (graph.folder / "away").rename(graph.folder / "rows.jsonl")
+    assert graph.ran("CORPUS=rows.jsonl") == set()
 
 
-def test_a_changed_gguf_file_reruns_what_uses_it(graph):
-    (graph.folder / "a.gguf").write_text("")
-    graph.ran("BASE_MODEL=a.gguf")
-    graph.touch("a.gguf")
-    assert graph.ran("BASE_MODEL=a.gguf") == ALL - {"1_sampling_5"}
-    assert graph.ran("BASE_MODEL=a.gguf") == set()
+def test_a_corpus_that_the_profile_names_is_looked_at_too(graph):
+    (graph.folder / "rows.jsonl").write_text("1")
+    (graph.folder / "english.jsonl").write_text("1")
+    profile = '[corpus]\nsource = "rows.jsonl"\n[english]\nsource = "english.jsonl"\n[model]\nbase_model = "demo"\n'
+    (graph.folder / "notebooks/parameters/mine.toml").write_text(profile)
+    graph.ran("PROFILE=mine")
+    (graph.folder / "rows.jsonl").write_text("2")
+    assert graph.ran("PROFILE=mine") == ALL - BASE
+    (graph.folder / "english.jsonl").write_text("2")
+    assert graph.ran("PROFILE=mine") == AFTER["4_evaluation"]
+
+
+@pytest.mark.parametrize(
+    ("model", "file"),
+    [
+        ("", "lib/demo/base_model/model.safetensors"),
+        ("my model", "my model/tokenizer.json"),
+        ("a b.gguf", "a b.gguf"),
+    ],
+)
+def test_a_changed_base_model_reruns_what_uses_it(graph, model, file):
+    path = graph.folder / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("1")
+    given = f"BASE_MODEL={model}"
+    graph.ran(given)
+    older_in_its_place(path, "2")
+    assert graph.ran(given) == ALL - {"1_sampling_5"}
+    graph.touch(file)
+    assert graph.ran(given) == set(), "its contents are the same"
+
+
+@pytest.mark.parametrize("left", ["artifacts/{run}/adapters/{name}/adapter_model.safetensors", *LEFT["5"][1:]])
+def test_a_removed_product_is_made_again_by_its_stage(whole, left):
+    """As advice such as "run make report" promises."""
+    stage = next(stage for stage, files in LEFT.items() if left in files)
+    name = "5_seed0" if stage in "34" else "5"
+    (whole.folder / left.format(run="demo", name=name)).unlink()
+    after = next(stages for first, stages in AFTER.items() if first.startswith(stage))
+    assert whole.ran() == (after - BASE if stage == "4" else after)
+    assert whole.ran() == set()
+
+
+def test_benchmarks_that_are_gone_are_asked_again(made):
+    made.ran("BENCHMARKS=nusax")
+    (made.folder / "artifacts/demo/benchmarks/base.parquet").unlink()
+    assert made.ran("BENCHMARKS=nusax") == BASE | {"5_report"}
 
 
 # --- Several iterations ----------------------------------------------------------------------------------------------
@@ -680,7 +793,7 @@ def test_notebooks_are_told_which_run(graph):
     another_iteration(graph)
     graph.ran("RUN=mine", "CORPUS=a b.jsonl", "BASE_MODEL=x/y", "SEEDS=7", "ITERATIONS=3 5", "BENCHMARKS=lindsea nusax")
     calls = {Path(c[1]).stem: c for c in map(json.loads, (graph.folder / "arguments.txt").read_text().splitlines())}
-    common = ["run=mine", "profile=demo", "corpus=a b.jsonl", "base_model=x/y"]
+    common = ["run=mine", "profile=demo", "corpus=a b.jsonl", "subsets=", "base_model=x/y"]
     assert calls["3_training_3_seed7"] == [
         "notebooks/3_training.ipynb", "reports/mine/3_training_3_seed7.ipynb", *common, "iteration=3", "seed=7",
     ]  # fmt: skip
@@ -688,6 +801,31 @@ def test_notebooks_are_told_which_run(graph):
     assert calls["2_preprocessing_3"][2:] == [*common, "iteration=3", "seed=0"]
     assert calls["4_evaluation_base"][2:] == [*common, "iteration=base", "seed=0", "benchmarks=lindsea nusax"]
     assert calls["5_report"][2:] == [*common, "iterations=3 5", "seeds=7", "studies=", "benchmarks=lindsea nusax"]
+
+
+@pytest.mark.parametrize("by", ["argument", "environment"])
+def test_the_evaluation_is_told_of_a_server(made, by, monkeypatch):
+    (made.folder / "reports/demo/4_evaluation_base.ipynb").unlink()
+    if by == "environment":
+        monkeypatch.setenv("ENGINE_URL", "http://e/v1?a=$b")
+    assert made.ran(*(["ENGINE_URL=http://e/v1?a=$b"] if by == "argument" else [])) == BASE | {"5_report"}
+    assert (made.folder / "engine.txt").read_text() == "http://e/v1?a=$b"
+
+
+HOSTILE = 'a%b;c:d\'e$f$(g)`h`\\"i" #j,(k)\u00e9* -l=m'
+
+
+@pytest.mark.parametrize("by", ["argument", "environment"])
+def test_a_value_goes_through_make_and_the_shell_as_it_is(graph, by, monkeypatch):
+    given = {"CORPUS": HOSTILE, "SUBSETS": HOSTILE, "BASE_MODEL": f"-{HOSTILE}"}
+    if by == "environment":
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+    graph.ran(*(f"{name}={value}" for name, value in given.items() if by == "argument"))
+    for call in map(json.loads, (graph.folder / "arguments.txt").read_text().splitlines()):
+        assert call[4:7] == [f"corpus={HOSTILE}", f"subsets={HOSTILE}", f"base_model=-{HOSTILE}"]
+    assert json.loads((graph.folder / "artifacts/demo/asked.json").read_text()) == given
+    assert HOSTILE in graph.make(f"WITH={HOSTILE}", target="help").stdout
 
 
 def test_the_seed_and_the_study_of_a_variant_are_told_apart(graph):
@@ -704,13 +842,24 @@ def test_the_seed_and_the_study_of_a_variant_are_told_apart(graph):
         (["ITERATIONS=55"], "error: no iteration '55'; did you mean '5'?"),
         (["ITERATIONS=5 x"], "error: no iteration 'x'"),
         (["ITERATIONS=none"], "name no training"),
-        (["SEEDS=one"], "error: "),
+        (["ITERATIONS=base"], "name no training"),
+        (["SEEDS=one"], "error: SEEDS: 'one' is no whole number from 0 to 4,294,967,295"),
+        (["SEEDS=0 ²"], "error: SEEDS: '²' is no whole number"),
+        (["SEEDS=99999999999999999999"], "error: SEEDS: '99999999999999999999' is no whole number"),
         (["STUDIES=bus"], "error: no study 'bus'; did you mean 'bos'?"),
         (["JOBS=0"], "error: JOBS='0' must be a whole number above 0"),
         (["JOBS="], "error: JOBS='' must be a whole number above 0"),
         (["-n", "ITERATIONS=55"], "error: no iteration '55'; did you mean '5'?"),
         (["RUN=a/b"], "error: RUN='a/b' cannot name a folder"),
         (["RUN=published"], "error: RUN='published' cannot name a folder"),
+        (["RUN=Embeddings"], "error: RUN='Embeddings' cannot name a folder"),
+        (["RUN=a;touch b"], "error: RUN='a;touch b' cannot name a folder"),
+        (["RUN=a b"], "error: RUN='a b' cannot name a folder"),
+        (["RUN=a:%$'#"], "cannot name a folder of results: use letters, digits"),
+        (["RUN=-x"], "error: RUN='-x' cannot name a folder"),
+        (["RUN=.x"], "error: RUN='.x' cannot name a folder"),
+        (["RUN=" + 300 * "x"], "is too long to name a folder of results: use at most 100 letters"),
+        (["-n", "RUN=a;b"], "error: RUN='a;b' cannot name a folder"),
     ],
 )
 def test_a_wrong_variable_is_one_sentence(whole, arguments, said):
@@ -770,16 +919,15 @@ def test_chat_is_told_the_variables(made, target, module):
     for name in ("__init__", "__main__", "doctor"):
         (made.folder / f"webapp/serve/{name}.py").write_text("import json, sys\nprint(json.dumps(sys.argv[1:]))\n")
     assert json.loads(made.make(*given, target=target).stdout.splitlines()[-1]) == [
-        "--run", "mine", "--adapter", "a b", "--base-model", "x/y", "--engine-url", "http://e/v1", "--port", "81",
-        "--workers", "2",
+        "--run=mine", "--adapter=a b", "--base-model=x/y", "--engine-url=http://e/v1", "--port=81", "--workers=2",
     ]  # fmt: skip
-    assert (made.folder / "asked.txt").read_text().splitlines()[-1].startswith(module + " --run")
+    assert (made.folder / "asked.txt").read_text().splitlines()[-1].startswith(module + " --run=")
 
 
 def test_advice_is_asked_with_the_variables_of_a_report(whole):
     said = whole.make("-n", "RUN=mine", "PROFILE=laptop", "SEEDS=0 1", "CORPUS=a b.jsonl", target="advice").stdout
-    given = "--run 'mine' --profile 'laptop' --corpus 'a b.jsonl' --base-model '' --iterations '' --seeds '0 1'"
-    assert f"./stub -m lib.running.advice {given} --studies '' --benchmarks ''" in " ".join(said.split())
+    given = "--run='mine' --profile='laptop' --corpus='a b.jsonl' --base-model='' --iterations='' --seeds='0 1'"
+    assert f"./stub -m lib.running.advice {given} --studies='' --benchmarks=''" in said.replace("\\\n", "")
 
 
 def test_a_report_that_is_not_the_demos_points_to_the_advice_and_asks_for_none(whole, tmp_path):
@@ -810,28 +958,28 @@ def test_a_hosted_python_gets_torch_first_then_the_locks_and_with_a_gpu_its_lock
     ("target", "module", "told"),
     [
         ("merge", "merging", []),
-        ("gguf", "llama_cpp", ["--llama-cpp", "a b/llama.cpp"]),
-        ("publish", "upload", ["--repository", "x/y", "--private", "0", "--yes", "1"]),
+        ("gguf", "llama_cpp", ["--llama-cpp=a b/llama.cpp"]),
+        ("publish", "upload", ["--repository=x/y", "--private=0", "--yes=1"]),
     ],
 )
 def test_what_comes_after_training_is_told_the_variables(made, target, module, told):
     (made.folder / f"lib/release/{module}.py").write_text("import json, sys\nprint(json.dumps(sys.argv[1:]))\n")
     given = ["RUN=mine", "LLAMA_CPP=a b/llama.cpp", "REPO=x/y", "PRIVATE=0", "YES=1"]
-    assert json.loads(made.make(*given, target=target).stdout.splitlines()[-1]) == ["--run", "mine", *told]
+    assert json.loads(made.make(*given, target=target).stdout.splitlines()[-1]) == ["--run=mine", *told]
 
 
 def test_a_comparison_is_told_both_runs_and_make_names_its_exit_code(made):
     stand_in = "import json, sys\nprint(json.dumps(sys.argv[1:]))\nsys.exit(1)\n"
     (made.folder / "lib/report/reproduction.py").write_text(stand_in)
     compared = made.make("RUN=mine", "WITH=a b/results.csv", target="compare")
-    assert json.loads(compared.stdout) == ["--run", "mine", "--with", "a b/results.csv"]
+    assert json.loads(compared.stdout) == ["--run=mine", "--with=a b/results.csv"]
     assert compared.returncode != 0 and compared.stderr.endswith("Error 1\n")
 
 
 def test_a_publication_is_private_and_asked_for_unless_told_otherwise(made):
     (made.folder / "lib/release/upload.py").write_text("import json, sys\nprint(json.dumps(sys.argv[1:]))\n")
     told = json.loads(made.make(target="publish").stdout.splitlines()[-1])
-    assert told == ["--run", "demo", "--repository", "", "--private", "1", "--yes", ""]
+    assert told == ["--run=demo", "--repository=", "--private=1", "--yes="]
 
 
 def test_clean_removes_the_run_and_nothing_else(made):
@@ -839,17 +987,68 @@ def test_clean_removes_the_run_and_nothing_else(made):
     (made.folder / "reports/published").mkdir()
     made.make("RUN=other", target="clean")
     assert sorted(p.name for p in (made.folder / "reports").iterdir()) == ["demo", "published"]
-    assert sorted(p.name for p in (made.folder / "artifacts").iterdir()) == ["demo"]
+    assert sorted(p.name for p in (made.folder / "artifacts").glob("[!.]*")) == ["demo"]
     # An empty RUN is the profile's, as everywhere.
     made.make("RUN=", target="clean")
     assert sorted(p.name for p in (made.folder / "reports").iterdir()) == ["published"]
 
 
-@pytest.mark.parametrize("run", ["published", "example", "../lib", "..", "."])
+@pytest.mark.parametrize("run", ["published", "example", "../lib", "..", ".", "embeddings", "hub.json", "-rf", "a b"])
 def test_clean_refuses_what_is_no_run(made, run):
-    (made.folder / "reports" / "published").mkdir()
-    (made.folder / "reports" / "example").mkdir()
+    for name in ("reports/published", "reports/example", "artifacts/embeddings"):
+        (made.folder / name).mkdir()
+    (made.folder / "artifacts/hub.json").touch()
     cleaned = made.make(f"RUN={run}", target="clean")
     assert cleaned.returncode != 0
+    assert cleaned.stderr.startswith(f"error: RUN={run!r} cannot name a folder")
     assert (made.folder / "lib/config.py").is_file()
     assert {p.name for p in (made.folder / "reports").iterdir()} == {"demo", "example", "published"}
+    assert {p.name for p in (made.folder / "artifacts").glob("[!.]*")} == {"demo", "embeddings", "hub.json"}
+
+
+# --- Two at once -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def held(made):
+    """Row 5 again, and make at work on its training; what is left of it ends with the test."""
+    made.rewrite("5", "#", "[lora]\nlora_rank = 8\n#")
+    (made.folder / "holding").write_text("3_training_5_seed0")
+    process = made.start()
+    told = made.folder / "held"
+    try:
+        while not (told.is_file() and told.read_text().endswith(".")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        (made.folder / "holding").unlink()
+        yield made, process, int(told.read_text().removesuffix("."))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+
+
+def test_a_run_that_is_being_made_is_neither_made_nor_removed_by_another(held):
+    made, process, _ = held
+    settings = (made.folder / "artifacts/demo/settings/training_5_seed0.json").read_bytes()
+    for arguments, target in ((["SEEDS=1"], "report"), (["BASE_MODEL=x/y"], "settings"), ([], "clean")):
+        refused = made.make(*arguments, target=target)
+        assert refused.returncode != 0
+        said = refused.stderr.splitlines()[0]
+        assert re.fullmatch(r"error: RUN=demo: make \(process \d+\) is at work on this run\. Wait until .*", said)
+        assert psutil.Process(int(re.search(r"process (\d+)", said)[1])) in psutil.Process(process.pid).children()
+    assert (made.folder / "artifacts/demo/settings/training_5_seed0.json").read_bytes() == settings
+    assert made.ran("RUN=other") == ALL
+
+
+def test_a_stage_that_outlives_its_make_still_has_the_run(held):
+    made, process, stage = held
+    family = psutil.Process(process.pid).children(recursive=True)
+    for part in [psutil.Process(process.pid), *family]:
+        if part.pid != stage:
+            part.kill()
+    psutil.wait_procs([part for part in family if part.pid != stage], timeout=30)
+    refused = made.make()
+    assert f"(process {stage}) is at work on this run" in refused.stderr
+    psutil.Process(stage).kill()
+    assert made.ran() == AFTER["3_training"]

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from lib import paths
+from lib.allocator import KEPT_PAGES
 from lib.config import SECTIONS, STAGES, Config
 from lib.running import memory, notebooks
 from lib.storage import write_json
@@ -306,7 +307,7 @@ def test_success_leaves_the_executed_notebook_and_its_record(tmp_path):
     executed = nbformat.read(output, as_version=4)
     shown = [o.get("text") or o["data"]["text/plain"] for cell in executed.cells for o in cell.get("outputs", [])]
     assert shown[0] == "'01'\n", "a parameter is text, even where it looks like a number"
-    assert shown[-2] == f"{memory.KEPT_PAGES}\n", "its kernel keeps the memory that it will need again"
+    assert shown[-2] == f"{KEPT_PAGES}\n", "its kernel keeps the memory that it will need again"
     assert shown[-1] == repr(str(source.parent)), "a notebook runs where it lies"
     assert "papermill" not in executed.metadata
     assert all("papermill" not in cell.metadata and "execution" not in cell.metadata for cell in executed.cells)
@@ -330,6 +331,31 @@ def test_a_failed_cell_is_named_and_leaves_what_was_done_to_read(tmp_path):
     assert "the corpus has no rows" in partial
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        "OSError(28, 'No space left on device', 'x')",
+        "RuntimeError('[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0')",
+        "RuntimeError('PytorchStreamWriter failed writing file data/0: file write failed')",
+        "Exception('I/O error: No space left on device (os error 28)')",
+    ],
+)
+def test_a_full_disk_is_named_with_its_room(tmp_path, error):
+    source = a_notebook(tmp_path, f"raise {error}")
+    said = r"work\.ipynb, cell \d+: .*: the disk of \S+ is full, or your share of it: [\d,]+ MB of [\d.,]+ GB are free"
+    with pytest.raises(notebooks.NotebookError, match=said):
+        notebooks.run(source, tmp_path / "out/work.ipynb", {"run": "trial"})
+
+
+def test_a_disk_that_is_full_for_the_notebook_itself_is_named(tmp_path, monkeypatch):
+    def full(*given, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(notebooks.papermill, "execute_notebook", full)
+    with pytest.raises(notebooks.NotebookError, match=r"^work.ipynb: No space left on device: the disk of .* are free"):
+        notebooks.run(a_notebook(tmp_path), tmp_path / "out/work.ipynb", {"run": "trial"})
+
+
 def test_the_command_says_an_error_without_a_traceback(tmp_path):
     source = a_notebook(tmp_path)
     process = start(source, tmp_path / "out.ipynb", tmp_path, "iterations=5")
@@ -347,17 +373,35 @@ def test_an_unknown_parameter_is_refused_before_anything_runs(tmp_path):
     assert not (tmp_path / "out.ipynb").exists()
 
 
-def test_a_dead_kernel_is_one_sentence_and_no_wait(tmp_path):
-    source = a_notebook(tmp_path, "import os\nos.kill(os.getpid(), 9)")
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("os.kill(os.getpid(), 9)", "its kernel died by SIGKILL: a person or a limit ended it. It had held at most 0."),
+        ("os.abort()", "its kernel died by SIGABRT: a library crashed, or a cell ended it. It had held at most 0."),
+        ("os._exit(3)", "its kernel died with status 3: a library crashed, or a cell ended it. It had held at most 0."),
+    ],
+)
+def test_a_dead_kernel_is_one_sentence_that_says_what_is_known_and_no_wait(tmp_path, end, said):
+    source = a_notebook(tmp_path, f"import os\n{end}")
     process = start(source, tmp_path / "out.ipynb", tmp_path)
     try:
         _, told = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 1
-    assert "error: work.ipynb: its kernel died" in told
+    assert f"error: work.ipynb: {said}" in told
+    assert "shows how far it got. Run `make report RUN=trial` again: it continues from there\n" in told
     assert "Traceback" not in told
     assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_a_kernel_that_the_system_killed_as_memory_ran_out_is_told_from_others(monkeypatch):
+    monkeypatch.setattr(notebooks._Kernel, "ended", -9)
+    monkeypatch.setattr(memory, "kills", lambda: 4)
+    assert "died by SIGKILL: memory ran out: give it more, or fewer rows" in notebooks._death(3)
+    assert "died by SIGKILL: a person or a limit ended it" in notebooks._death(4)
+    monkeypatch.setattr(memory, "kills", lambda: None)
+    assert "died by SIGKILL: memory ran out, or a person or a limit ended it" in notebooks._death(None)
 
 
 def test_a_killed_parent_leaves_no_kernel_behind(tmp_path):
@@ -390,7 +434,7 @@ def test_an_interrupt_ends_the_notebook_and_its_kernel(tmp_path):
         if not gone(kernel):
             os.kill(kernel, signal.SIGKILL)
     assert not (tmp_path / "out.ipynb").exists()
-    assert "stopped: make continues from here" in told
+    assert "stopped: `make report RUN=trial` continues from here" in told
     assert "Traceback" not in told
 
 
@@ -495,7 +539,7 @@ def test_whatever_ends_a_notebook_half_way_it_counts_as_failed(command):
         assert failed(output.stem) == "3_training_3_seed0 was stopped before it finished"
         raise KeyboardInterrupt
 
-    with pytest.raises(SystemExit, match="stopped: make continues from here"):
+    with pytest.raises(SystemExit, match="stopped: `make report RUN=trial` continues from here"):
         command("3_training_3_seed0", run=run)
     assert failed("3_training_3_seed0") == "3_training_3_seed0 was stopped before it finished"
 

@@ -157,6 +157,20 @@ def test_the_second_make_runs_nothing(folder, whole):
     assert told.count("1_sampling_5") == 1
 
 
+def test_what_was_deleted_is_made_again_by_the_report_alone(folder, whole):
+    results, final = whole / "results.csv", folder / "artifacts/whole/final_adapter"
+    weights = {path.name: path.read_bytes() for path in final.glob("adapter_model*")}
+    before = results.read_bytes()
+    results.unlink()
+    shutil.rmtree(final)
+    told = finish(folder, "whole")
+    assert told.count("5_report ·") == 2 and told.count("4_evaluation_base ·") == 1
+    assert results.read_bytes() == before
+    assert {path.name: path.read_bytes() for path in final.glob("adapter_model*")} == weights
+    # With the rights that the umask gives, as all else.
+    assert {path.stat().st_mode & 0o777 for path in final.iterdir()} == {results.stat().st_mode & 0o777}
+
+
 def test_a_run_that_was_killed_twice_ends_the_same(folder, whole):
     run = folder / "artifacts/killed"
     reports = folder / "reports/killed"

@@ -1,9 +1,11 @@
 import json
 import os
+import shutil
+from types import SimpleNamespace
 
 import pytest
 
-from lib.storage import whole, write_if_changed, write_json
+from lib.storage import FullDiskError, full_disk, whole, write_if_changed, write_json
 
 
 def write_and_fail(path, text, folder=None):
@@ -41,6 +43,38 @@ def test_what_a_killed_write_left_behind_does_not_come_into_the_next(tmp_path):
         temporary.mkdir()
         (temporary / "fine").write_text("x")
     assert [p.name for p in path.iterdir()] == ["fine"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 64 vs 0")])
+def test_a_full_disk_is_named_with_its_room(tmp_path, error):
+    said = rf"^x could not be written: the disk of {tmp_path}.* is full.*GB are free"
+    with pytest.raises(FullDiskError, match=said), whole(tmp_path / "new" / "x"):
+        raise error
+
+
+def test_of_several_disks_the_fullest_is_named(tmp_path, monkeypatch):
+    room = {tmp_path / "a": 7e6, tmp_path / "b": 3e6}
+    for folder in room:
+        folder.mkdir()
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=room[folder], total=5e9))
+    said = full_disk("database or disk is full", *room, tmp_path / "a" / "not" / "there")
+    assert said.startswith(f"the disk of {tmp_path / 'b'} is full, or your share of it: 3 MB of 5.0 GB are free.")
+    assert full_disk("a corpus without rows", *room) is None
+
+
+@pytest.mark.parametrize(("umask", "rights"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_all_files_of_a_folder_have_the_rights_that_the_umask_gives(tmp_path, umask, rights):
+    before = os.umask(umask)
+    try:
+        with whole(tmp_path / "adapter") as temporary:
+            (temporary / "deep").mkdir(parents=True)
+            for path in (temporary / "weights", temporary / "deep" / "weights"):
+                # As libraries do that write by way of a temporary file.
+                os.close(os.open(path, os.O_CREAT, 0o600))
+    finally:
+        os.umask(before)
+    found = [path for path in (tmp_path / "adapter").rglob("weights")]
+    assert {path.stat().st_mode & 0o777 for path in found} == {rights} and len(found) == 2
 
 
 def test_a_folder_replaces_one_with_files_in_it(tmp_path):

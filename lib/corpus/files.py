@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lib import paths
+
 SUBSETS = ("indo_puisi", "wikihow", "wikipedia_id", "safety_prompt", "identity_prompt", "dolly")
 COLUMNS = ("dataset_name", "subset_name", "prompt_id", "template_name", "dataset_key", "input", "output")
 #: Which files of a folder belong to a corpus. What is in them decides how they are read (`lib.corpus.formats`).
@@ -51,7 +53,7 @@ def find_files(corpus: str, subsets: Collection[str] | None = SUBSETS) -> Files:
     Args:
         subsets: those that are wanted, where the corpus is in Cendol's columns; None for all.
     """
-    path = Path(corpus).expanduser()
+    path = paths.expanded(corpus)
     try:
         if path.is_file():
             # What was named is read, whatever its name.
@@ -84,7 +86,7 @@ def find_files(corpus: str, subsets: Collection[str] | None = SUBSETS) -> Files:
 
 def is_of_the_hub(corpus: str) -> bool:
     """Whether a corpus is a data set on the hub: named owner/name, and nothing on this machine has that name."""
-    path = Path(corpus).expanduser()
+    path = paths.expanded(corpus)
     if path.exists() or Path(path.parts[0]).exists():
         return False
     # Slow to import, and not needed for a local file or folder.

@@ -189,18 +189,11 @@ def prepare(config: Config) -> CorpusSummary:
             source = str(path)
         elif source == "open":
             source = str(sources.write())
-        summary = select(located(source), rows, subset_column=config.corpus.subsets)
+        summary = select(paths.located(source), rows, subset_column=config.corpus.subsets)
         if config.corpus.source == "open":
             summary = replace(summary, sources=sources.described())
         write_json(config.paths.corpus_summary, summary.to_dict())
     return summary
-
-
-def located(source: str) -> str:
-    """A corpus that is named relative to the repository, by its full path; any other as it is."""
-    # A notebook's working directory is not the one that `make` was called in.
-    inside = not Path(source).is_absolute() and (paths.ROOT / source).exists()
-    return str(paths.ROOT / source) if inside else source
 
 
 def read(
@@ -270,7 +263,7 @@ def _check_count(kept: Counter[str], subset_column: str) -> None:
 
 def _check_apart(corpus: str, files: dict[str, Path], destination: Path, bad_rows: Path) -> None:
     written = {destination.resolve(), bad_rows.resolve()}
-    root = Path(corpus).expanduser().resolve()
+    root = paths.expanded(corpus).resolve()
     inside = root.is_dir() and root in destination.resolve().parents
     if inside or any(path.resolve() in written for path in files.values()):
         raise CorpusError(f"{destination} is inside the corpus {corpus!r}, which would then read its own selection.")

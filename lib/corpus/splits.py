@@ -277,6 +277,8 @@ def prepare(config: Config) -> pd.DataFrame:
 def _require_every_side(table: pd.DataFrame, settings: Corpus) -> None:
     wanted = {"train": 1.0, "validation": settings.validation_share, "test": settings.test_share}
     there = {side: bool((table["split"] == side).any()) for side in SPLITS}
+    # No sampling draws what is left over.
+    there["train"] = bool(((table["split"] == "train") & ~table["left_over"]).any())
     wanted["left over for the paper's protocol"] = settings.test_share
     there["left over for the paper's protocol"] = bool(table["left_over"].any())
     empty = [side for side, share in wanted.items() if share and not there[side]]
@@ -295,7 +297,9 @@ def read(config: Config) -> pd.DataFrame:
         FileNotFoundError: if it has not run.
     """
     if not config.paths.split.is_file():
-        raise FileNotFoundError(f"no split of run {config.run!r} yet: run 1_sampling first, or `make report`")
+        raise FileNotFoundError(
+            f"no split of run {config.run!r} yet: run 1_sampling first, or `{config.paths.command}`"
+        )
     return _read(config.paths.split)[1]
 
 

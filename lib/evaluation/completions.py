@@ -170,11 +170,13 @@ def read(config: Config, tests: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The written completions beside what they are scored against.
 
     Returns:
-        Columns protocol, row, run, text, ids, subset, prompt, and reference (own prompts have none).
+        Columns protocol, row, run, text, ids, subset, prompt, and reference (own prompts have none). The text is what
+        the ids say.
     """
-    parts = []
+    tokenizer, parts = loading.load_tokenizer(config.model), []
     for protocol, rows in tests.items():
         table = pd.DataFrame(generation.read_completions(config.paths.completions(config.name, protocol)))
+        table["text"] = [generation.text_of(tokenizer, ids) for ids in table["ids"]]
         known = rows.drop(columns="turns", errors="ignore").rename(
             columns={"subset_name": "subset", "input": "prompt", "output": "reference"}
         )

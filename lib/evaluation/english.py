@@ -10,6 +10,7 @@ the base model has read is unknown.
 
 import pandas as pd
 
+from lib import paths
 from lib.config import Config
 from lib.corpus import selection, splits
 from lib.corpus.files import CorpusError
@@ -68,7 +69,7 @@ def _twins(config: Config) -> pd.DataFrame:
 
 def _rows(config: Config) -> pd.DataFrame:
     try:
-        selection.select(selection.located(config.english.source), config.paths.english_rows)
+        selection.select(paths.located(config.english.source), config.paths.english_rows)
     except CorpusError as error:
         raise CorpusError(f"english.source = {config.english.source!r} cannot be used: {error}") from error
     groups = splits.assign(config.paths.english_rows, config.corpus)["group"]

@@ -507,7 +507,8 @@ def write_completions(
 
     A file that an earlier call left unfinished is continued: its whole batches are kept, a partial last one is redone.
     The batches are the same however often it was interrupted, so the finished file is the same, byte for byte. A file
-    that was made with other `settings`, from other prompts or with another decoding is started over.
+    that was made with other `settings`, from other prompts or with another decoding is started over. From a batch on
+    whose texts are not what their ids say (somebody changed them) all is done again.
 
     Args:
         prompts: token ids by row number.
@@ -521,7 +522,8 @@ def write_completions(
     origin |= {"rows": len(order), "runs": runs, "seed": seed}
     head = json.dumps(origin, sort_keys=True, ensure_ascii=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    done = _keep_whole_batches(path, head, [len(batch) * runs for batch in batches])
+    of_batches = [[(row, run) for row in batch for run in range(runs)] for batch in batches]
+    done = _keep_whole_batches(path, head, of_batches, tokenizer)
     with path.open("a", encoding="utf-8") as file, tqdm(total=len(order), desc=label, unit="row") as progress:
         if done == 0:
             file.write(head + "\n")
@@ -530,16 +532,26 @@ def write_completions(
                 found = complete(model, batch, [prompts[row] for row in batch], decoding, runs, seed)
                 for row, completions in zip(batch, found, strict=True):
                     for run, ids in enumerate(completions):
-                        text = tokenizer.decode(ids, skip_special_tokens=True)
-                        record = {"row": row, "run": run, "text": text, "ids": ids}
+                        record = {"row": row, "run": run, "text": text_of(tokenizer, ids), "ids": ids}
                         file.write(json.dumps(record, ensure_ascii=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
             progress.update(len(batch))
 
 
-def _keep_whole_batches(path: Path, head: str, lines_of_batches: list[int]) -> int:
-    """Cut the file back to its complete batches and return their number; 0 also where its first line is another."""
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """What a completion says: its ids alone decide."""
+    return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def _keep_whole_batches(
+    path: Path, head: str, batches: list[list[tuple[int, int]]], tokenizer: PreTrainedTokenizerBase
+) -> int:
+    """Cut the file back to its complete batches and return their number; 0 also where its first line is another.
+
+    Args:
+        batches: row and run of each completion.
+    """
     if not path.is_file():
         return 0
     with path.open("rb") as file:
@@ -548,15 +560,24 @@ def _keep_whole_batches(path: Path, head: str, lines_of_batches: list[int]) -> i
             path.unlink()
             return 0
         done, end = 0, file.tell()
-        for lines in lines_of_batches:
-            block = [file.readline() for _ in range(lines)]
-            if not block[-1].endswith(b"\n"):
+        for batch in batches:
+            if not all([_is_completion(file.readline(), row, run, tokenizer) for row, run in batch]):
                 break
             done, end = done + 1, file.tell()
     os.truncate(path, end)
     if done == 0:
         path.unlink()
     return done
+
+
+def _is_completion(line: bytes, row: int, run: int, tokenizer: PreTrainedTokenizerBase) -> bool:
+    try:
+        known = json.loads(line)
+        whole = {"row": row, "run": run, "text": text_of(tokenizer, known["ids"]), "ids": known["ids"]}
+        return line.endswith(b"\n") and known == whole
+    # Not what this module wrote.
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return False
 
 
 def read_settings(path: Path) -> dict[str, Any]:

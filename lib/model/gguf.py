@@ -26,7 +26,7 @@ from lib import paths
 from lib.config import Prompt
 from lib.model import byte_level
 from lib.model.packaged import sha256
-from lib.model.prompts import PromptError, end_of_turn_id, render
+from lib.model.prompts import ChatTemplateError, PromptError, end_of_turn_id, render
 from lib.storage import whole, write_json
 
 #: The settings of Llama 3.1 and 3.2 that its stretched positions do not tell.
@@ -54,13 +54,18 @@ def unpacked(file: Path) -> Path:
     if begins != b"GGUF":
         raise GgufError(f"it is not a GGUF file, since it begins with {begins!r}. {_OTHER}")
     digest = sha256(file)
-    folder = paths.base_models() / f"{file.stem}-{digest[:12]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    place = folder(file, digest)
+    place.parent.mkdir(parents=True, exist_ok=True)
     # Several notebooks may ask at once.
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if not folder.is_dir():
-            _unpack(file, digest, folder)
-    return folder
+    with FileLock(place.with_name(f".{place.name}.lock")):
+        if not place.is_dir():
+            _unpack(file, digest, place)
+    return place
+
+
+def folder(file: Path, digest: str) -> Path:
+    """Where the model in a file with this SHA-256 is unpacked to."""
+    return paths.base_models() / f"{file.stem}-{digest[:12]}"
 
 
 def _unpack(file: Path, digest: str, folder: Path) -> None:
@@ -209,10 +214,8 @@ def _mend_special_tokens(tokenizer: PreTrainedTokenizerBase, fields: dict[str, A
     try:
         end_of_turn = end_of_turn_id(tokenizer, Prompt())
         opened = render(tokenizer, [{"role": "user", "content": "a"}], Prompt(), add_generation_prompt=True)
-    except PromptError as error:
+    except (ChatTemplateError, PromptError) as error:
         raise GgufError(f"its chat template cannot be used: {error}") from error
-    except Exception as error:
-        raise GgufError(f"its chat template cannot be rendered ({_first_line(error)}). {_OTHER}") from error
     tokenizer.eos_token = _token(tokenizer, end_of_turn)
     # What a template writes before the answer does not end the answer, whatever the file says.
     before = set(tokenizer(opened, add_special_tokens=False)["input_ids"]) | {named["bos"]}

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pandas as pd
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -28,6 +31,10 @@ from lib.model import attention, packaged
 
 #: The projections that carry an adapter, in every layer (the authors' adapter_config.json).
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+#: The number of a layer in the name of a weight.
+_NUMBER = re.compile(r"\d+")
 
 
 class ModelError(ValueError):
@@ -102,7 +109,8 @@ def base_model_folder(settings: Model) -> Path:
             return gguf.unpacked(packaged.fetched(name) if name in packaged.PACKAGES else file)
         except (gguf.GgufError, packaged.PackageError) as error:
             raise ModelError(f"BASE_MODEL={name}: {error}") from error
-    if folder := _path(name):
+    folder = Path(paths.located(name))
+    if folder.exists():
         if not (folder / "config.json").is_file():
             wrong = "no config.json in that folder" if folder.is_dir() else "it is neither a folder nor a .gguf file"
             raise ModelError(f"BASE_MODEL={name}: {wrong}; name a model's folder or a .gguf file")
@@ -137,15 +145,27 @@ def pinned(settings: Model) -> str:
 def is_local(settings: Model) -> bool:
     """Whether the base model needs no hub: it is on this machine, or in a package that pip fetches."""
     name = settings.base_model
-    return name == "demo" or name in packaged.PACKAGES or _path(name) is not None
+    return name == "demo" or name in packaged.PACKAGES or Path(paths.located(name)).exists()
 
 
 def gguf_file(settings: Model) -> Path | None:
     """The GGUF file that the base model is unpacked from; a package's may have to be fetched first. None for others."""
     if settings.base_model in packaged.PACKAGES:
         return packaged.PACKAGES[settings.base_model].path
-    path = _path(settings.base_model)
-    return path if path and path.is_file() and path.suffix.lower() == ".gguf" else None
+    path = Path(paths.located(settings.base_model))
+    return path if path.is_file() and path.suffix.lower() == ".gguf" else None
+
+
+def is_packed(settings: Model) -> bool:
+    """Whether the base model is in a GGUF file, here or still to be fetched, that is not unpacked yet."""
+    file = gguf_file(settings)
+    if file is None:
+        return False
+    # Slow to import, and not needed for other models.
+    from lib.model import gguf
+
+    package = packaged.PACKAGES.get(settings.base_model)
+    return not gguf.folder(file, package.sha256 if package else packaged.sha256(file)).is_dir()
 
 
 def provenance(settings: Model) -> dict[str, str]:
@@ -164,19 +184,15 @@ def provenance(settings: Model) -> dict[str, str]:
     return found
 
 
-def _path(name: str) -> Path | None:
-    """The folder or file that a name may stand for."""
-    # A notebook's working directory is not the one that `make` was called in.
-    return next((path for path in (Path(name).expanduser(), paths.ROOT / name) if path.exists()), None)
-
-
 def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
     """The base model's tokenizer, with a pad token of its own.
 
     Raises:
-        ModelError: if it cannot be loaded, or if no token can serve as padding without being the end of a turn.
+        ModelError: if it cannot be loaded, if it writes ids that the base model does not have, or if no token can serve
+            as padding without being the end of a turn.
     """
     tokenizer = _load(AutoTokenizer, settings)
+    _require_vocabulary(tokenizer, settings)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         # A model that is trained with pad = end never learns to stop.
         # Where turns end with <|im_end|>, <|endoftext|> only separates documents.
@@ -192,36 +208,124 @@ def load_tokenizer(settings: Model) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def _require_vocabulary(tokenizer: PreTrainedTokenizerBase, settings: Model) -> None:
+    """Refuse a tokenizer that writes ids which the model has no embedding for."""
+    size = _load(AutoConfig, settings).get_text_config().vocab_size
+    # Special tokens that no prompt has, such as those for images, may lie beyond.
+    unused = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    unused -= {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    largest = max(id for id in tokenizer.get_vocab().values() if id not in unused)
+    if largest >= size:
+        raise _unloadable(
+            settings, f"its tokenizer has the token id {largest:,}, and its config.json a vocab_size of {size:,}"
+        )
+
+
 def load_generation_config(settings: Model) -> GenerationConfig:
     """The base model's sampling defaults, as `load_base` would find them, without loading its weights."""
-    folder = base_model_folder(settings)
-    if (folder / "generation_config.json").is_file():
-        return GenerationConfig.from_pretrained(folder)
+    if (base_model_folder(settings) / "generation_config.json").is_file():
+        return _load(GenerationConfig, settings)
     return GenerationConfig.from_model_config(_load(AutoConfig, settings))
 
 
 def load_base(settings: Model, precision: torch.dtype | None = None) -> PreTrainedModel:
-    """The base model in inference mode, in this precision (`dtype` if None), or in 4 bits where its checkpoint is."""
-    model = _load(
+    """The base model in inference mode, in this precision (`dtype` if None), or in 4 bits where its checkpoint is.
+
+    Raises:
+        ModelError: if it cannot be loaded, or if its weights are not exactly those that its configuration describes.
+    """
+    # transformers leaves a damaged one out, and decodes by its own defaults.
+    load_generation_config(settings)
+    model, found = _load(
         AutoModelForCausalLM,
         settings,
         dtype=precision or dtype(),
         device_map={"": device()},
         attn_implementation=attention.register(),
+        output_loading_info=True,
+        # They are listed then, and refused below.
+        ignore_mismatched_sizes=True,
     )
+    _require_own_weights(settings, model, found)
     model.eval()
     return model
+
+
+def _require_own_weights(settings: Model, model: PreTrainedModel, found: dict[str, Any]) -> None:
+    """Refuse a model whose weights transformers had to make up or leave out: it only warns.
+
+    Args:
+        found: its loading info. Of weights that it left out only those count that are one more of the model's own, as
+            in a layer beyond the last.
+    """
+    named = model.config.architectures or [type(model).__name__]
+    if type(model).__name__ not in named:
+        raise _unloadable(
+            settings,
+            f"its config.json names the architecture {', '.join(named)}, which is no causal language model or not that "
+            f"of its model_type {model.config.model_type!r} ({type(model).__name__})",
+        )
+    kinds = {_NUMBER.sub("", name) for name in model.state_dict()}
+    reshaped = [name for name, *_ in found["mismatched_keys"]]
+    surplus = [name for name in found["unexpected_keys"] if _NUMBER.sub("", name) in kinds]
+    faults = {
+        "some weights that its config.json describes are not in its files": found["missing_keys"],
+        "some of its weights have another shape than its config.json describes": reshaped,
+        "some of its weights are of layers that its config.json does not have": surplus,
+    }
+    for fault, names in faults.items():
+        if names:
+            raise _unloadable(settings, f"{fault} ({len(names)}, such as {min(names)})")
 
 
 def _load(kind: Any, settings: Model, **options: Any) -> Any:
     folder = base_model_folder(settings)
     try:
         return kind.from_pretrained(folder, **options)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"the base model {settings.base_model!r} cannot be loaded from {folder}: {str(error).splitlines()[0]} "
-            "Get it again, or name another folder with BASE_MODEL"
-        ) from error
+    # What is damaged or contradicts itself ends in an error of any kind.
+    except Exception as error:
+        _require_memory(error)
+        raise _unloadable(settings, _damaged_file(folder) or _said(error)) from error
+
+
+def _require_memory(error: Exception) -> None:
+    """Raise the error again if it says that there is no room for a model: then no file is at fault."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+        raise error
+
+
+def _unloadable(settings: Model, why: str) -> ModelError:
+    return ModelError(
+        f"the base model {settings.base_model!r} cannot be loaded from {base_model_folder(settings)}: {why}. Get it "
+        "again, or name another folder with BASE_MODEL"
+    )
+
+
+def _damaged_file(folder: Path) -> str | None:
+    """Which file of a model's folder cannot be read, and why."""
+    for path in sorted(folder.iterdir()):
+        try:
+            if path.suffix == ".json":
+                found = json.loads(path.read_bytes())
+                if path.name.endswith(("config.json", "tokenizer.json")) and not isinstance(found, dict):
+                    return f"{path.name} is no JSON object"
+            if path.suffix == ".safetensors":
+                # It compares the file's size with its header.
+                with safe_open(path, "pt"):
+                    pass
+        # That of safetensors is of no common kind.
+        except Exception as error:
+            return f"{path.name} is damaged or cut short ({_said(error)})"
+    return None
+
+
+def _said(error: Exception) -> str:
+    """What an error says in its first sentence, with its kind where that is not plain from it."""
+    lines = str(error).strip().splitlines() or [""]
+    # A first line that ends in a colon announces the others.
+    text = " ".join(line.strip() for line in lines) if lines[0].rstrip().endswith(":") else lines[0]
+    kind = "" if isinstance(error, OSError | ValueError) and text else f"{type(error).__name__}: "
+    return f"{kind}{text}".rstrip(": .")
 
 
 def attach_lora(model: PreTrainedModel, settings: Lora) -> PeftModel:
@@ -247,11 +351,24 @@ def load_adapter(settings: Model, adapter: Path) -> PreTrainedModel:
     fewer bits that sum would be rounded, so the adapter stays separate.
 
     Raises:
-        ModelError: if there is no adapter in that folder.
+        ModelError: if there is no adapter in that folder, or if it is damaged or another base model's.
     """
     if not (adapter / "adapter_config.json").is_file():
-        raise ModelError(f"no adapter in {adapter}: run `make report` first, or name its folder")
-    model = PeftModel.from_pretrained(load_base(settings), adapter)
+        raise ModelError(f"no adapter in {adapter}: run `{paths.command_for(adapter)}` first, or name its folder")
+    base = load_base(settings)
+    try:
+        with warnings.catch_warnings():
+            # PEFT would leave a weight that the file lacks as it was drawn.
+            warnings.filterwarnings("error", message=".*missing adapter keys")
+            model = PeftModel.from_pretrained(base, adapter)
+    # As a base model: what is damaged or does not fit ends in an error of any kind.
+    except Exception as error:
+        _require_memory(error)
+        why = _damaged_file(adapter) or _said(error)
+        raise ModelError(
+            f"the adapter in {adapter} cannot be loaded on {settings.base_model}: {why}. Remove it and run "
+            f"`{paths.command_for(adapter)}`, or name another folder"
+        ) from error
     if model.dtype == torch.float32:
         model = model.merge_and_unload()
     model.eval()

@@ -84,12 +84,20 @@ def fetched(name: str) -> Path:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, computed once in a process as long as the file stays as it is."""
+    return _sha256(path.absolute(), *state(path))
+
+
+def state(path: Path) -> tuple[int, int, int, int]:
+    """What tells a file from another in its place: size, times of its contents and of its entry, inode.
+
+    A copy that keeps the time of its contents has a time of its own as an entry.
+    """
     known = path.stat()
-    return _sha256(path.absolute(), known.st_size, known.st_mtime_ns)
+    return known.st_size, known.st_mtime_ns, known.st_ctime_ns, known.st_ino
 
 
 @lru_cache
-def _sha256(path: Path, _size: int, _changed: int) -> str:
+def _sha256(path: Path, *_state: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

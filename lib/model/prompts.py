@@ -49,6 +49,10 @@ class PromptError(ValueError):
     """Messages that cannot be encoded; the message says why."""
 
 
+class ChatTemplateError(ValueError):
+    """A chat template that fails on messages of any length; the message says how, and what to use instead."""
+
+
 @dataclass(frozen=True)
 class Example:
     """One prompt-completion pair, ready to train on."""
@@ -121,8 +125,20 @@ def earlier(prompt: Messages) -> int:
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, settings: Prompt, **options: Any) -> str:
-    """Table 1, step 3: the messages in the chat format, as one string, to look at."""
-    return tokenizer.apply_chat_template(messages, tokenize=False, date_string=settings.date, **options)
+    """Table 1, step 3: the messages in the chat format, as one string, to look at.
+
+    Raises:
+        ChatTemplateError: if the chat template fails on them.
+    """
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, date_string=settings.date, **options)
+    # A template is a program, and may fail in any way; many refuse what they were not written for.
+    except Exception as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise ChatTemplateError(
+            f"the base model's chat template fails on turns of {roles} ({type(error).__name__}: {error}); use a base "
+            "model whose chat template takes them, or mend its chat_template.jinja"
+        ) from error
 
 
 def chat_template_hash(tokenizer: PreTrainedTokenizerBase, settings: Prompt) -> str:

@@ -3,11 +3,13 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
+from lib import hub, paths
 from lib.corpus import splits
 from lib.evaluation import floors, statistics
 from lib.evaluation.metrics import METRIC_NAMES, digits
@@ -30,6 +32,8 @@ HUB_METRICS = {
 #: The hub's names for numbers of rows.
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 DATA_CARD = "DATA_CARD.md"
+#: The settings that may name a place on this machine.
+_PLACES = ("source", "base_model")
 
 
 def write(run: Finished) -> None:
@@ -143,6 +147,23 @@ def public_name(source: str) -> str:
     """A base model's public name: a hub id with its commit, or the last part of a folder's path."""
     named = _named(source)
     return f"{named['repository']}@{named['commit']}" if named["repository"] else Path(source).name
+
+
+def public(told: Any) -> Any:
+    """A manifest in which files and folders of this machine are named by the last part of their paths alone."""
+    if isinstance(told, list):
+        return [public(each) for each in told]
+    if not isinstance(told, dict):
+        return told
+    return {
+        key: _last_part(value) if key in _PLACES and isinstance(value, str) else public(value)
+        for key, value in told.items()
+    }
+
+
+def _last_part(name: str) -> str:
+    of_the_hub = hub.is_name(name) and not Path(paths.located(name)).exists()
+    return name if of_the_hub else Path(name).name
 
 
 def _named(source: str, commit: str | None = None) -> dict[str, str | None]:

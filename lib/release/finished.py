@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from lib.config import SECTIONS, Config
+from lib import paths
+from lib.config import SECTIONS, Config, run_name
 from lib.model import loading
 from lib.paths import RunPaths
 
@@ -43,19 +44,25 @@ def read(run: str) -> Finished:
 
     Raises:
         FinishedError: if one of them is missing, or if the adapter is not the one that the manifest names.
+        ConfigError: if no run can have this name.
     """
-    files = RunPaths(run)
-    cure = f"run `make report RUN={run}` first"
+    files = RunPaths(run_name(run))
+    cure = f"run `{files.command}`"
     missing = [path for path in (files.manifest, files.results, files.final_adapter) if not path.exists()]
     if missing:
-        raise FinishedError(f"the run {run!r} has no {missing[0].name} yet: {cure}")
+        raise FinishedError(f"the run {run!r} has no {missing[0].name} yet: {cure} first")
     manifest = json.loads(files.manifest.read_text(encoding="utf-8"))
     if "final_adapter" not in manifest:
-        raise FinishedError(f"the manifest of run {run!r} is from an older version and names no final adapter: {cure}")
+        raise FinishedError(
+            f"the manifest of run {run!r} is from an older version and names no final adapter: remove it and {cure}"
+        )
     config = _config(run, manifest)
     adapter = loading.fingerprint(files.final_adapter)
     if manifest["adapters"].get(config.name) != adapter:
-        raise FinishedError(f"the final adapter of run {run!r} is not the one that was scored ({config.name}): {cure}")
+        raise FinishedError(
+            f"the final adapter of run {run!r} is not the one that was scored ({config.name}): remove "
+            f"{files.final_adapter.relative_to(paths.ROOT)} and {cure}"
+        )
     return Finished(config, manifest, pd.read_csv(files.results, dtype={"iteration": str}), adapter)
 
 

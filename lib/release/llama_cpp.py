@@ -42,12 +42,10 @@ def checkout(folder: str) -> Path:
     Raises:
         GgufError: if none was named, or if it is not a checkout.
     """
-    cure = (
-        "get one (git clone https://github.com/ggml-org/llama.cpp) and name it: make gguf LLAMA_CPP=path/to/llama.cpp"
-    )
+    cure = "get one (git clone https://github.com/ggml-org/llama.cpp) and name its folder with LLAMA_CPP"
     if not folder:
         raise GgufError(f"LLAMA_CPP names no folder, and llama.cpp's own converter writes the file: {cure}")
-    path = Path(folder).expanduser()
+    path = paths.expanded(folder)
     if not (path / CONVERTER).is_file() or not (path / "gguf-py").is_dir():
         raise GgufError(f"LLAMA_CPP={folder} is not a checkout of llama.cpp with {CONVERTER} and gguf-py: {cure}")
     return path.absolute()
@@ -267,7 +265,7 @@ def main() -> None:
         folder = checkout(given.llama_cpp)
         run = finished.read(given.run)
         found = convert(run, folder)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     shown = run.config.paths.gguf
     print(

@@ -141,7 +141,7 @@ def main() -> None:
     try:
         run = finished.read(parser.parse_args().run)
         found = merge(run)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     print(
         f"The merged model: {run.config.paths.merged.relative_to(paths.ROOT)}\n"

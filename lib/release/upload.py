@@ -36,6 +36,8 @@ def stage(run: Finished, repository: str, folder: Path) -> list[Path]:
     (folder / cards.DATA_CARD).write_text(cards.data_card(run), encoding="utf-8")
     shutil.copy(files.report, folder)
     shutil.copy(files.results, folder)
+    shutil.copy(files.summary, folder)
+    write_json(folder / files.manifest.name, cards.public(run.manifest))
     named, _, commit = cards.public_name(base).partition("@")
     _change(folder / "adapter_config.json", base_model_name_or_path=named, revision=commit or None)
     _change(folder / ADAPTER_RECORD, base_model=cards.public_name(base))
@@ -102,15 +104,15 @@ def publish(run: Finished, repository: str, private: bool, yes: bool) -> str | N
 
 def _require_name(run: Finished, repository: str) -> None:
     if not repository:
-        raise UploadError("REPO names no repository: make publish REPO=owner/name")
+        raise UploadError(f"REPO names no repository: make publish RUN={run.config.run} REPO=owner/name")
     if not hub.is_name(repository) or "@" in repository:
-        raise UploadError(f"REPO={repository} is not a hub id: make publish REPO=owner/name")
+        raise UploadError(f"REPO={repository} is not a hub id: make publish RUN={run.config.run} REPO=owner/name")
     owner, _, name = repository.partition("/")
     licence = cards.licence_of(run)
     if licence.llama and not name.startswith("Llama"):
         raise UploadError(
             f"REPO={repository}: the {licence.name} requires a name that begins with Llama: "
-            f"make publish REPO={owner}/{cards.name(run)}"
+            f"make publish RUN={run.config.run} REPO={owner}/{cards.name(run)}"
         )
 
 
@@ -178,7 +180,7 @@ def main() -> None:
         if given.private not in ("0", "1"):
             raise UploadError(f"PRIVATE={given.private} must be 1, or 0 for a repository that everybody can see")
         address = publish(finished.read(given.run), given.repository, given.private == "1", given.yes == "1")
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     if address is None:
         raise SystemExit("Nothing was uploaded. To upload this, set YES=1.")

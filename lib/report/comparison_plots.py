@@ -158,7 +158,8 @@ def leak_worth(table: pd.DataFrame) -> Figure:
             )
         axis.set_yticks(y, [name.replace("_", " ") for name in names])
         axis.set(title=METRIC_NAMES[metric], ylim=(len(names) - 0.5, -0.5))
-        axis.set_xlim(0, 1.9 * part[["apart", "leaked"]].max(axis=None))
+        # Where all score nothing, an axis all the same.
+        axis.set_xlim(0, 1.9 * (part[["apart", "leaked"]].max(axis=None) or 1.0))
     handles = [
         Line2D(
             [],

@@ -39,9 +39,7 @@ def collect(configs: list[Config], bounds: pd.DataFrame) -> pd.DataFrame:
     for config in configs:
         path = config.paths.scores(config.name)
         if not path.is_file():
-            raise ReportError(
-                f"no scores of {config.name} in run {config.run!r} yet: run `make report RUN={config.run}`"
-            )
+            raise ReportError(f"no scores of {config.name} in run {config.run!r} yet: run `{config.paths.command}`")
         spoken = pd.read_csv(config.paths.language(config.name), dtype={"iteration": str})
         own = [pd.read_csv(path, dtype={"iteration": str}), spoken[spoken["metric"] == "loss_per_byte_en"]]
         if config.benchmarks.tasks:
@@ -125,7 +123,8 @@ def write(
     found = verdicts(shown, against_base[against_base["iteration"] == picked.iteration], bounds)
     page = environment.get_template("report.html.j2").render(
         config=picked,
-        manifest=made,
+        # The page may be published.
+        manifest=cards.public(made),
         scores=_score_rows(shown, found),
         test_rows=len(completions.test_rows(picked, splits.read(picked))["clean"]),
         trained_rows=int((pd.read_parquet(files.sample(picked.sampled_as))["part"] == "train").sum()),

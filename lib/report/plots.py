@@ -360,7 +360,8 @@ def _bars(axis: Axes, results: pd.DataFrame, metric: str, picked: str) -> None:
         rotation=90 if many else 0,
         bbox={"facecolor": "white", "linewidth": 0, "pad": 0.5},
     )
-    axis.set(ylim=(0, max(means) * (1.4 if many else 1.18)))
+    # Where all score nothing, an axis all the same.
+    axis.set(ylim=(0, (max(means) or 1.0) * (1.4 if many else 1.18)))
     drawing.name_ticks(axis, "x", names, picked)
 
 

@@ -20,10 +20,12 @@ from matplotlib.lines import Line2D
 from scipy import stats
 
 from lib import paths
+from lib.config import ConfigError, run_name
 from lib.evaluation import completions, floors, metrics
 from lib.evaluation.benchmarks import METRIC_NAMES as BENCHMARK_METRICS
+from lib.release import cards
 from lib.report import drawing, look, plots
-from lib.storage import whole
+from lib.storage import FullDiskError, whole
 
 _TYPES = {"iteration": str, "seed": int, "protocol": str, "decoding_run": int, "metric": str, "value": float}
 _NAMES = BENCHMARK_METRICS | metrics.METRIC_NAMES
@@ -268,8 +270,8 @@ def main() -> None:
     parser.add_argument("--with", dest="other", required=True)
     options = parser.parse_args()
     try:
-        reproduced = _tell(paths.RunPaths(options.run), options.other)
-    except ReproductionError as error:
+        reproduced = _tell(paths.RunPaths(run_name(options.run)), options.other)
+    except (ReproductionError, ConfigError, FullDiskError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     raise SystemExit(0 if reproduced else 1)
@@ -279,9 +281,7 @@ def _tell(files: paths.RunPaths, other: str) -> bool:
     if not other:
         raise ReproductionError(f"WITH names no run: make compare WITH=reports/example/results.csv RUN={files.run}")
     if not files.results.is_file():
-        raise ReproductionError(
-            f"the run {files.run!r} has no results.csv yet: run `make report RUN={files.run}` first"
-        )
+        raise ReproductionError(f"the run {files.run!r} has no results.csv yet: run `{files.command}` first")
     theirs, mine = read(Path(other)), read(files.results)
     table = compare(theirs, mine)
     print(_shown(table))
@@ -296,7 +296,8 @@ def _tell(files: paths.RunPaths, other: str) -> bool:
         table.to_csv(temporary, index=False)
     manifests = [path.with_name(files.manifest.name) for path in (Path(other), files.results)]
     if all(path.is_file() for path in manifests):
-        found = differences(*(json.loads(path.read_text(encoding="utf-8")) for path in manifests))
+        # A published one names no folder.
+        found = differences(*(cards.public(json.loads(path.read_text(encoding="utf-8"))) for path in manifests))
         with whole(folder / "differences.csv") as temporary:
             found.to_csv(temporary, index=False)
         told = "nothing" if found.empty else found.to_string(index=False, max_colwidth=44)

@@ -19,9 +19,11 @@ from pathlib import Path
 import torch
 
 from lib import paths
+from lib.allocator import keep_pages
 from lib.config import Config
-from lib.corpus import selection, sources
+from lib.corpus import sources
 from lib.corpus.files import SUBSETS, bytes_to_fetch, is_of_the_hub
+from lib.evaluation.completions import OWN_TOKENS
 from lib.model import loading, packaged
 from lib.parameters import load_configs
 from lib.running import memory, probe, workload
@@ -66,14 +68,18 @@ def to_fetch(config: Config) -> dict[str, int]:
         known["benchmarks"] = benchmarks.to_fetch(config.benchmarks.tasks)
     # The hub's client is slow to import, and not needed where all is on this machine.
     wanted = {"base model": config.model.base_model} if not loading.is_local(config.model) else {}
-    corpora = {"corpus": selection.located(config.corpus.source), "English rows": config.english.source}
+    corpora = {"corpus": paths.located(config.corpus.source), "English rows": config.english.source}
     wanted |= {kind: name for kind, name in corpora.items() if is_of_the_hub(name)}
     if wanted:
         from lib import hub
 
         for kind, name in wanted.items():
-            subsets = None if kind == "corpus" and config.corpus.subsets else SUBSETS
-            known[kind] = hub.model_to_fetch(name) if kind == "base model" else bytes_to_fetch(name, subsets)
+            if kind != "base model":
+                subsets = None if kind == "corpus" and config.corpus.subsets else SUBSETS
+                known[kind] = bytes_to_fetch(name, subsets)
+            # What is no name at all is refused by `shape`.
+            elif hub.is_name(name):
+                known[kind] = hub.model_to_fetch(name)
     return {kind: size for kind, size in known.items() if size or kind in wanted}
 
 
@@ -155,16 +161,21 @@ def refuse_disk(needs: dict[str, float], free: int) -> None:
         )
 
 
-def disk(config: Config, work: Workload, size: Shape, fetched: dict[str, int]) -> dict[str, float]:
-    """Bytes that a run writes, by kind."""
+def disk(config: Config, work: Workload, size: Shape, fetched: dict[str, int], packed: bool) -> dict[str, float]:
+    """Bytes that a run writes, by kind.
+
+    Args:
+        packed: whether the base model is still to be unpacked (`loading.is_packed`), into 32 bits.
+    """
     adapter = 4.0 * size.adapter(config.lora.lora_rank)
     return {
         "downloads": float(sum(fetched.values())),
+        "the unpacked base model": 4.0 * size.parameters if packed else 0.0,
         "the rows of the corpus": UNPACKED * sum(fetched.get(kind, 0) for kind in ("corpus", "sources of the corpus")),
         # Two checkpoints with the optimizer's states, and the adapter itself.
         "checkpoints and adapters": work.trainings * 7 * adapter,
         "embeddings": 4.0 * 384 * (work.drawn + work.completions),
-        "completions": float(COMPLETION_BYTES * work.completions),
+        "completions": float(COMPLETION_BYTES * (work.completions + work.own + work.starters)),
     }
 
 
@@ -184,7 +195,11 @@ def seconds(config: Config, work: Workload, speeds: probe.Speeds) -> dict[str, f
         + work.completions * speeds.scoring
         + work.benchmarked_bytes * speeds.benchmarking
         + work.completions / config.evaluation.decoding_runs / work.models * speeds.embedding,
-        "report": speeds.start + REPORT_SECONDS,
+        "report": speeds.start
+        + speeds.load
+        + REPORT_SECONDS
+        + work.starters_read * speeds.reading
+        + work.starters * OWN_TOKENS * speeds.writing,
     }
 
 
@@ -222,7 +237,8 @@ def work_lines(config: Config, work: Workload, known: Lengths, how: str) -> list
         ),
         Line(
             "evaluation",
-            f"{work.models} models: {work.completions:,} completions, at most {_count(work.new_tokens)} new tokens",
+            f"{work.models} models: {work.completions + work.own + work.starters:,} completions, "
+            f"at most {_count(work.new_tokens + work.starters * OWN_TOKENS)} new tokens",
             "from the settings",
         ),
     ]
@@ -300,11 +316,13 @@ def advise(configs: list[Config]) -> str:
     config = configs[-1]
     # A GPU that PyTorch cannot use is told first.
     loading.device()
+    # To be measured, a model in a GGUF file is fetched and unpacked: a run that comes next does not have to.
+    fetched, packed = to_fetch(config), loading.is_packed(config.model)
+    free = shutil.disk_usage(_existing(paths.ROOT / "artifacts")).free
     room, size = memory.room(), shape(config)
     refuse_bits(size, config, room)
-    fetched = to_fetch(config)
     survey = workload.survey(config)
-    here = not fetched.get("base model")
+    here = loading.is_local(config.model) or not fetched.get("base model")
     if here and survey.rows is not None:
         made, prompts = probe.encode(config, survey.rows)
         known = workload.lengths(config, [len(example.input_ids) for example in made], [len(ids) for ids in prompts])
@@ -313,8 +331,7 @@ def advise(configs: list[Config]) -> str:
     work = workload.count(configs, survey.sizes, known)
     for one in (config for config in configs if config.has_adapter):
         refuse_memory(size, one, known, room)
-    needs = disk(config, work, size, fetched)
-    free = shutil.disk_usage(_existing(paths.ROOT / "artifacts")).free
+    needs = disk(config, work, size, fetched, packed)
     refuse_disk(needs, free)
 
     lines = machine_lines(config, room)
@@ -378,13 +395,11 @@ def main() -> None:
     given = args.run, args.profile, args.iterations, args.seeds, args.corpus, args.base_model, args.studies
     try:
         print(advise(load_configs(*given, args.benchmarks, args.subsets)))
-    except (AdviceError, ValueError) as error:
+    except (AdviceError, ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":
-    if "GLIBC_TUNABLES" not in os.environ:
-        # As in the notebooks' kernels; glibc looks at it only when a program starts.
-        os.environ["GLIBC_TUNABLES"] = memory.KEPT_PAGES
-        os.execv(sys.executable, [sys.executable, "-m", "lib.running.advice", *sys.argv[1:]])
+    # As in the notebooks' kernels.
+    keep_pages()
     main()

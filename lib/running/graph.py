@@ -7,12 +7,16 @@ Make calls this, so that it runs again what a changed setting affects, and nothi
 
 import argparse
 import json
+import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from lib.config import BENCHMARKS, STAGES, Config
 from lib.parameters import load_configs
-from lib.storage import write_if_changed
+from lib.paths import ADAPTER_RECORD, STARTERS
+from lib.running import lock
+from lib.storage import write_if_changed, write_json
 
 
 def stage_settings(config: Config, stage: str) -> dict[str, Any]:
@@ -57,15 +61,76 @@ def stages(configs: list[Config]) -> dict[str, tuple[Config, str, str]]:
     return found
 
 
-def main() -> None:
+def products(config: Config, stage: str) -> list[Path]:
+    """What a stage leaves for later stages and commands: where one of these is gone, it has to run again."""
+    files, name, figures = config.paths, config.name, config.paths.figures
+    if stage == "sampling":
+        corpus = [files.rows, files.corpus_summary, files.split, files.alike, figures / "leakage.png"]
+        return [*corpus, files.sample(config.sampled_as)]
+    if stage == "preprocessing":
+        made = [files.examples(config.prepared_as, part) for part in ("train", "validation")]
+        return [*made, figures / f"lengths_{config.prepared_as}.png"]
+    if stage == "training":
+        return [*_adapter(files.adapter(name)), files.training_log(name), figures / f"training_{name}.png"]
+    if stage == "evaluation":
+        drawn = ["clean", "paper", *(["english"] if config.english.source else [])]
+        return [
+            *(files.completions(name, protocol) for protocol in [*drawn, "greedy", "own"]),
+            *(files.pairs(name, protocol) for protocol in [*drawn, "greedy"]),
+            *(files.likelihood(name, protocol) for protocol in drawn),
+            *([files.benchmarks(name)] if config.benchmarks.tasks else []),
+            *(files.scores(name), files.language(name), figures / f"bleu_{name}.png"),
+        ]
+    released = [*_adapter(files.final_adapter), files.final_adapter / STARTERS]
+    return [*released, files.report, files.results, files.summary, files.manifest]
+
+
+def _adapter(folder: Path) -> list[Path]:
+    return [folder / name for name in ("adapter_config.json", "adapter_model.safetensors", ADAPTER_RECORD)]
+
+
+def settle(configs: list[Config], asked: dict[str, str]) -> None:
     """Write what each stage can see of the settings to artifacts/<run>/settings/, for Make to compare.
+
+    An executed notebook whose products are gone is removed: Make sees notebooks alone.
+
+    Args:
+        asked: the variables that Make was given.
+    """
+    # Not needed for the graph, which may be drawn before there is an environment.
+    from lib.running import inputs
+
+    files = configs[0].paths
+    found = stages(configs)
+    read = {name: inputs.named(config, stage) for name, (config, stage, _) in found.items()}
+    prints = inputs.fingerprints(dict.fromkeys(pair for names in read.values() for pair in names.items()))
+    for name, (config, stage, _) in found.items():
+        settings = stage_settings(config, stage)
+        if known := {kind: prints[kind, of] for kind, of in read[name].items() if (kind, of) in prints}:
+            settings["files"] = known
+        written = json.dumps(settings, indent=1, ensure_ascii=False)
+        write_if_changed(files.artifacts / "settings" / f"{name.partition('_')[2]}.json", written + "\n")
+    report = [stage_settings(config, "report") for config in configs]
+    written = json.dumps(report, indent=1, ensure_ascii=False)
+    write_if_changed(files.artifacts / "settings" / "report.json", written + "\n")
+    for name, (config, stage, _) in (found | {"5_report": (configs[0], "report", "")}).items():
+        if not all(path.is_file() for path in products(config, stage)):
+            (files.reports / f"{name}.ipynb").unlink(missing_ok=True)
+    own = {"PROFILE": "demo", "RUN": asked["PROFILE"]}
+    write_json(files.asked, {name: value for name, value in asked.items() if value not in ("", own.get(name))})
+
+
+def main() -> None:
+    """Write the settings of a run for Make to compare, while nobody else makes it, and go on with a command.
 
     With --graph, print instead the notebooks of the run as `notebook:notebook it needs`, a word each.
     """
     parser = argparse.ArgumentParser(description=main.__doc__)
-    for name in ("run", "profile", "corpus", "base-model", "iterations", "seeds", "studies", "benchmarks", "subsets"):
+    names = ("run", "profile", "corpus", "base-model", "iterations", "seeds", "studies", "benchmarks", "subsets")
+    for name in names:
         parser.add_argument(f"--{name}", default="")
     parser.add_argument("--graph", action="store_true")
+    parser.add_argument("--then", nargs=argparse.REMAINDER, default=[], help="a command that holds the run too")
     args = parser.parse_args()
     given = args.run, args.profile, args.iterations, args.seeds, args.corpus, args.base_model, args.studies
     try:
@@ -75,17 +140,15 @@ def main() -> None:
             from lib.evaluation import benchmarks
 
             benchmarks.check(configs[0].benchmarks.tasks)
-    except ValueError as error:
+        if args.graph:
+            print(*(f"{name}:{need}" for name, (_, _, need) in stages(configs).items()))
+            return
+        with lock.held(configs[0].paths):
+            settle(configs, {name.replace("-", "_").upper(): getattr(args, name.replace("-", "_")) for name in names})
+            if args.then:
+                os.execvp(args.then[0], args.then)
+    except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
-    if args.graph:
-        print(*(f"{name}:{need}" for name, (_, _, need) in stages(configs).items()))
-        return
-    folder = configs[0].paths.artifacts / "settings"
-    for name, (config, stage, _) in stages(configs).items():
-        settings = json.dumps(stage_settings(config, stage), indent=1, ensure_ascii=False)
-        write_if_changed(folder / f"{name.partition('_')[2]}.json", settings + "\n")
-    report = [stage_settings(config, "report") for config in configs]
-    write_if_changed(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

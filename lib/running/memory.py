@@ -8,6 +8,7 @@ by `MARGIN`.
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,6 @@ import torch
 
 from lib.config import Config
 
-#: How glibc hands out memory in a process that trains or scores (GLIBC_TUNABLES). By default a large tensor is mapped
-#: anew each time, and the system clears its pages at the first touch. Kept in the process, in huge pages where the
-#: system allows, they are cleared once: trained tokens a second of SmolLM2-135M on two cores rose from 122 to 179 (one
-#: run each, one after the other).
-KEPT_PAGES = "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184:glibc.malloc.hugetlb=1"
 #: Actual use may exceed the estimate by this factor.
 MARGIN = 1.15
 #: Python and the libraries, or CUDA's own context and workspaces.
@@ -122,6 +118,31 @@ def room() -> Room:
         return Room(torch.cuda.get_device_name(), total, free, gpu=True, fused=fused)
     memory = psutil.virtual_memory()
     return Room("main memory", memory.total, memory.available, gpu=False)
+
+
+def limit(system: Path = Path("/")) -> int:
+    """Bytes that this process may hold: the machine's memory, or what its container is given of it."""
+    found = [psutil.virtual_memory().total]
+    with suppress(OSError):
+        for line in (system / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, kind, place = line.split(":", 2)
+            if kind in ("", "memory"):
+                root = system / "sys/fs/cgroup" / kind
+                # Within a container its own group is the root.
+                for group in (root / place.strip("/"), root):
+                    for file in (group / "memory.max", group / "memory.limit_in_bytes"):
+                        if file.is_file() and (text := file.read_text(encoding="utf-8").strip()).isdigit():
+                            found.append(int(text))
+    return min(found)
+
+
+def kills(system: Path = Path("/")) -> int | None:
+    """How many processes this system has ended so far because memory had run out; None where it does not say."""
+    with suppress(OSError):
+        for line in (system / "proc/vmstat").read_text(encoding="utf-8").splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return None
 
 
 def weights(shape: Shape, where: Room) -> float:

@@ -12,7 +12,9 @@ import argparse
 import json
 import os
 import resource
+import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,13 +27,15 @@ sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 import nbformat
 import papermill
+from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from lib import paths
+from lib.allocator import KEPT_PAGES
 from lib.config import nearest
 from lib.running import memory
-from lib.storage import write_json
+from lib.storage import FullDiskError, full_disk, write_json
 
 
 class NotebookError(Exception):
@@ -45,6 +49,7 @@ def run(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
         NotebookError: for an unknown parameter, a cell that failed, a kernel that died, or a full disk.
     """
     partial = output.with_suffix(".partial.ipynb")
+    files = paths.RunPaths(parameters["run"])
     output.parent.mkdir(parents=True, exist_ok=True)
     known = list(papermill.inspect_notebook(str(notebook)))
     for name in parameters:
@@ -53,8 +58,8 @@ def run(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
             raise NotebookError(f"{notebook} has no parameter {name!r}{nearest(name, known)}")
     # Libraries ask for notebook widgets; our progress goes to the terminal.
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
-    os.environ.setdefault("GLIBC_TUNABLES", memory.KEPT_PAGES)
-    begun = time.monotonic()
+    os.environ.setdefault("GLIBC_TUNABLES", KEPT_PAGES)
+    begun, kills = time.monotonic(), memory.kills()
     try:
         papermill.execute_notebook(
             str(notebook),
@@ -68,31 +73,71 @@ def run(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
             coalesce_streams=True,
             # What goes wrong in a cell is reported below; what goes wrong while a stopped kernel ends is of no use.
             extra_arguments=["--log-level=50"],
+            kernel_manager_class=_Kernel,
         )
+        _tidy(partial)
+        record = {"seconds": round(time.monotonic() - begun, 1), "peak_memory_gb": round(_peak_gb(), 2)}
+        write_json(files.stage_record(output.stem), record)
+        partial.replace(output)
     except PapermillExecutionError as error:
-        why = f"{error.ename}: {error.evalue}".strip()
+        why = _and_the_disk(f"{error.ename}: {error.evalue}".strip(), files)
         raise NotebookError(
             f"{notebook.name}, cell {error.exec_count}: {why}\n"
-            f"Read {_shown(partial)}, fix the cause, and run make again"
+            f"Read {_shown(partial)}, fix the cause, and run `{files.command}` again"
         ) from None
     except DeadKernelError:
         raise NotebookError(
-            f"{notebook.name}: its kernel died, most likely because the machine ran out of memory. "
-            f"{_shown(partial)} shows how far it got; give it more memory or fewer rows (scale, in the profile), "
-            "and run make again: it continues from there"
+            f"{notebook.name}: {_death(kills)}. {_shown(partial)} shows how far it got. Run `{files.command}` again: "
+            "it continues from there"
         ) from None
-    except OSError as error:
-        raise NotebookError(f"{notebook.name}: {error.strerror or error}. Fix that, and run make again") from None
-    _tidy(partial)
-    record = {
-        "seconds": round(time.monotonic() - begun, 1),
-        # The kernel is the only child that this process had. Linux counts in KiB, macOS in bytes.
-        "peak_memory_gb": round(
-            resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9, 2
-        ),
-    }
-    write_json(paths.RunPaths(parameters["run"]).stage_record(output.stem), record)
-    partial.replace(output)
+    except (OSError, FullDiskError) as error:
+        why = _and_the_disk(getattr(error, "strerror", None) or str(error), files)
+        raise NotebookError(f"{notebook.name}: {why}. Fix that, and run `{files.command}` again") from None
+
+
+class _Kernel(AsyncKernelManager):
+    """Remembers how its process has ended."""
+
+    ended: int | None = None
+
+    async def _async_is_alive(self) -> bool:
+        alive = await super()._async_is_alive()
+        if not alive and self.provisioner is not None and self.provisioner.has_process:
+            _Kernel.ended = await self.provisioner.poll()
+        return alive
+
+
+def _death(kills: int | None) -> str:
+    """How the kernel has died, and why, as far as that is known.
+
+    Args:
+        kills: `memory.kills` before it began.
+    """
+    now, ended = memory.kills(), _Kernel.ended
+    if now != kills:
+        why = "memory ran out: give it more, or fewer rows (scale, in the profile)"
+    elif ended == -signal.SIGKILL:
+        why = "a person or a limit ended it" if now is not None else "memory ran out, or a person or a limit ended it"
+    else:
+        why = "a library crashed, or a cell ended it"
+    how = "" if ended is None else f" with status {ended}" if ended >= 0 else f" by {signal.Signals(-ended).name}"
+    return (
+        f"its kernel died{how}: {why}. It had held at most {_peak_gb():.2f} GB of the {memory.limit() / 1e9:.1f} GB of "
+        "memory that it may have"
+    )
+
+
+def _peak_gb() -> float:
+    """The most memory that the kernel has held: it is the only child that this process had."""
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e9
+
+
+def _and_the_disk(why: str, files: paths.RunPaths) -> str:
+    """An error, with the disk that is full if that is what it says."""
+    full = full_disk(why, files.artifacts, files.reports, Path(tempfile.gettempdir()))
+    return f"{why}: {full}" if full else why
 
 
 def _tidy(path: Path) -> None:
@@ -170,7 +215,8 @@ def main() -> None:
         _record_failure(failure, str(error))
         raise SystemExit(f"\nerror: {error}") from None
     except KeyboardInterrupt:
-        raise SystemExit("\nstopped: make continues from here") from None
+        again = paths.RunPaths(parameters["run"]).command
+        raise SystemExit(f"\nstopped: `{again}` continues from here") from None
     failure.unlink(missing_ok=True)
 
 

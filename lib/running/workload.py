@@ -16,12 +16,14 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from lib import paths
 from lib.config import Config
 from lib.corpus import selection, sources
 from lib.corpus.files import SUBSETS, find_files, is_of_the_hub
 from lib.corpus.rows import UNDIVIDED, parts
 from lib.demo import generator
-from lib.evaluation.completions import PROTOCOLS
+from lib.evaluation import starters
+from lib.evaluation.completions import OWN_TOKENS, PROTOCOLS, STARTERS, own_prompts
 from lib.running.graph import stages
 from lib.sampling.draws import spread
 
@@ -91,8 +93,15 @@ class Workload:
     prompts: int
     """Prompts that models read, however many completions each of them gets."""
     completions: int
+    """Those that are scored."""
+    own: int
+    """Answers of the models to this project's own prompts."""
     new_tokens: int
-    """At most: a completion may end before."""
+    """Of both, at most: a completion may end before."""
+    starters: int
+    """Answers of the final adapter to prompts to begin a chat with, when the report is made."""
+    starters_read: int
+    """Prompts of those that are read, at most: an answer is read once more after every prompt of its kind."""
     benchmarked_bytes: int
     """Of UTF-8, that models read for benchmarks; those from the hub do not count."""
 
@@ -113,7 +122,7 @@ def survey(config: Config) -> Survey:
         return Survey(rows[TEXTS[:-1]].iloc[_some(rows["subset_name"])], sizes, "counted")
     if config.corpus.source == "open" and not sources.is_written():
         return Survey(None, sources.sizes(), "counted")
-    source = str(sources.path()) if config.corpus.source == "open" else selection.located(config.corpus.source)
+    source = str(sources.path()) if config.corpus.source == "open" else paths.located(config.corpus.source)
     if is_of_the_hub(source):
         return Survey(None, CENDOL, "assumed")
     tables, found = [], Counter[str]()
@@ -156,6 +165,8 @@ def count(configs: list[Config], sizes: dict[str, int], known: Lengths) -> Workl
     validations = [_validation(config, sizes) * (config.training.checkpoints + 1) for config in trainings]
     tested = [_tested(config, sizes) for config in models]
     english = [config.english.rows if config.english.source else 0 for config in models]
+    own = len(models) * sum(map(len, own_prompts().values()))
+    of_kinds = starters.prompts()[STARTERS]["kind"].value_counts()
     # Clean and paper in every run, greedy once.
     completions = [n * (2 * config.evaluation.decoding_runs + 1) for n, config in zip(tested, models, strict=True)]
     return Workload(
@@ -172,12 +183,16 @@ def count(configs: list[Config], sizes: dict[str, int], known: Lengths) -> Workl
         validated_tokens=known.example * sum(validations),
         models=len(models),
         # English rows are read once more for their loss.
-        prompts=len(PROTOCOLS) * sum(tested) + 2 * sum(english),
+        prompts=len(PROTOCOLS) * sum(tested) + 2 * sum(english) + own,
         completions=sum(completions) + sum(english),
+        own=own,
         new_tokens=sum(
             (n + more) * config.evaluation.max_new_tokens
             for n, more, config in zip(completions, english, models, strict=True)
-        ),
+        )
+        + own * OWN_TOKENS,
+        starters=int(of_kinds.sum()),
+        starters_read=int(of_kinds.sum() + (of_kinds**2).sum()),
         benchmarked_bytes=sum(BENCHMARK_BYTES.get(name, 0) for c in models for name in c.benchmarks.tasks.split()),
     )
 

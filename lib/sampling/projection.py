@@ -31,6 +31,8 @@ def points(sample: Sample, limit: int, seed: int = 0) -> pd.DataFrame:
         return pd.DataFrame(columns=["x", "y", "cluster", "subset", "rows"])
     distinct, first, counts = np.unique(sample.embeddings, axis=0, return_index=True, return_counts=True)
     shown = np.random.default_rng(seed).permutation(len(distinct))[:limit]
-    places = tsne(distinct[shown], seed)
+    # Labels instead of sentences: a few outputs have no neighbourhoods, and stand in a row.
+    few = np.stack([np.arange(len(shown)), np.zeros(len(shown))], axis=1)
+    places = few if len(shown) < 4 else tsne(distinct[shown], seed)
     table = sample.drawn.iloc[first[shown]][["cluster", "subset"]].reset_index(drop=True)
     return table.assign(x=places[:, 0], y=places[:, 1], rows=counts[shown])

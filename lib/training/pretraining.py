@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from lib import paths
+from lib.allocator import keep_pages
 from lib.config import Corpus, Prompt
 from lib.corpus import splits
 from lib.corpus.files import SUBSETS
@@ -305,4 +306,5 @@ def training_side() -> dict[str, list[Pair]]:
 
 
 if __name__ == "__main__":
+    keep_pages()
     main()

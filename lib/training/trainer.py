@@ -12,17 +12,20 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import pandas as pd
 import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftModel
+from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.notebook import NotebookProgressCallback
 
+from lib.allocator import keep_pages
 from lib.config import Config
 from lib.model import loading
 from lib.model.attention import PackedCollator
@@ -151,16 +154,37 @@ def load_examples(path: Path) -> Dataset:
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint. Incomplete ones, which a killed process can leave, are removed."""
+    """The newest complete checkpoint. Others, which a killed process or a full disk can leave, are removed."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     while found:
-        try:
-            # The trainer writes its state last.
-            json.loads((found[-1] / "trainer_state.json").read_text())
+        if _is_whole(found[-1]):
             return found[-1]
-        except (OSError, ValueError):
-            shutil.rmtree(found.pop())
+        shutil.rmtree(found.pop())
     return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint has all that a training resumes with, and each file can be read to its end."""
+    # The trainer goes on without some of them, with other numbers.
+    needed = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state*.pth", "trainer_state.json")
+    if not all(any(checkpoint.glob(name)) for name in needed):
+        return False
+    try:
+        for path in checkpoint.iterdir():
+            if path.suffix == ".json":
+                json.loads(path.read_bytes())
+            elif path.suffix == ".safetensors":
+                # It compares the file's size with its header.
+                with safe_open(path, "pt"):
+                    pass
+            elif path.suffix in (".pt", ".pth", ".bin"):
+                # An archive with a checksum of each of its parts.
+                with ZipFile(path) as archive:
+                    if archive.testzip():
+                        return False
+    except (OSError, ValueError, BadZipFile, SafetensorError):
+        return False
+    return True
 
 
 def save_adapter(model: PeftModel, tokenizer: Any, config: Config, folder: Path) -> None:
@@ -248,7 +272,11 @@ class _Watch(TrainerCallback):
 def _keep_if_same(folder: Path, settings: dict[str, Any]) -> None:
     """Empty the folder unless its contents were made with these settings."""
     record = folder / "settings.json"
-    if not record.is_file() or json.loads(record.read_text()) != settings:
+    try:
+        same = json.loads(record.read_text()) == settings
+    except (OSError, ValueError):
+        same = False
+    if not same:
         shutil.rmtree(folder, ignore_errors=True)
         write_json(record, settings)
 
@@ -274,4 +302,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    keep_pages()
     main()

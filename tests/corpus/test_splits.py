@@ -375,8 +375,12 @@ def test_a_split_is_made_anew_when_the_rows_change(prepared):
             [("dolly", "Apa itu?", "Itu adalah sebuah benda saja.")] * 500,
             r"has 500 rows of the subsets, 1 distinct, in 1 groups .*Add rows that say other things",
         ),
+        (
+            [("dolly", f"Apa itu {n}?", "Itu adalah sebuah benda yang sama saja.") for n in range(600)],
+            r"has 600 rows of the subsets, 600 distinct, in 1 groups .*Add rows that say other things",
+        ),
     ],
-    ids=["one row", "copies of one row"],
+    ids=["one row", "copies of one row", "one output"],
 )
 def test_a_corpus_that_leaves_a_side_empty_is_refused_with_its_counts_and_a_cure(root, rows, said):
     config = replace(Config(run="kecil"), corpus=Corpus(source="rows.jsonl"))
@@ -384,6 +388,22 @@ def test_a_corpus_that_leaves_a_side_empty_is_refused_with_its_counts_and_a_cure
     pd.DataFrame(rows, columns=["subset_name", "input", "output"]).to_parquet(config.paths.rows)
     config.paths.corpus_summary.write_text(json.dumps({"fingerprint": "a"}))
     with pytest.raises(CorpusError, match=said):
+        splits.prepare(config)
+    assert not config.paths.split.exists()
+
+
+def test_a_corpus_whose_whole_training_side_is_left_over_is_refused(root):
+    rows = [("dolly", f"Apa itu {n}?", f"Itu {n * n} dan {n * 7} serta {n} saja.") for n in range(6)]
+    # A seed that puts two of six rows on each side, and leaves over both that could be trained on.
+    settings = Corpus(source="rows.jsonl", test_share=0.4, validation_share=0.3, split_seed=12)
+    config = replace(Config(run="kecil"), corpus=settings)
+    config.paths.rows.parent.mkdir(parents=True)
+    pd.DataFrame(rows, columns=["subset_name", "input", "output"]).to_parquet(config.paths.rows)
+    config.paths.corpus_summary.write_text(json.dumps({"fingerprint": "a"}))
+    table = splits.assign(config.paths.rows, settings)
+    assert table["split"].value_counts().to_dict() == {"train": 2, "validation": 2, "test": 2}
+    assert table["left_over"].sum() == 2
+    with pytest.raises(CorpusError, match=r"has 6 rows .* That leaves no row for: train\. Add rows"):
         splits.prepare(config)
     assert not config.paths.split.exists()
 

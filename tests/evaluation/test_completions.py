@@ -119,6 +119,16 @@ def test_greedy_rows_are_the_clean_ones(tests):
     pd.testing.assert_frame_equal(tests["greedy"], tests["clean"])
 
 
+def test_what_a_completion_says_is_what_its_ids_say(config, tests):
+    completions.complete(config, tests)
+    before = completions.read(config, tests)
+    path = config.paths.completions("base", "clean")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    changed = [lines[0], *(line | {"text": "Jawaban lain"} for line in lines[1:])]
+    path.write_text("".join(json.dumps(line) + "\n" for line in changed))
+    pd.testing.assert_frame_equal(completions.read(config, tests), before)
+
+
 @pytest.mark.parametrize("protocol", completions.PROTOCOLS)
 def test_test_rows_are_as_many_as_asked_for_and_even_over_the_subsets(tests, protocol):
     counts = tests[protocol]["subset_name"].value_counts().to_dict()

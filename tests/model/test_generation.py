@@ -393,6 +393,31 @@ def test_a_file_made_otherwise_is_begun_anew(tmp_path, tokenizer, decoded, chang
     assert sum(decoded) == 5
 
 
+@pytest.mark.parametrize(
+    ("line", "old", "new"),
+    [
+        (6, b'"text": "', b'"text": "Jawaban lain '),
+        (6, b'"ids": [', b'"ids": [9, '),
+        (6, b'"ids": [', b'"ids": ["a", '),
+        (6, b'"run": ', b'"run": 1'),
+        (6, b'"row": ', b'"row": 1'),
+        (6, b'"ids"', b'"id"'),
+        (6, b'{"row"', b'["row"'),
+        (9, b'"text": "', b'"text": "Jawaban lain '),
+    ],
+)
+def test_completions_that_somebody_changed_are_made_again(tmp_path, tokenizer, decoded, line, old, new):
+    path = tmp_path / "c.jsonl"
+    whole = write(path, None, tokenizer)
+    lines = whole.splitlines(keepends=True)
+    assert old in lines[line]
+    lines[line] = lines[line].replace(old, new)
+    path.write_bytes(b"".join(lines))
+    decoded.clear()
+    assert write(path, None, tokenizer) == whole
+    assert len(decoded) == (2 if line < 9 else 1), "the batches before are kept"
+
+
 def test_a_finished_file_is_left_as_it_is(tmp_path, tokenizer, decoded):
     write(tmp_path / "c.jsonl", None, tokenizer)
     decoded.clear()

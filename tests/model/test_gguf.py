@@ -178,8 +178,8 @@ def test_a_special_token_that_the_vocabulary_does_not_have_is_refused(tiny_model
         ("", "it has no chat template"),
         ("{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}", "without a special token"),
         ("{{ messages[0]['content'] }}", "does not write every message once"),
-        ("{% for m in messages %}", "its chat template cannot be rendered (TemplateSyntaxError"),
-        ("{{ raise_exception('not this one') }}", "its chat template cannot be rendered (TemplateError: not this one)"),
+        ("{% for m in messages %}", "its chat template cannot be used: the base model's chat template fails on turns"),
+        ("{{ raise_exception('not this one') }}", "of user, assistant (TemplateError: not this one); use a base model"),
     ],
 )
 def test_a_chat_template_that_cannot_end_a_turn_is_refused(tiny_model, chatml, tmp_path, template, said):
@@ -281,14 +281,17 @@ def test_a_vocabulary_without_merges_is_refused(tiny_model, chatml, tmp_path):
 
 
 def test_a_file_is_unpacked_once_and_again_when_it_has_changed(file, monkeypatch):
+    assert loading.is_packed(Model(str(file)))
     first = loading.base_model_folder(Model(str(file)))
     assert first.parent == paths.ROOT / "artifacts/base_models"
+    assert not loading.is_packed(Model(str(file))) and not loading.is_packed(Model(str(first)))
     with monkeypatch.context() as patched:
         patched.setattr(gguf, "GGUFReader", None)
         assert loading.base_model_folder(Model(str(file))) == first
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(bytes(data))
+    assert loading.is_packed(Model(str(file)))
     second = loading.base_model_folder(Model(str(file)))
     assert second != first and sorted(unpacked_folders()) == sorted([first, second])
     assert loading.fingerprint(first) != loading.fingerprint(second)

@@ -1,10 +1,12 @@
 import copy
 import json
+import os
 
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
 from lib import paths
 from lib.config import Lora, Model
@@ -104,6 +106,24 @@ def test_a_saved_adapter_comes_back_with_the_same_logits(base_model, tmp_path):
         np.testing.assert_allclose(loaded(ids).logits.cpu(), model(ids).logits.cpu(), rtol=1e-3, atol=1e-3)
 
 
+def test_an_adapter_that_is_damaged_or_of_another_model_is_refused(base_model, tmp_path):
+    settings, folder = Model(str(base_model)), tmp_path / "artifacts/trial/adapters/5_seed0"
+    loading.attach_lora(loading.load_base(settings), Lora(lora_rank=4)).save_pretrained(folder)
+    weights = folder / "adapter_model.safetensors"
+    whole = load_file(weights)
+
+    def refused(why: str) -> None:
+        with pytest.raises(ModelError, match=rf"{base_model}: {why}.*\. Remove it and run `make report RUN=trial"):
+            loading.load_adapter(settings, folder)
+
+    save_file(dict(list(whole.items())[1:]), weights)
+    refused("UserWarning: Found missing adapter keys")
+    save_file({name: tensor[:, :-1].contiguous() for name, tensor in whole.items()}, weights)
+    refused("RuntimeError: Error")
+    os.truncate(weights, 100)
+    refused("adapter_model.safetensors is damaged or cut short")
+
+
 def test_a_missing_adapter_is_named(base_model, tmp_path):
     with pytest.raises(ModelError, match=r"no adapter in .*/nowhere: run `make report` first"):
         loading.load_adapter(Model(str(base_model)), tmp_path / "nowhere")
@@ -123,12 +143,107 @@ def test_a_folder_that_is_no_model_is_named(tmp_path):
         loading.load_base(Model(str(tmp_path)))
 
 
-def test_a_damaged_base_model_says_where_it_lies(base_model):
-    (base_model / "tokenizer.json").write_text("{")
-    (base_model / "config.json").write_text("{")
-    with pytest.raises(
-        ModelError, match=f"cannot be loaded from {base_model}: .* Get it again, or name another folder"
-    ):
+def refused(base_model, load=loading.load_base) -> str:
+    """What is said of this base model between where it is and what to do."""
+    with pytest.raises(ModelError) as error:
+        load(Model(str(base_model)))
+    said = str(error.value)
+    begin = f"the base model '{base_model}' cannot be loaded from {base_model}: "
+    end = ". Get it again, or name another folder with BASE_MODEL"
+    assert said.startswith(begin) and said.endswith(end) and "\n" not in said
+    return said.removeprefix(begin).removesuffix(end)
+
+
+def configure(base_model, **settings) -> None:
+    path = base_model / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "load"),
+    [
+        ("config.json", "{", loading.load_base),
+        ("config.json", "[]", loading.load_base),
+        ("generation_config.json", "{", loading.load_base),
+        ("generation_config.json", "{", loading.load_generation_config),
+        ("tokenizer.json", '{"model": ', loading.load_tokenizer),
+        ("tokenizer_config.json", "", loading.load_tokenizer),
+        ("model.safetensors", "", loading.load_base),
+    ],
+)
+def test_a_damaged_file_of_a_base_model_is_named(base_model, file, text, load):
+    (base_model / file).write_text(text)
+    assert refused(base_model, load).startswith(f"{file} is ")
+
+
+def test_weights_that_are_cut_short_are_named(base_model):
+    weights = base_model / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size - 1)
+    assert refused(base_model).startswith("model.safetensors is damaged or cut short")
+
+
+def test_a_tokenizer_that_lacks_its_parts_is_refused(base_model):
+    (base_model / "tokenizer.json").write_text("{}")
+    assert refused(base_model, loading.load_tokenizer) == "KeyError: 'added_tokens'"
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(base_model, tokenizer):
+    configure(base_model, vocab_size=len(tokenizer) - 1)
+    assert refused(base_model, loading.load_tokenizer) == (
+        f"its tokenizer has the token id {len(tokenizer) - 1:,}, and its config.json a vocab_size of "
+        f"{len(tokenizer) - 1:,}"
+    )
+
+
+def test_a_special_token_beyond_the_vocabulary_that_no_prompt_has_is_none_too_many(base_model, tokenizer):
+    made = copy.deepcopy(tokenizer)
+    made.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    made.save_pretrained(base_model)
+    assert loading.load_tokenizer(Model(str(base_model))).convert_tokens_to_ids("<image>") == len(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"num_hidden_layers": 3}, "some weights that its config.json describes are not in its files (9, such as mod"),
+        ({"num_hidden_layers": 1}, "its weights are of layers that its config.json does not have (9, such as model."),
+        ({"intermediate_size": 32}, "its weights have another shape than its config.json describes (6, such as model"),
+        ({"tie_word_embeddings": False}, "that its config.json describes are not in its files (1, such as lm_head.we"),
+        ({"model_type": "gpt2"}, "no causal language model or not that of its model_type 'gpt2' (GPT2LMHeadModel)"),
+        ({"model_type": "mistral"}, "its config.json names the architecture LlamaForCausalLM, which is no causal"),
+        ({"architectures": None, "model_type": "gpt2"}, "weights that its config.json describes are not in its files"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_configuration_are_refused(base_model, changed, said):
+    configure(base_model, **changed)
+    assert said in refused(base_model)
+
+
+def test_an_encoder_is_refused(base_model, tokenizer):
+    BertForMaskedLM(
+        BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    ).save_pretrained(base_model)
+    assert "names the architecture BertForMaskedLM, which is no causal language model" in refused(base_model)
+
+
+def test_a_model_that_names_no_architecture_is_known_by_its_weights(base_model):
+    configure(base_model, architectures=None)
+    assert loading.load_base(Model(str(base_model))).config.model_type == "llama"
+
+
+def test_a_machine_that_is_too_small_is_not_taken_for_a_damaged_model(base_model, monkeypatch):
+    def full(*given, **options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
+    with pytest.raises(RuntimeError, match="allocate memory"):
         loading.load_base(Model(str(base_model)))
 
 

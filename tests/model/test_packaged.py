@@ -71,11 +71,11 @@ def without_pip(*_: object, **__: object) -> None:
 
 def test_the_name_of_a_package_is_a_base_model(package, tokenizer):
     settings = Model("tiny")
-    assert loading.is_local(settings)
+    assert loading.is_local(settings) and loading.is_packed(settings)
     assert packaged.bytes_to_fetch("tiny") == package.wheel_bytes
     assert loading.load_tokenizer(settings).chat_template == tokenizer.chat_template
     assert loading.load_base(settings).config.hidden_size == 32
-    assert packaged.bytes_to_fetch("tiny") == 0
+    assert packaged.bytes_to_fetch("tiny") == 0 and not loading.is_packed(settings)
     assert loading.base_model_folder(settings) == paths.base_models() / f"Tiny-{package.sha256[:12]}"
     assert loading.provenance(settings) == {
         "source": "tiny",

@@ -11,7 +11,15 @@ from transformers import AutoTokenizer
 
 from lib.config import Prompt
 from lib.model import prompts
-from lib.model.prompts import PromptError, chat_template_hash, encode_example, encode_prompt, to_messages, to_sharegpt
+from lib.model.prompts import (
+    ChatTemplateError,
+    PromptError,
+    chat_template_hash,
+    encode_example,
+    encode_prompt,
+    to_messages,
+    to_sharegpt,
+)
 
 HEAD = (
     "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
@@ -343,6 +351,24 @@ def test_a_tokenizer_without_a_template_is_refused(tokenizer, settings, monkeypa
     monkeypatch.setattr(tokenizer, "chat_template", None)
     with pytest.raises(PromptError, match="no chat template"):
         encode_prompt(tokenizer, messages("Apa?"), settings, 2048)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "TemplateError: roles must alternate"),
+        ("{% if %}", "TemplateSyntaxError"),
+        ("{{ tools.x.y }}", "UndefinedError"),
+        ("{{ 1 + 'a' }}", "TypeError"),
+    ],
+)
+def test_a_template_that_fails_is_one_sentence_and_drops_no_example(tokenizer, settings, monkeypatch, template, said):
+    # It may fail on a conversation without an answer alone.
+    template = "{% if add_generation_prompt %}" + template + "{% endif %}" + tokenizer.chat_template
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    for encode in (encode_example, encode_prompt):
+        with pytest.raises(ChatTemplateError, match=rf"template fails on turns of .*user.* \({said}.*use a base model"):
+            encode(tokenizer, messages("Apa?", "Itu."), settings, 2048)
 
 
 # --- Other chat templates --------------------------------------------------------------------------------------------

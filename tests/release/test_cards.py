@@ -55,6 +55,26 @@ def test_the_model_card_has_the_scores_of_base_and_final_adapter_with_their_inte
     assert "row 5 of the study's Table 2, seed 0" in card
 
 
+def test_in_public_a_manifest_names_what_is_on_this_machine_by_the_last_part_of_its_path(root):
+    (root / "data").mkdir()
+    (root / "data/rows").touch()
+    names = {
+        "/home/me/rows.jsonl": "rows.jsonl",
+        "~/model": "model",
+        "../corpora/*.jsonl": "*.jsonl",
+        "artifacts/base_models/tiny-0123456789ab": "tiny-0123456789ab",
+        "data/rows": "rows",
+        "someone/rows": "someone/rows",
+        LLAMA: LLAMA,
+        "demo": "demo",
+        "": "",
+    }
+    for name, shown in names.items():
+        told = {"corpus": {"source": name, "rows_read": 3, "sources": [{"name": "a"}]}, "model": {"base_model": name}}
+        expected = {"corpus": told["corpus"] | {"source": shown}, "model": {"base_model": shown}}
+        assert cards.public(told) == expected, name
+
+
 def test_the_model_card_s_metadata_are_the_hub_s(run):
     data = ModelCard(cards.model_card(run)).data
     assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "peft", "text-generation")

@@ -5,6 +5,7 @@ import json
 import pytest
 import small_run
 
+from lib.config import ConfigError
 from lib.evaluation import floors
 from lib.release import finished
 from lib.storage import write_json
@@ -41,13 +42,19 @@ def test_a_run_without_one_of_its_files_is_not_finished(configs, missing):
 
 def test_an_adapter_that_its_scores_are_not_of_is_refused(configs):
     (configs[0].paths.final_adapter / "adapter_model.safetensors").write_bytes(b"another")
-    with pytest.raises(finished.FinishedError, match="is not the one that was scored"):
+    cure = "remove artifacts/trial/final_adapter and run `make report RUN=trial`"
+    with pytest.raises(finished.FinishedError, match=rf"is not the one that was scored .*: {cure}$"):
         finished.read("trial")
+
+
+def test_what_cannot_be_a_run_is_refused():
+    with pytest.raises(ConfigError, match="RUN='a;b' cannot name a folder"):
+        finished.read("a;b")
 
 
 def test_a_manifest_of_an_older_version_is_to_be_made_again(configs):
     manifest = json.loads(configs[0].paths.manifest.read_text())
     del manifest["final_adapter"]
     write_json(configs[0].paths.manifest, manifest)
-    with pytest.raises(finished.FinishedError, match=r"from an older version .* run `make report RUN=trial` first"):
+    with pytest.raises(finished.FinishedError, match=r"from an older version .* remove it and run `make report"):
         finished.read("trial")

@@ -53,7 +53,7 @@ def run(base_model):
 )
 def test_without_llama_cpp_the_message_has_the_cure(folder, said, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["llama_cpp", "--run", "trial", "--llama-cpp", folder])
-    with pytest.raises(SystemExit, match=rf"^error: {said}.*git clone .*make gguf LLAMA_CPP=path/to/llama\.cpp$"):
+    with pytest.raises(SystemExit, match=rf"^error: {said}.*git clone .* name its folder with LLAMA_CPP$"):
         llama_cpp.main()
 
 

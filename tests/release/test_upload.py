@@ -18,7 +18,7 @@ from lib.storage import write_json
 REPOSITORY = "someone/klepon-trial"
 FILES = {
     "README.md", "DATA_CARD.md", "adapter_config.json", "adapter_model.safetensors", "klepon.json", "report.html",
-    "results.csv",
+    "results.csv", "summary.csv", "manifest.json",
 }  # fmt: skip
 
 
@@ -62,6 +62,7 @@ def test_the_files_arrive_whole_in_one_commit(run, there, monkeypatch, capsys):
     assert set(there_now) == FILES
     for path in (files.final_adapter / "adapter_model.safetensors", files.report, files.results):
         assert there_now[path.name] == path.read_bytes()
+    assert there_now["summary.csv"] == files.summary.read_bytes()
     assert len([asked for asked in there.requests if "/commit/" in asked]) == 1
     assert f"Published: {there.endpoint}/{REPOSITORY}/commit/" in capsys.readouterr().out
     # The weights came as large files do.
@@ -75,10 +76,22 @@ def test_the_published_card_loads_from_the_repository_and_is_valid(run, there, m
     assert ModelCard(card).data.license == "apache-2.0"
 
 
-def test_no_path_of_this_machine_is_published(run, there, monkeypatch, tmp_path):
+def test_no_path_of_this_machine_is_published(run, there, monkeypatch, tmp_path, base_model):
+    settings = run.manifest["final_adapter"]["settings"]
+    places = {"corpus": "rows.jsonl", "english": "english.jsonl"}
+    own = {name: settings[name] | {"source": str(tmp_path / place)} for name, place in places.items()}
+    changed = {
+        "corpus": run.manifest["corpus"] | {"source": str(tmp_path / "rows.jsonl")},
+        "final_adapter": run.manifest["final_adapter"]
+        | {"settings": settings | own | {"model": {"base_model": str(base_model)}}},
+    }
+    write_json(run.config.paths.manifest, run.manifest | changed)
     call(monkeypatch, "--yes", "1")
+    told = json.loads(published(there)["manifest.json"])
+    assert told["corpus"]["source"] == told["final_adapter"]["settings"]["corpus"]["source"] == "rows.jsonl"
+    assert told["adapters"] == run.manifest["adapters"] and told["base_model"] == run.manifest["base_model"]
     for path, data in published(there).items():
-        assert str(tmp_path).encode() not in data, path
+        assert str(tmp_path).encode() not in data and str(base_model).encode() not in data, path
     assert json.loads(published(there)["adapter_config.json"])["base_model_name_or_path"] == "demo"
     # What the chat loads stays as it is.
     assert finished.read("trial").adapter == run.adapter
@@ -106,7 +119,7 @@ def test_a_llama_under_another_name_is_not_published(run, there, monkeypatch):
         run.config.paths.manifest, run.manifest | {"base_model": run.manifest["base_model"] | {"source": source}}
     )
     proposed = f"someone/{name(finished.read('trial'))}"
-    with pytest.raises(SystemExit, match=rf"requires a name that begins with Llama: make publish REPO={proposed}$"):
+    with pytest.raises(SystemExit, match=rf"a name that begins with Llama: make publish RUN=trial REPO={proposed}$"):
         call(monkeypatch, "--yes", "1")
     assert there.requests == []
 
@@ -119,7 +132,7 @@ def test_all_is_said_before_anything_is_written(run, there, monkeypatch, capsys)
     assert f"To {there.endpoint}/{REPOSITORY}, a new private repository, as someone:" in said
     sizes = {m[1]: int(m[2].replace(",", "")) for m in re.finditer(r"^  (\S+) +([\d,]+) bytes$", said, re.MULTILINE)}
     assert set(sizes) == FILES
-    assert f"  7 files, {sum(sizes.values()):,} bytes" in said
+    assert f"  9 files, {sum(sizes.values()):,} bytes" in said
     call(monkeypatch, "--yes", "1")
     assert {path: len(data) for path, data in published(there).items()} == sizes
 
@@ -211,7 +224,7 @@ def test_without_a_network_the_message_says_so(run, monkeypatch, tmp_path):
     ],
 )
 def test_a_name_that_is_none_is_said(run, there, monkeypatch, repository, said):
-    with pytest.raises(SystemExit, match=rf"^error: {said}.*make publish REPO=owner/name"):
+    with pytest.raises(SystemExit, match=rf"^error: {said}.*make publish RUN=trial REPO=owner/name"):
         call(monkeypatch, "--yes", "1", "--repository", repository)
     assert there.requests == []
 

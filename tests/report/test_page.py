@@ -453,6 +453,15 @@ def test_the_picked_adapter_becomes_the_final_one_and_its_card_and_page_name_it(
     assert (final / "adapter_model.safetensors").read_bytes() == b"5_seed0"
 
 
+def test_a_folder_of_this_machine_is_not_on_the_page(root):
+    corpus = str(root / "mine" / "rows.jsonl")
+    configs = [replace(config, corpus=replace(config.corpus, source=corpus)) for config in small_run.make()]
+    page = write_report(configs)
+    assert "<code>rows.jsonl</code>" in page and str(root) not in page
+    # For what comes after.
+    assert json.loads(configs[0].paths.manifest.read_text())["corpus"]["source"] == corpus
+
+
 def test_rows_that_share_a_training_count_as_one():
     assert "Of the 2 trainings of this run" in Page(write_report(small_run.make(iterations="4 5 6"))).text
 

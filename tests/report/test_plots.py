@@ -317,6 +317,19 @@ def level_lines(axis: Axes) -> list[float]:
     return sorted(line.get_ydata()[0] for line in axis.get_lines() if list(line.get_xdata()) == [0, 1])
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["box_plot", "rouge", "weighted_f1", "leak_worth"])
+def test_where_all_score_nothing_there_is_an_axis_all_the_same(name):
+    nothing = made_up_results(["5"]).assign(value=0.0)
+    drawn = {
+        "box_plot": lambda: plots.box_plot(nothing),
+        "rouge": lambda: plots.rouge(nothing),
+        "weighted_f1": lambda: plots.weighted_f1(nothing),
+        "leak_worth": lambda: comparison_plots.leak_worth(made_up_leak().assign(apart=0.0, leaked=0.0)),
+    }[name]()
+    assert all(axis.get_ylim()[0] != axis.get_ylim()[1] for axis in drawn.axes)
+
+
 def test_floors_and_ceiling_are_lines_at_the_means_of_their_draws():
     axis = plots.box_plot(made_up_results(), bounds=made_up_bounds(9.5)).axes[0]
     expected = [9 * 0.18, 9 * 0.19 * 1.1, 9 * 0.2 * 1.1, 9 * 0.5, 9.5]

@@ -209,6 +209,7 @@ def test_what_cannot_be_compared_ends_with_2_and_one_sentence(publish, told, tmp
     for name, other, expected in (
         ("b", "", "WITH names no run: make compare WITH=reports/example/results.csv RUN=b"),
         ("c", theirs, "the run 'c' has no results.csv yet: run `make report RUN=c` first"),
+        ("a;b", theirs, "RUN='a;b' cannot name a folder of results"),
         ("b", tmp_path / "no.csv", "there is no file"),
         ("b", tmp_path, "there is no file"),
         ("b", tmp_path / "pages.csv", "is not the results.csv of a run"),

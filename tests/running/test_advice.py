@@ -2,6 +2,7 @@ import re
 from dataclasses import replace
 
 import pytest
+import small_gguf
 import torch
 from stand_in_hub import Hub, serving
 
@@ -78,7 +79,7 @@ def test_the_demo_is_told_with_every_figure_and_how_it_is_known(quick, told):
         r"download +nothing +all of it is on this machine",
         r"corpus +27,\d\d\d rows of its subsets +counted",
         r"training +1 of 250 examples at most: 160 steps, [\d,]+ tokens +measured on rows of the corpus",
-        r"evaluation +2 models: 5,640 completions, at most 270,720 new tokens +from the settings",
+        r"evaluation +2 models: 5,710 completions, at most 277,440 new tokens +from the settings",
         r"memory +[\d.]+ (GB|MB) of 16.0 GB \(main memory\) +computed, for the ",
         r"disk +[\d.]+ (GB|MB) of [\d.]+ GB free +computed",
         r"time +about [\d.]+ (s|min|h) +measured on this machine",
@@ -131,6 +132,11 @@ def test_twice_the_work_takes_twice_its_time():
     assert after["evaluation"] - before["evaluation"] == pytest.approx(work.new_tokens * SPEEDS.writing)
     benchmarked = advice.seconds(configs[-1], replace(work, benchmarked_bytes=2_000_000), SPEEDS)
     assert benchmarked["evaluation"] - before["evaluation"] == pytest.approx(2_000_000 * SPEEDS.benchmarking)
+    # The final adapter answers thirty prompts, of 96 tokens each.
+    assert after["report"] - before["report"] == pytest.approx(30 * 96 * SPEEDS.writing)
+    assert before["report"] == pytest.approx(
+        10 + 1 + advice.REPORT_SECONDS + 210 * SPEEDS.reading + 30 * 96 * SPEEDS.writing
+    )
     assert after["sampling"] == before["sampling"] > 10 + CENDOL["wikipedia_id"] * SPEEDS.grouping
 
 
@@ -222,6 +228,16 @@ def test_of_benchmarks_the_files_of_public_repositories_are_counted():
 def test_a_demo_asks_no_hub(there):
     assert advice.to_fetch(load_config(profile="demo")) == {}
     assert there.requests == []
+
+
+def test_what_a_gguf_file_takes_when_it_is_unpacked_is_counted_until_it_is(
+    tiny_model, tokenizer, tmp_path, monkeypatch, quick, told
+):
+    file = small_gguf.write(tmp_path / "tiny.gguf", tiny_model, tokenizer, "llama-bpe")
+    needed, given = [], ("--profile", "demo", "--base-model", str(file))
+    monkeypatch.setattr(advice, "refuse_disk", lambda needs, free: needed.append(needs["the unpacked base model"]))
+    assert [told(*given)[1], told(*given)[1]] == ["", ""]
+    assert needed == [4 * tiny_model.num_parameters(), 0]
 
 
 # --- What the machine has ---------------------------------------------------------------------------------------------
@@ -337,9 +353,12 @@ def test_a_disk_that_would_be_full_is_refused_with_what_takes_the_most(quick, to
 def test_a_disk_holds_what_is_fetched_and_what_is_made():
     configs = load_configs(profile="laptop", seeds="0 1")
     work = workload.count(configs, CENDOL, LENGTHS)
-    needs = advice.disk(configs[-1], work, SHAPE, {"base model": 10**9, "corpus": 2 * 10**9})
+    needs = advice.disk(configs[-1], work, SHAPE, {"base model": 10**9, "corpus": 2 * 10**9}, packed=True)
     assert needs["downloads"] == 3e9
+    assert needs["the unpacked base model"] == 4 * SHAPE.parameters
     assert needs["the rows of the corpus"] == 8e9
     # Parameters, and in two checkpoints their states too, of two trainings.
     assert needs["checkpoints and adapters"] == 2 * 7 * 4 * SHAPE.adapter(32)
-    assert needs["completions"] > 0 and needs["embeddings"] > 0
+    answers = work.completions + work.own + work.starters
+    assert needs["completions"] == advice.COMPLETION_BYTES * answers and needs["embeddings"] > 0
+    assert advice.disk(configs[-1], work, SHAPE, {}, packed=False)["the unpacked base model"] == 0

@@ -1,8 +1,10 @@
 """The arithmetic of memory, against what torch really keeps, and against the paper's own counts."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -228,3 +230,38 @@ def test_room_is_the_gpu_s_and_knows_whether_it_keeps_a_table_of_scores(monkeypa
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     assert memory.room() == Room("a GPU", 6, 5, gpu=True, fused=fused)
+
+
+def a_system(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("groups", "file", "text", "expected"),
+    [
+        ("0::/user/session\n", "user/session/memory.max", "5000\n", 5_000),
+        # Within a container.
+        ("0::/\n", "memory.max", "5000\n", 5_000),
+        ("4:memory:/docker/1\n0::/\n", "memory/memory.limit_in_bytes", "5000\n", 5_000),
+        ("4:memory:/docker/1\n", "memory/docker/1/memory.limit_in_bytes", "5000\n", 5_000),
+        # No limit.
+        ("0::/\n", "memory.max", "max\n", None),
+        ("4:memory:/\n", "memory/memory.limit_in_bytes", "9223372036854771712\n", None),
+    ],
+)
+def test_a_container_has_the_memory_that_it_is_given(tmp_path, groups, file, text, expected):
+    system = a_system(tmp_path, {"proc/self/cgroup": groups, f"sys/fs/cgroup/{file}": text})
+    assert memory.limit(system) == (expected or psutil.virtual_memory().total)
+
+
+def test_without_containers_the_machine_s_memory_is_the_limit(tmp_path):
+    assert memory.limit(tmp_path) == psutil.virtual_memory().total
+
+
+def test_the_system_counts_what_it_killed_as_memory_ran_out_or_does_not_say(tmp_path):
+    assert memory.kills(a_system(tmp_path / "linux", {"proc/vmstat": "pgfault 9\noom_kill 3\nx 1\n"})) == 3
+    assert memory.kills(a_system(tmp_path / "old", {"proc/vmstat": "pgfault 9\n"})) is None
+    assert memory.kills(tmp_path / "other") is None

@@ -33,8 +33,12 @@ def test_the_demos_work_is_what_the_demo_does():
     assert work.validated_tokens == 6 * 50 * 50
     # 245 test rows in two protocols, five times, and once more greedily; 125 English rows once.
     assert work.completions == 2 * (2 * 245 * 5 + 245 + 125)
-    assert work.prompts == 2 * (3 * 245 + 2 * 125)
-    assert work.new_tokens == 48 * work.completions
+    # And twenty prompts of our own, whose answers nothing scores and which may be longer.
+    assert work.own == 2 * 20
+    assert work.prompts == 2 * (3 * 245 + 2 * 125 + 20)
+    assert work.new_tokens == 48 * work.completions + 96 * work.own
+    # Thirty to begin a chat with, of five kinds.
+    assert (work.starters, work.starters_read) == (30, 30 + 5 * 6 * 6)
 
 
 def test_the_papers_work_is_the_papers():

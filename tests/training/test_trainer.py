@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import small_training
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_training import PAIRS
 from transformers import get_scheduler
 from trl import SFTTrainer
@@ -255,20 +255,59 @@ def test_an_interrupted_training_ends_with_the_very_adapter_of_an_uninterrupted_
     np.testing.assert_allclose(found["validation_loss"], log["validation_loss"])
 
 
-@pytest.mark.parametrize("torn", [None, "", '{"global_step": 4, "best'])
-def test_a_torn_checkpoint_is_passed_over_for_the_last_whole_one(config, uninterrupted, kill_at, batches, torn):
+def test_a_torn_checkpoint_is_passed_over_for_the_last_whole_one(config, uninterrupted, kill_at, batches):
     kill_at(5)
     with pytest.raises(KillError):
         trainer.train(config)
-    state = config.paths.training(config.name) / "checkpoint-4" / "trainer_state.json"
-    state.unlink()
-    if torn is not None:
-        state.write_text(torn)
+    optimizer = config.paths.training(config.name) / "checkpoint-4" / "optimizer.pt"
+    os.truncate(optimizer, optimizer.stat().st_size // 2)
     kill_at(None)
     batches.clear()
     trainer.train(config)
     assert len(batches) == 4
     assert_same(weights(config), uninterrupted[0])
+
+
+@pytest.fixture(scope="module")
+def whole_checkpoint(tmp_path_factory):
+    """The files that a training resumes with, in small."""
+    folder = tmp_path_factory.mktemp("whole")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"):
+        torch.save({"a": torch.ones(100)}, folder / name)
+    save_file({"a": torch.ones(100)}, folder / "adapter_model.safetensors")
+    for name in ("trainer_state.json", "adapter_config.json"):
+        (folder / name).write_text('{"global_step": 4, "best": 1}')
+    return folder
+
+
+CHECKPOINT = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "adapter_model.safetensors", "trainer_state.json")
+
+
+@pytest.mark.parametrize("name", CHECKPOINT)
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "zeros"])
+def test_a_checkpoint_that_is_not_whole_falls_back_to_the_one_before(tmp_path, whole_checkpoint, name, damage):
+    for step in (2, 4):
+        shutil.copytree(whole_checkpoint, tmp_path / f"checkpoint-{step}")
+    path = tmp_path / "checkpoint-4" / name
+    size = path.stat().st_size
+    if damage == "gone":
+        path.unlink()
+    elif damage == "zeros":
+        # What a file system may have of a file after the power has failed.
+        path.write_bytes(bytes(size))
+    else:
+        os.truncate(path, 0 if damage == "empty" else size - 1)
+    assert trainer.last_whole_checkpoint(tmp_path).name == "checkpoint-2"
+    assert [folder.name for folder in tmp_path.iterdir()] == ["checkpoint-2"]
+
+
+def test_a_wrong_bit_in_the_states_of_the_optimizer_is_seen(tmp_path, whole_checkpoint):
+    shutil.copytree(whole_checkpoint, tmp_path / "checkpoint-4")
+    path = tmp_path / "checkpoint-4/optimizer.pt"
+    data = bytearray(path.read_bytes())
+    data[data.index(torch.ones(100).numpy().tobytes()) + 7] ^= 1
+    path.write_bytes(bytes(data))
+    assert trainer.last_whole_checkpoint(tmp_path) is None
 
 
 def test_without_any_whole_checkpoint_training_begins_anew(tmp_path):
@@ -277,10 +316,9 @@ def test_without_any_whole_checkpoint_training_begins_anew(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_newest_checkpoint_is_told_by_number_and_not_by_letters(tmp_path):
+def test_the_newest_checkpoint_is_told_by_number_and_not_by_letters(tmp_path, whole_checkpoint):
     for step in (90, 100):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+        shutil.copytree(whole_checkpoint, tmp_path / f"checkpoint-{step}")
     assert trainer.last_whole_checkpoint(tmp_path).name == "checkpoint-100"
 
 

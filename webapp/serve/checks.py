@@ -113,18 +113,18 @@ def adapter(settings: Settings) -> Finding:
     if settings.engine_url:
         return Finding("adapter", f"whatever {settings.engine_url} serves")
     if not (folder / "adapter_config.json").is_file():
-        cure = "run `make report` first, or set ADAPTER to an adapter's folder"
+        cure = f"run `{paths.command_for(folder)}` first, or set ADAPTER to an adapter's folder"
         return Finding("adapter", f"no adapter in {shown(folder)}", cure)
     told = record(folder)
     if "chat_template_sha256" not in told:
-        cure = "run `make report` again, or copy the whole folder"
+        cure = f"copy the whole folder again, or remove it and run `{paths.command_for(folder)}`"
         return Finding("adapter", f"{shown(folder)} has no {ADAPTER_RECORD} with the hash of its chat template", cure)
     template, prompt = folder / "chat_template.jinja", told.get("prompt")
     if template.is_file() and isinstance(prompt, dict):
         # As lib.model.prompts.chat_template_hash, without loading a tokenizer.
         text = f"{template.read_text(encoding='utf-8')}\0{prompt.get('date')}\0{prompt.get('bos_tokens')}"
         if hashlib.sha256(text.encode()).hexdigest() != told["chat_template_sha256"]:
-            cure = "run `make report` again, or restore the template"
+            cure = f"restore the template, or remove the folder and run `{paths.command_for(folder)}`"
             return Finding("adapter", f"{shown(template)} is not the one that the adapter was trained with", cure)
     return Finding("adapter", f"{shown(folder)}, chat template {str(told['chat_template_sha256'])[:12]}")
 
@@ -139,7 +139,7 @@ def base_model(settings: Settings) -> Finding:
     if package := packaged.PACKAGES.get(name):
         here = "which is here" if package.path.is_file() else "which pip fetches"
         return Finding("base model", f"{name}, from the package {package.name} {package.version}, {here}")
-    folder = paths.DEMO_BASE_MODEL if name == "demo" else Path(name).expanduser()
+    folder = paths.DEMO_BASE_MODEL if name == "demo" else paths.expanded(name)
     if folder.is_file() and folder.suffix.lower() == ".gguf":
         return Finding("base model", f"{folder.name}, {_mib(folder.stat().st_size)}, to be unpacked once")
     if (folder / "config.json").is_file():
@@ -187,7 +187,7 @@ def state(settings: Settings) -> Finding:
 def memory(settings: Settings) -> Finding:
     """Whether every worker's model fits into what is free."""
     name = settings.base_model
-    folder = paths.DEMO_BASE_MODEL if name == "demo" else Path(name or "nowhere").expanduser()
+    folder = paths.DEMO_BASE_MODEL if name == "demo" else paths.expanded(name or "nowhere")
     # A process that has imported torch takes half a GiB; weights of 16 bits become twice as large on a CPU.
     needed = 0 if settings.engine_url else settings.workers * (2**29 + 2 * _weights(folder))
     free = psutil.virtual_memory().available

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib import paths
+from lib.config import ConfigError, run_name
 from lib.paths import ADAPTER_RECORD, RunPaths
 
 WEBAPP = Path(__file__).resolve().parent.parent
@@ -92,14 +93,17 @@ def read(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     parser.add_argument("--port", default="8000")
     parser.add_argument("--workers", default="1", help="workers, each with a model of its own")
     given = parser.parse_args(argv)
-    files = RunPaths(given.run or "demo")
-    adapter = Path(given.adapter).expanduser() if given.adapter else files.final_adapter
+    try:
+        files = RunPaths(run_name(given.run or "demo"))
+    except ConfigError as error:
+        raise SettingsError(str(error)) from None
+    adapter = paths.expanded(given.adapter) if given.adapter else files.final_adapter
     accounts = environ.get("KLEPON_ACCOUNTS", "0")
     if accounts not in ("0", "1"):
         raise SettingsError(f"KLEPON_ACCOUNTS={accounts!r} must be 1 (people log in) or 0 (one local user)")
     return Settings(
         adapter=adapter.absolute(),
-        state=Path(environ.get("KLEPON_CHAT") or files.artifacts / "chat").expanduser().absolute(),
+        state=paths.expanded(environ.get("KLEPON_CHAT") or str(files.artifacts / "chat")).absolute(),
         base_model=given.base_model or str(record(adapter).get("base_model", "")),
         engine_url=given.engine_url,
         redis_url=environ.get("REDIS_URL", ""),

@@ -28,6 +28,7 @@ from typing import TextIO
 from wire.claims import Claims
 from wire.messages import WorkerState
 
+from lib.allocator import keep_pages
 from worker.engine import Engine, EngineError
 from worker.loop import DRAIN_SECONDS, Worker
 from worker.writer import Writer
@@ -120,4 +121,5 @@ def _number(name: str, default: int) -> int:
 
 
 if __name__ == "__main__":
+    keep_pages()
     sys.exit(main())

@@ -12,7 +12,7 @@ from wire.messages import Request, Target
 
 from lib.config import Model, Prompt
 from lib.model import generation, loading, prompts
-from lib.paths import ADAPTER_RECORD
+from lib.paths import ADAPTER_RECORD, command_for
 from worker.engine import Added, EngineError, EngineRefusalError, Step
 from worker.text import TextStream
 
@@ -204,8 +204,11 @@ def read_adapter_record(adapter: Path) -> dict[str, Any]:
             raise TypeError("its base_model or chat_template_sha256 is not text")
     except FileNotFoundError:
         raise EngineError(
-            f"no {ADAPTER_RECORD} in {adapter}: run `make report` first, or set ADAPTER to an adapter's folder"
+            f"no {ADAPTER_RECORD} in {adapter}: run `{command_for(adapter)}` first, or set ADAPTER to an adapter's "
+            "folder"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise EngineError(f"{path} is not what `make report` writes ({error}); run `make report` again") from error
+        raise EngineError(
+            f"{path} is not what `make report` writes ({error}); remove it and run `{command_for(adapter)}`"
+        ) from error
     return record

@@ -14,6 +14,8 @@ from serve import checks, doctor, redis_server
 from serve.settings import Settings, SettingsError, read, shown
 
 from lib import paths
+from lib.paths import RunPaths
+from lib.storage import write_json
 
 ROOT = Path(__file__).resolve().parents[3]
 TEMPLATE = "{{ messages }}"
@@ -208,6 +210,17 @@ def test_a_run_names_its_adapter_and_its_folder(root):
         Path("artifacts/mine/chat"),
     )
     assert (found.host, found.port, found.workers, found.accounts) == ("127.0.0.1", 8000, 1, False)
+
+
+def test_what_cannot_be_a_run_is_refused():
+    with pytest.raises(SettingsError, match="RUN='a;b' cannot name a folder of results"):
+        read(["--run=a;b"], {})
+
+
+def test_the_advice_where_an_adapter_is_missing_is_the_command_of_its_run(root):
+    write_json(RunPaths("mine").asked, {"RUN": "mine", "CORPUS": "my rows.jsonl"})
+    found = checks.adapter(read(["--run=mine"], {}))
+    assert found.cure.startswith("run `make report RUN=mine 'CORPUS=my rows.jsonl'` first")
 
 
 def test_empty_variables_of_the_makefile_are_the_defaults(adapter):
