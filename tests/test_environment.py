@@ -132,7 +132,9 @@ def test_the_installed_versions_are_the_pinned_ones():
 
 def test_the_environment_fits_together():
     checked = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout
+    # requirements-gpu.txt says why it is left out.
+    missed = [line for line in checked.stdout.splitlines() if not re.match("unsloth .* requires xformers, which", line)]
+    assert checked.returncode == 0 or missed == [], checked.stdout
 
 
 def test_conda_installs_the_same_pins():

@@ -4,6 +4,7 @@ import hashlib
 import json
 import resource
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -169,22 +170,42 @@ def load_generation_config(settings: Model) -> GenerationConfig:
 
 def load_base(settings: Model, precision: torch.dtype | None = None) -> PreTrainedModel:
     """The base model in inference mode, in this precision (`dtype` if None), or in 4 bits where its checkpoint is."""
+    precision = precision or dtype()
     model = _load(
         AutoModelForCausalLM,
         settings,
-        dtype=precision or dtype(),
+        dtype=precision,
         device_map={"": device()},
         attn_implementation=attention.register(),
     )
+    compute_in(model, precision)
     model.eval()
     return model
+
+
+def compute_in(model: torch.nn.Module, precision: torch.dtype) -> None:
+    """Have layers of 4 bits multiply in this precision. A checkpoint brings its own, often bfloat16, which a GPU that
+    does not know it would emulate.
+    """
+    layers: Iterable[Any] = model.modules()
+    for layer in layers:
+        if hasattr(layer, "compute_type_is_set"):  # bitsandbytes' Linear4bit
+            layer.compute_dtype, layer.compute_type_is_set = precision, True
+
+
+def quantisation(settings: Model) -> dict[str, Any] | None:
+    """How the base model's weights are quantised, as its config.json says; None where they are not."""
+    config = json.loads((base_model_folder(settings) / "config.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] | None = config.get("quantization_config")
+    return found
 
 
 def _load(kind: Any, settings: Model, **options: Any) -> Any:
     folder = base_model_folder(settings)
     try:
         return kind.from_pretrained(folder, **options)
-    except (OSError, ValueError) as error:
+    # ImportError: of what reads quantised weights.
+    except (OSError, ValueError, ImportError) as error:
         raise ModelError(
             f"the base model {settings.base_model!r} cannot be loaded from {folder}: {str(error).splitlines()[0]} "
             "Get it again, or name another folder with BASE_MODEL"
@@ -211,7 +232,8 @@ def load_adapter(settings: Model, adapter: Path) -> PreTrainedModel:
     """Base model and saved adapter, in inference mode.
 
     In 32 bits the adapter is added into the weights, W + s BA, so that a token takes no longer than the base's. In
-    fewer bits that sum would be rounded, so the adapter stays separate.
+    fewer bits that sum would be rounded, so the adapter stays separate. (Without a GPU, a quantised model says that it
+    has 32.)
 
     Raises:
         ModelError: if there is no adapter in that folder.
@@ -219,7 +241,7 @@ def load_adapter(settings: Model, adapter: Path) -> PreTrainedModel:
     if not (adapter / "adapter_config.json").is_file():
         raise ModelError(f"no adapter in {adapter}: run `make report` first, or name its folder")
     model = PeftModel.from_pretrained(load_base(settings), adapter)
-    if model.dtype == torch.float32:
+    if model.dtype == torch.float32 and not getattr(model.config, "quantization_config", None):
         model = model.merge_and_unload()
     model.eval()
     return model

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from lib import paths
 from lib.config import Lora, Model
@@ -129,6 +129,15 @@ def test_a_damaged_base_model_says_where_it_lies(base_model):
     with pytest.raises(
         ModelError, match=f"cannot be loaded from {base_model}: .* Get it again, or name another folder"
     ):
+        loading.load_base(Model(str(base_model)))
+
+
+def test_a_model_whose_reader_is_not_installed_says_so(base_model, monkeypatch):
+    def absent(*_, **__):
+        raise ImportError("Using `bitsandbytes` 4-bit quantization requires bitsandbytes")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", absent)
+    with pytest.raises(ModelError, match=r"cannot be loaded from .*: Using `bitsandbytes` 4-bit .* requires"):
         loading.load_base(Model(str(base_model)))
 
 
