@@ -9,6 +9,8 @@ PUBLISHED = ROOT / "reports" / "published"
 DEMO_BASE_MODEL = ROOT / "lib" / "demo" / "base_model"
 #: In an adapter's folder: how it was trained.
 ADAPTER_RECORD = "klepon.json"
+#: Beside the final adapter: what the chat offers to ask it, a kind and a prompt each.
+STARTERS = "starters.json"
 #: In the folder of a base model that was unpacked from a GGUF file: which file that was.
 GGUF_RECORD = "gguf.json"
 

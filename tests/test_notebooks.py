@@ -19,7 +19,7 @@ import pytest
 
 from lib import paths
 from lib.config import SECTIONS, STAGES, Config
-from lib.running import notebooks
+from lib.running import memory, notebooks
 from lib.storage import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -293,7 +293,8 @@ def test_success_leaves_the_executed_notebook_and_its_record(tmp_path):
         tmp_path,
         "print(repr(iteration))",
         "import sys\nprint('half way', file=sys.stderr, flush=True)",
-        "import os\nos.getcwd()",
+        "import os\nprint(os.environ['GLIBC_TUNABLES'])",
+        "os.getcwd()",
     )
     output = tmp_path / "reports/trial/work_01.ipynb"
     process = start(source, output, tmp_path, "iteration=01")
@@ -305,6 +306,7 @@ def test_success_leaves_the_executed_notebook_and_its_record(tmp_path):
     executed = nbformat.read(output, as_version=4)
     shown = [o.get("text") or o["data"]["text/plain"] for cell in executed.cells for o in cell.get("outputs", [])]
     assert shown[0] == "'01'\n", "a parameter is text, even where it looks like a number"
+    assert shown[-2] == f"{memory.KEPT_PAGES}\n", "its kernel keeps the memory that it will need again"
     assert shown[-1] == repr(str(source.parent)), "a notebook runs where it lies"
     assert "papermill" not in executed.metadata
     assert all("papermill" not in cell.metadata and "execution" not in cell.metadata for cell in executed.cells)

@@ -23,11 +23,14 @@ from lib.sampling.draws import spread
 PROTOCOLS = ("clean", "paper", "greedy")
 #: Prompts that belong to no corpus, completed greedily too: the report shows them, and nothing scores them.
 OWN = "own"
+#: And those to begin a chat with (`lib.evaluation.starters`).
+STARTERS = "starters"
 #: How many tokens an answer to one of them may have. In SmolLM2's vocabulary these prompts take 2.6 tokens a word, so
 #: that the 48 of a scored completion are some 18 words: too few for a list of steps, or for a pantun after a greeting.
 OWN_TOKENS = 96
 #: The rows of `shown` have at most so many characters, prompt and output together.
 SHOWN_CHARACTERS = 200
+_GREEDY = ("greedy", OWN, STARTERS)
 _OWN_PROMPTS = Path(__file__).parent / "tables" / "prompts.toml"
 
 
@@ -101,8 +104,8 @@ def decoding_of(config: Config, model: HasDefaults, end_of_turn: int, protocol: 
     return generation.decoding_of(
         model,
         end_of_turn,
-        OWN_TOKENS if protocol == OWN else settings.max_new_tokens,
-        do_sample=settings.do_sample and protocol not in ("greedy", OWN),
+        OWN_TOKENS if protocol in (OWN, STARTERS) else settings.max_new_tokens,
+        do_sample=settings.do_sample and protocol not in _GREEDY,
         temperature=settings.temperature or None,
         top_p=settings.top_p or None,
         top_k=None if settings.top_k == -1 else settings.top_k,
@@ -132,7 +135,7 @@ def complete(config: Config, tests: dict[str, pd.DataFrame], runs: int | None = 
     for protocol, rows in tests.items():
         decoding = decoding_of(config, model, end_of_turn_id(tokenizer, config.prompt), protocol)
         room = config.prompt.max_evaluation_tokens - decoding.max_new_tokens
-        own_runs = 1 if protocol in ("greedy", OWN) else runs or settings.decoding_runs
+        own_runs = 1 if protocol in _GREEDY else runs or settings.decoding_runs
         prompts = {
             int(row): encode_prompt(
                 tokenizer, conversation(text, settings.instruction, made_by["shown"]), config.prompt, room

@@ -138,6 +138,26 @@ class PackedCollator:
         }
 
 
+def parts(batch: dict[str, torch.Tensor], tokens: int) -> Iterator[dict[str, torch.Tensor]]:
+    """A batch of `PackedCollator` as several, each of some of its examples: as many as `tokens` have room for, at least
+    one. Each has its own copy of the shared beginning, so that losses and gradients add up to those of the batch.
+    """
+    positions = batch["position_ids"][0]
+    starts = [0, *((positions.diff() <= 0).nonzero()[:, 0] + 1).tolist(), len(positions)]
+    shared = int(positions[starts[1]]) if len(starts) > 2 else 0
+    begin = 0
+    for start, end in pairwise(starts[1:]):
+        if end - begin + (shared if begin else 0) > tokens:
+            yield _part(batch, begin, start, shared)
+            begin = start
+    yield _part(batch, begin, len(positions), shared)
+
+
+def _part(batch: dict[str, torch.Tensor], begin: int, end: int, shared: int) -> dict[str, torch.Tensor]:
+    beginning = shared if begin else 0
+    return {name: torch.cat([row[:, :beginning], row[:, begin:end]], dim=1) for name, row in batch.items()}
+
+
 def _common_beginning(examples: list[dict[str, list[int]]]) -> int:
     """How many tokens the prompts have in common, without the last token of any prompt: it predicts an answer."""
     prompts = [list(takewhile(lambda label: label == -100, example["labels"])) for example in examples]

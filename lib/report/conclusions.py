@@ -52,6 +52,8 @@ def tries(table: pd.DataFrame) -> str:
     said = []
     for own in table[table["iteration"].str.startswith("recipe_")].itertuples() if len(table) else ():
         alike = table[(table["ratio"] == own.ratio) & (table["rows"] == own.rows) & (table["epochs"] == own.epochs)]
+        if len(alike) == 1:
+            continue
         best = alike.iloc[0]
         named = f"{first_upper(drawing.words(own.iteration))} was tried at {len(alike)} learning rates"
         if best["iteration"] == own.iteration:
@@ -61,7 +63,7 @@ def tries(table: pd.DataFrame) -> str:
                 f"{named}, and does not have the best of them: its validation loss is {own.validation_loss:.4f}, that "
                 f"at {best['learning_rate']:g} is {best['validation_loss']:.4f}."
             )
-    if said and not table["iteration"].iloc[0].startswith("recipe_"):
+    if len(table) and not table["iteration"].iloc[0].startswith("recipe_"):
         said.append(
             f"The lowest validation loss of all is that of {drawing.words(table['iteration'].iloc[0])} "
             f"({table['validation_loss'].iloc[0]:.4f})."

@@ -18,6 +18,7 @@ from lib.corpus.selection import CorpusSummary
 from lib.evaluation.benchmarks import METRIC_NAMES as BENCHMARK_METRICS
 from lib.evaluation.floors import CEILING, FLOORS
 from lib.evaluation.metrics import METRIC_NAMES, digits
+from lib.evaluation.starters import best
 from lib.model.prompts import Example
 from lib.report import drawing
 from lib.sampling.draws import Sample, nearest_to_centres
@@ -405,6 +406,19 @@ def _no_benchmarks() -> Styler:
 def side_by_side(samples: pd.DataFrame) -> Styler:
     """Prompts, and what each model wrote."""
     return _texts(samples).hide(axis="index").set_properties(**{"vertical-align": "top"})
+
+
+def starters(measured: pd.DataFrame) -> Styler:
+    """Prompts to begin a chat with, the adapter's answer to each, and what that is worth; chosen ones are bold.
+
+    Args:
+        measured: table of `starters.measure`.
+    """
+    chosen = best(measured).index
+    shown = measured.assign(fit=[f"{fit:.0%}" if usable else "-" for fit, usable in measured[["fit", "usable"]].values])
+    return side_by_side(shown[["kind", "prompt", "text", "fit"]]).set_properties(
+        subset=pd.IndexSlice[chosen, :], **{"font-weight": "bold"}
+    )
 
 
 def model_name(iteration: str, seed: int) -> str:

@@ -1,8 +1,9 @@
 """How much memory a training and an evaluation take at most, by arithmetic on the shape of the base model.
 
 Every term is something that the code of this project really keeps: the loss in pieces of 256 tokens (TRL), the inputs
-of the layers alone where activations are computed twice (on a GPU), everything where they are not (on a CPU). It is an
-estimate: the memory that an allocator loses between its blocks is covered by `MARGIN`.
+of the layers alone where activations are computed twice (on a GPU), everything where they are not (on a CPU), of as
+many examples as are read at once. It is an estimate: the memory that an allocator loses between its blocks is covered
+by `MARGIN`.
 """
 
 import json
@@ -132,6 +133,12 @@ def weights(shape: Shape, where: Room) -> float:
 def training(shape: Shape, config: Config, longest: int, where: Room) -> dict[str, float]:
     """Bytes held at the peak of a training, where the examples of a batch are all `longest` tokens."""
     tokens = config.training.batch_size * longest
+    if not where.gpu:
+        # Slow to import, and not needed by those who run a notebook.
+        from lib.training.backend import PART_TOKENS
+
+        # Of a step's examples, as many at a time as fit into a part, and at least one.
+        tokens = min(tokens, max(longest, PART_TOKENS))
     hidden, inner, queries, value = shape.hidden, shape.inner, shape.queries, where.value
     # What one layer keeps of a token for its gradients. In half precision, every projection's adapter keeps a copy of
     # its input, and the norms work in 32 bits.

@@ -19,6 +19,8 @@ from lib.model import loading
 #: How many times faster than 32 bits bfloat16 has to be, on a CPU, for weights to be rounded to it. Processors with
 #: instructions for it are more than twice as fast, others far slower: a busy machine does not change the choice.
 WORTH_ROUNDING = 1.5
+#: How many tokens a training step reads at once on a CPU, which multiplies longer matrices no faster.
+PART_TOKENS = 1_024
 
 
 def chosen(training: Training) -> str:

@@ -79,6 +79,8 @@ def train(config: Config) -> pd.DataFrame:
     # unsloth, where it is used, has to be imported before TRL.
     from trl import SFTConfig, SFTTrainer
 
+    from lib.training.parts import TrainerInParts
+
     by_peft = backend.chosen(config.training) == "peft"
     train_set, validation_set = load_examples(train_file), load_examples(validation_file)
     # An epoch's last batch may be a small one; a fraction of an epoch is that fraction of its steps.
@@ -131,7 +133,9 @@ def train(config: Config) -> pd.DataFrame:
     )
     # A process that sees several GPUs would take a batch for each of them.
     args._n_gpu = min(args.n_gpu, 1)
-    trainer = SFTTrainer(
+    # Several processes would wait for each other in every part. A GPU has the room, and fewer parts keep it busy.
+    in_parts = by_peft and process.num_processes == 1 and not gpu
+    trainer = (TrainerInParts if in_parts else SFTTrainer)(
         model=model,
         processing_class=tokenizer,
         train_dataset=train_set,

@@ -261,6 +261,19 @@ def test_equal_models_do_not_differ(two):
     assert found["p_value"].iloc[0] == 1 and np.isnan(found["detectable"].iloc[0])
 
 
+def test_several_seeds_are_compared_by_their_means_and_by_the_bootstrap(two):
+    base, trained = two
+    again = load_config("trial", "demo", "5", 1, benchmarks="xcopa_id nusax")
+    write(base, [1] * 40 + [0] * 60, np.linspace(10, 20, 30))
+    write(trained, [1] * 60 + [0] * 40, np.linspace(10, 20, 30) - 1)
+    write(again, [0] * 20 + [1] * 80, np.linspace(10, 20, 30) - 3)
+    choices, reviews = benchmarks.compare([base, base], [trained, again]).to_dict("records")
+    assert (choices["before"], choices["after"]) == (0.4, pytest.approx(0.7))
+    assert reviews["difference"] == pytest.approx(-0.2 / np.log(2))
+    # McNemar's test is of two models' items.
+    assert "right_before" not in choices and choices["p_value"] < 0.01
+
+
 def test_training_rows_that_say_what_a_benchmark_says_are_counted(two):
     base, trained = two
     for config in two:

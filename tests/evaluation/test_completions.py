@@ -137,6 +137,34 @@ def test_the_same_rows_are_tested_for_every_model(config, split, tests):
         pd.testing.assert_frame_equal(rows, again[protocol])
 
 
+def test_what_a_prompt_is_shown_before_is_an_instruction_and_short_training_rows_of_every_subset(
+    config, split, clean, monkeypatch
+):
+    asked = replace(config.evaluation, instruction="Jawab dalam bahasa Indonesia.", shown_rows=3)
+    config = replace(config, evaluation=asked)
+    shown = completions.shown(config)
+    table = pd.read_parquet(config.paths.rows)
+    trained = table[(split["split"] == "train").to_numpy()]
+    kinds = [trained.loc[(trained["input"] == a) & (trained["output"] == b), "subset_name"].iloc[0] for a, b in shown]
+    assert sorted(kinds) == ["dolly", "identity_prompt", "wikihow"]
+    assert completions.shown(replace(config, evaluation=replace(asked, shown_rows=0))) == []
+
+    given = {}
+    monkeypatch.setattr(
+        completions.generation, "write_completions", lambda _, __, prompts, *___, **____: given.update(prompts)
+    )
+    completions.complete(config, clean)
+    tokenizer = loading.load_tokenizer(config.model)
+    for row, text in clean["clean"]["input"].items():
+        turns = [
+            {"role": role, "content": said}
+            for pair in shown
+            for role, said in zip(("user", "assistant"), pair, strict=True)
+        ]
+        messages = [*turns, {"role": "user", "content": f"Jawab dalam bahasa Indonesia.\n\n{text}"}]
+        assert given[row] == encode_prompt(tokenizer, messages, config.prompt, 10_000)[0]
+
+
 def test_every_row_of_every_protocol_is_completed_in_every_run_from_the_prompt_alone(
     config, tests, tokenizer, monkeypatch
 ):

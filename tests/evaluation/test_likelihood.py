@@ -38,6 +38,23 @@ def test_the_nats_of_an_answer_are_those_that_transformers_computes(tiny_model, 
     assert found["nats"].iloc[0] > 1
 
 
+def test_what_stands_before_a_prompt_is_read_before_it(tiny_model, tokenizer, settings):
+    rows, shown = texts(5), [("Siapa kamu?", "Saya asisten.")]
+    found = likelihood.answers(tiny_model, tokenizer, rows, settings, "", "Jawab dalam bahasa Indonesia.", shown)
+    prompt, output = rows.iloc[0]
+    messages = [
+        {"role": "user", "content": "Siapa kamu?"},
+        {"role": "assistant", "content": "Saya asisten."},
+        {"role": "user", "content": f"Jawab dalam bahasa Indonesia.\n\n{prompt}"},
+        {"role": "assistant", "content": output},
+    ]
+    example = encode_example(tokenizer, messages, settings, settings.max_evaluation_tokens)
+    ids, own = torch.tensor([example.input_ids]), torch.tensor([[*example.loss_mask[:-1], 0]]) == 1
+    with torch.no_grad():
+        loss = tiny_model(input_ids=ids, labels=torch.where(own, ids, -100)).loss.item()
+    assert found["nats"].iloc[0] == pytest.approx(loss * int(own.sum()), rel=1e-5)
+
+
 def test_the_bytes_are_of_the_answer_in_utf_8_and_of_no_prompt(tiny_model, tokenizer, settings):
     rows = pd.DataFrame({"input": ["Apa itu?", "Siapa?"], "output": [" Kafé. ", "Saya"]})
     assert likelihood.answers(tiny_model, tokenizer, rows, settings)["bytes"].tolist() == [6, 4]

@@ -91,6 +91,35 @@ def test_packed_examples_have_the_loss_and_the_gradients_that_they_have_alone(mo
         torch.testing.assert_close(grad, parameter.grad, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("tokens", [1, 20, 1_000])
+@pytest.mark.parametrize("made", [unlike, alike])
+def test_parts_of_a_batch_add_up_to_its_loss_and_its_gradients(model, made, tokens):
+    model.double()
+    batch = PackedCollator()(made())
+    loss = model(**batch, num_items_in_batch=10).loss
+    loss.backward()
+    found = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    several = list(attention.parts(batch, tokens))
+    losses = [model(**part, num_items_in_batch=10).loss for part in several]
+    sum(losses).backward()
+    assert sum(losses).item() == pytest.approx(loss.item(), rel=1e-6)
+    for grad, parameter in zip(found, model.parameters(), strict=True):
+        torch.testing.assert_close(grad, parameter.grad, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("made", "tokens", "lengths"),
+    [(unlike, 22, [10, 24, 22]), (unlike, 56, [56]), (alike, 13, [13, 9, 17]), (alike, 1, [9, 9, 9, 17])],
+)
+def test_a_part_holds_as_many_examples_as_there_is_room_for_and_at_least_one(made, tokens, lengths):
+    batch = PackedCollator()(made())
+    several = list(attention.parts(batch, tokens))
+    assert [part["input_ids"].shape[1] for part in several] == lengths
+    trained = [label for part in several for label in part["labels"][0].tolist() if label != -100]
+    assert trained == [label for label in batch["labels"][0].tolist() if label != -100]
+
+
 def test_what_all_prompts_begin_with_is_packed_once():
     batch = PackedCollator()(alike())
     ids, labels, positions = (batch[name][0].tolist() for name in ("input_ids", "labels", "position_ids"))

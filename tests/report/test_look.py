@@ -120,6 +120,7 @@ def reviews(low: float, high: float) -> pd.DataFrame:
          "of NusaX, 2.800 bits a byte become 2.550 (-0.250, 95 % interval -0.300 to -0.200)."),
         (0.1, 0.2, "The adapter is worse, by at least the 0.1"),
         (-0.05, 0.05, "Any difference is smaller than the 0.1"),
+        (-0.05, -0.02, "Any difference is smaller than the 0.1"),
         (-0.2, -0.05, "The interval leaves open whether"),
         (0.05, 0.2, "The interval leaves open whether"),
     ],
@@ -159,9 +160,16 @@ def tried(**losses: float) -> pd.DataFrame:
 def test_a_recipe_that_has_the_best_of_its_rates_is_said_to():
     table = tried(recipe_loraplus=2.5, tries_loraplus_low=2.6, tries_lora_low=2.9, recipe_lora=2.8, tries_lora_high=3.0)
     assert conclusions.tries(table) == (
-        "Recipe LoRA+ was tried at 2 learning rates, and has the one whose validation loss was lowest (2.500). recipe "
-        "LoRA was tried at 3 learning rates, and has the one whose validation loss was lowest (2.800)."
-    ).replace(". recipe", ". Recipe")
+        "Recipe LoRA+ was tried at 2 learning rates, and has the one whose validation loss was lowest (2.500). "
+        "Recipe LoRA was tried at 3 learning rates, and has the one whose validation loss was lowest (2.800)."
+    )
+
+
+def test_a_try_with_other_rows_or_epochs_is_no_try_of_the_rate():
+    table = tried(tries_loraplus_few=2.4, recipe_loraplus=2.5, tries_loraplus_long=2.6)
+    table.loc[table["iteration"] == "tries_loraplus_few", "rows"] = 120
+    table.loc[table["iteration"] == "tries_loraplus_long", "epochs"] = 5.0
+    assert conclusions.tries(table) == "The lowest validation loss of all is that of tries LoRA+ few (2.4000)."
 
 
 def test_a_recipe_that_has_not_the_best_of_its_rates_is_said_not_to_and_so_is_a_better_try():

@@ -178,6 +178,13 @@ def test_a_reproduction_ends_with_0_and_leaves_its_table_its_figure_and_what_dif
     assert {path.name for path in folder.iterdir()} >= {"compare.png", "compare.svg"}
 
 
+def test_the_figure_names_every_metric_in_words(publish):
+    theirs, mine = publish("a", results({0: 1.0}), half=0.1), publish("b", results({0: 1.001}))
+    made = reproduction.figure(reproduction.compare(reproduction.read(theirs), reproduction.read(mine)))
+    labels = [axis.get_xlabel().removesuffix(", from the middle of the bar") for axis in made.axes]
+    assert labels == ["bits a byte", "accuracy", "BLEU"]
+
+
 def test_a_primary_outcome_outside_ends_with_1_and_is_named_and_another_number_outside_does_not(publish, told):
     theirs = publish("a", results({0: 1.0}))
     publish("b", results({0: 1.2}))

@@ -13,6 +13,7 @@ from lib.running.advice import AdviceError
 from lib.running.memory import Room, read_shape
 from lib.running.probe import Speeds
 from lib.running.workload import CENDOL, Lengths
+from lib.training.backend import PART_TOKENS
 
 SHAPE = read_shape(
     {
@@ -127,6 +128,8 @@ def test_twice_the_work_takes_twice_its_time():
     after = advice.seconds(configs[-1], work, slower)
     assert after["training"] - before["training"] == pytest.approx(once * SPEEDS.training)
     assert after["evaluation"] - before["evaluation"] == pytest.approx(work.new_tokens * SPEEDS.writing)
+    benchmarked = advice.seconds(configs[-1], replace(work, benchmarked_bytes=2_000_000), SPEEDS)
+    assert benchmarked["evaluation"] - before["evaluation"] == pytest.approx(2_000_000 * SPEEDS.benchmarking)
     assert after["sampling"] == before["sampling"] > 10 + CENDOL["wikipedia_id"] * SPEEDS.grouping
 
 
@@ -227,17 +230,30 @@ def cure(error: pytest.ExceptionInfo) -> tuple[str, int, str]:
     return re.search(r"Set (\w+) = (\d+) in \[(\w+)\] of notebooks/parameters/laptop.toml", str(error.value)).groups()
 
 
-@pytest.mark.parametrize(("phase", "changed"), [("training", {"batch_size": 64}), ("evaluation", {"batch_rows": 512})])
-def test_a_phase_that_does_not_fit_is_refused_with_a_setting_that_fits(phase, changed):
+@pytest.mark.parametrize(
+    ("phase", "changed", "room"),
+    [
+        ("training", {"batch_size": 2048}, Room("a GPU", 16 * 10**9, 16 * 10**9, gpu=True)),
+        ("evaluation", {"batch_rows": 512}, main_memory(16)),
+    ],
+)
+def test_a_phase_that_does_not_fit_is_refused_with_a_setting_that_fits(phase, changed, room):
     config = load_config(profile="laptop")
     large = replace(config, **{phase: replace(getattr(config, phase), **changed)})
-    advice.refuse_memory(SHAPE, config, LENGTHS, main_memory(16))
-    with pytest.raises(AdviceError, match=f"the {phase} of row 5 needs .* GB, and main memory has 16.0 GB") as error:
-        advice.refuse_memory(SHAPE, large, LENGTHS, main_memory(16))
+    advice.refuse_memory(SHAPE, config, LENGTHS, room)
+    with pytest.raises(AdviceError, match=f"the {phase} of row 5 needs .* GB, and {room.name} has 16.0 GB") as error:
+        advice.refuse_memory(SHAPE, large, LENGTHS, room)
     key, value, section = cure(error)
     assert (key, section) == (next(iter(changed)), phase)
     smaller = replace(large, **{phase: replace(getattr(config, phase), **{key: int(value)})})
-    advice.refuse_memory(SHAPE, smaller, LENGTHS, main_memory(16))
+    advice.refuse_memory(SHAPE, smaller, LENGTHS, room)
+
+
+def test_without_a_gpu_a_training_takes_the_memory_of_the_part_that_is_read_at_once_whatever_the_batch():
+    config = load_config(profile="laptop")
+    large, one = (replace(config, training=replace(config.training, batch_size=size)) for size in (4096, 1))
+    room = main_memory(16)
+    assert memory.training(SHAPE, large, 100, room) == memory.training(SHAPE, one, PART_TOKENS, room)
 
 
 def test_where_not_one_example_fits_a_smaller_model_is_named():

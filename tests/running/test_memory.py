@@ -193,6 +193,17 @@ def test_a_gpu_keeps_the_activations_of_one_layer_and_a_cpu_those_of_all():
     assert 1.9 < two / one < 2
 
 
+def test_a_cpu_keeps_the_activations_of_no_more_tokens_than_it_reads_at_once():
+    shape, term = read_shape(LLAMA_1B), "activations of all layers"
+
+    def kept(batch_size, longest):
+        config = replace(Config(), training=replace(Config().training, batch_size=batch_size))
+        return memory.training(shape, config, longest, LAPTOP)[term]
+
+    assert kept(2, 512) == kept(8, 512) == kept(8, 1_024) == kept(1, 1_024)
+    assert kept(1, 512) == kept(1, 1_024) / 2 and kept(8, 2_048) == 2 * kept(1, 1_024)
+
+
 def test_english_rows_cost_their_logits():
     assert memory.english(read_shape(LLAMA_1B), LAPTOP)["logits of English rows"] == 4_096 * 128_256 * 8
     assert Config().english == English(source="")

@@ -22,7 +22,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from lib.config import Lora, Model, Training
 from lib.model import loading
 from lib.model.prompts import chat_template_hash
-from lib.training import loraplus, trainer
+from lib.training import loraplus, parts, trainer
 
 
 class KillError(Exception):
@@ -142,6 +142,18 @@ def test_a_training_lowers_the_loss_and_writes_adapter_log_and_record(config, to
     assert (folder / "chat_template.jinja").read_text() == tokenizer.chat_template
 
 
+def test_a_step_that_is_read_in_parts_learns_what_it_learns_at_once(base_model, tokenizer, batches, monkeypatch):
+    at_once, apart = (small_training.make(base_model, tokenizer, run) for run in ("at_once", "apart"))
+    expected = trainer.train(at_once)
+    assert [len(packed_labels(batch)) for batch in batches] == [4, 4, 2] * 2
+    monkeypatch.setattr(parts, "PART_TOKENS", 1)
+    log = trainer.train(apart)
+    assert [len(packed_labels(batch)) for batch in batches[6:]] == [1] * 20
+    for column in ("train_loss", "validation_loss", "learning_rate_A"):
+        np.testing.assert_allclose(log[column], expected[column], rtol=1e-5)
+    torch.testing.assert_close(weights(apart), weights(at_once), rtol=1e-3, atol=1e-6)
+
+
 def test_weights_in_bfloat16_leave_adapter_and_optimizer_in_32_bits_and_the_losses_nearly_as_they_are(
     config, monkeypatch
 ):
@@ -189,7 +201,7 @@ def test_a_fraction_of_an_epoch_is_that_fraction_of_its_steps(config, monkeypatc
         asked.append(options["args"])
         raise KillError
 
-    monkeypatch.setattr("trl.SFTTrainer", stop)
+    monkeypatch.setattr(parts, "TrainerInParts", stop)
     with pytest.raises(KillError):
         trainer.train(replace(config, training=replace(config.training, epochs=epochs)))
     assert asked[0].max_steps == steps

@@ -24,14 +24,13 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_POST
 from wire.service import UnavailableError
 
-from chat import exports
+from chat import exports, samples
 from chat.forms import GenerationForm, TitleForm
 from chat.frames import MAX_TEXT
 from chat.hub import Hub
 from chat.models import Conversation, Message, Pair, Preferences
 from chat.payloads import message_json
 from chat.queries import OVERLAP_SECONDS
-from chat.samples import SAMPLES
 from chat.strings import browser_strings
 
 log = logging.getLogger(__name__)
@@ -79,7 +78,7 @@ def page(request: HttpRequest, conversation_id: UUID | None = None) -> HttpRespo
         "conversations": _found(request, query)[:SHOWN],
         "query": query,
         "form": form,
-        "samples": SAMPLES,
+        "samples": samples.of_adapter(settings.ADAPTER),
         "data": data,
     }
     return render(request, "chat/page.html", context)

@@ -5,6 +5,7 @@ KLEPON_HOST      the address that the server binds to (127.0.0.1); one that othe
 KLEPON_PORT      its port (8000)
 KLEPON_ACCOUNTS  1: people log in; 0: one local user without log-in, for connections from this machine only
 KLEPON_ORIGINS   the site's origins, separated by commas (http://127.0.0.1:8000 and its like); all https: behind TLS
+ADAPTER          the adapter's folder, which may say what to ask it (starters.json)
 DATABASE_URL     SQLite in KLEPON_CHAT unless set
 REDIS_URL        the Redis that site and workers share
 SECRET_KEY       made and kept in KLEPON_CHAT unless set; several machines that serve one site share one
@@ -29,6 +30,7 @@ BIND_HOST = os.environ.get("KLEPON_HOST") or "127.0.0.1"
 BIND_PORT = int(os.environ.get("KLEPON_PORT") or 8000)
 ORIGINS = environment.origins(os.environ.get("KLEPON_ORIGINS", ""), BIND_PORT)
 REDIS_URL = os.environ.get("REDIS_URL") or "redis://127.0.0.1:6379/0"
+ADAPTER = os.environ.get("ADAPTER", "")
 PREDICTION_SERVICE = "wire.service.PredictionService"
 
 DEBUG = False

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from chat.models import Conversation, Message, Pair, Preferences
@@ -73,7 +74,22 @@ def test_the_samples_are_questions_of_the_demos_corpus():
     from lib.demo import howto, identity, poems, questions, safety
 
     asked = {pair.prompt for kind in (poems, howto, questions, identity, safety) for pair in kind.pairs("id")}
-    assert {sample.prompt for sample in SAMPLES} <= asked
+    assert {sample.prompt for sample in SAMPLES.values()} <= asked
+
+
+def test_the_samples_are_those_that_the_adapter_answers_best_where_its_folder_says_so(client, user, tmp_path):
+    offered = [{"kind": "who", "prompt": "Apakah kamu <b>manusia</b>?"}, {"kind": "poem", "prompt": "Puisi, dong."}]
+    (tmp_path / "starters.json").write_text(json.dumps(offered))
+    with override_settings(ADAPTER=str(tmp_path)):
+        page = client.get("/").content.decode()
+    assert re.findall('data-sample="([^"]*)"', page) == ["Apakah kamu &lt;b&gt;manusia&lt;/b&gt;?", "Puisi, dong."]
+
+
+@pytest.mark.parametrize("broken", ["", "{", "[]", '{"kind": 1}', '[{"kind": "unknown", "prompt": "x"}]', "[3]"])
+def test_a_folder_that_says_nothing_to_be_used_leaves_a_sample_of_every_kind(client, user, tmp_path, broken):
+    (tmp_path / "starters.json").write_text(broken)
+    with override_settings(ADAPTER=str(tmp_path)):
+        assert client.get("/").content.decode().count("data-sample=") == 5
 
 
 def test_a_conversations_page_carries_its_whole_tree(client, talk):
