@@ -137,6 +137,12 @@ def test_the_environment_fits_together():
     assert checked.returncode == 0 or missed == [], checked.stdout
 
 
+@pytest.mark.skipif(not (ROOT / ".unsloth").is_dir(), reason="bitsandbytes is not installed: make unsloth")
+def test_bitsandbytes_has_a_library_for_the_cuda_that_torch_brings():
+    major, minor, *_ = pins(LOCKS[1])["nvidia-cuda-runtime"].split(".")
+    assert (ROOT / f".unsloth/bitsandbytes/libbitsandbytes_cuda{major}{minor}.so").is_file()
+
+
 def test_conda_installs_the_same_pins():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert environment["name"] == "klepon"

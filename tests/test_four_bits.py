@@ -25,7 +25,7 @@ bitsandbytes = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not t
 
 @pytest.fixture
 def four_bits(tokenizer, tmp_path_factory):
-    """A tiny Llama as public ones in 4 bits are: nf4, its scales in 8 bits, to be computed with in bfloat16."""
+    """A tiny Llama as public ones in 4 bits are: nf4 of bfloat16, scales in 8 bits, to be computed with in bfloat16."""
     folder = tmp_path_factory.mktemp("four_bits")
     shape = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -41,7 +41,7 @@ def four_bits(tokenizer, tmp_path_factory):
         pad_token_id=tokenizer.pad_token_id,
     )
     torch.manual_seed(0)
-    LlamaForCausalLM(shape).save_pretrained(folder / "dense")
+    LlamaForCausalLM(shape).to(torch.bfloat16).save_pretrained(folder / "dense")
     packing = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -123,7 +123,7 @@ def test_the_merged_model_is_the_adapter_on_what_the_four_bits_say(four_bits):
     adapter = load_file(run.config.paths.final_adapter / "adapter_model.safetensors")
     a, b = (adapter[f"base_model.model.{name}.lora_{matrix}.weight"] for matrix in "AB")
     lora = run.config.lora
-    before = load_file(four_bits / "dense" / "model.safetensors")[f"{name}.weight"]
+    before = load_file(four_bits / "dense" / "model.safetensors")[f"{name}.weight"].float()
     merged = load_file(folder / "model.safetensors")[f"{name}.weight"].float()
     error = (merged - before - lora.lora_alpha / lora.lora_rank**0.5 * b @ a).abs().mean() / before.abs().mean()
     assert 0.01 < error < 0.15
