@@ -4,6 +4,8 @@
 PROFILE    ?= demo
 RUN        ?= $(PROFILE)
 CORPUS     ?=
+# Empty: the six of the paper where the corpus has Cendol's columns; `none` for none; or a column of its own.
+SUBSETS    ?=
 BASE_MODEL ?=
 ITERATIONS ?=
 SEEDS      ?=
@@ -93,12 +95,12 @@ REPORT        := $(EVALUATION) $(call rooms,training release report) $(wildcard 
 
 # --- The stages ------------------------------------------------------------------------------------------------------
 VARIABLES = --run '$(RUN)' --profile '$(PROFILE)' --corpus '$(CORPUS)' --base-model '$(BASE_MODEL)' \
-    --iterations '$(ITERATIONS)' --seeds '$(SEEDS)' --studies '$(STUDIES)' --benchmarks '$(BENCHMARKS)'
+    --iterations '$(ITERATIONS)' --seeds '$(SEEDS)' --studies '$(STUDIES)' --benchmarks '$(BENCHMARKS)' --subsets '$(SUBSETS)'
 # More threads than cores would wait for each other. In a cluster, the node's cores count.
 THREADS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores > $(JOBS) ? cores / $(JOBS) : 1)))
 shared_cores = $(if $(filter-out 1,$(JOBS)),$(if $(cluster),,OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)}) KLEPON_JOBS=$(JOBS))
 on_ray       = $(if $(RAY_ADDRESS),$(PY) -m lib.running.cluster)
-run_notebook = exec env $(shared_cores) $(3) $(PY) -m lib.running.notebooks $(1) $(2) run=$(RUN) profile=$(PROFILE) corpus='$(CORPUS)' base_model='$(BASE_MODEL)'
+run_notebook = exec env $(shared_cores) $(3) $(PY) -m lib.running.notebooks $(1) $(2) run=$(RUN) profile=$(PROFILE) corpus='$(CORPUS)' subsets='$(SUBSETS)' base_model='$(BASE_MODEL)'
 # Where a step has separated the notebooks' output from make's own.
 heard = $(if $(KLEPON_GRAPH),2>&3)
 CORPUS_FILES     := $(if $(CORPUS),$(wildcard $(CORPUS) $(CORPUS)/*))
@@ -162,7 +164,7 @@ page: settings $(if $(filter $(FIRST) $(BASE),$(MISSING)),,$(if $(SCORED),$(REPO
 help: ## list these commands
 	echo "Klepon: a report that can be run again. Commands:"
 	grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/  make /'
-	echo "Variables: PROFILE=$(PROFILE) RUN=$(RUN) CORPUS=$(CORPUS) BASE_MODEL=$(BASE_MODEL) ITERATIONS=\"$(ITERATIONS)\" SEEDS=\"$(SEEDS)\" STUDIES=\"$(STUDIES)\" BENCHMARKS=\"$(BENCHMARKS)\" JOBS=$(JOBS)"
+	echo "Variables: PROFILE=$(PROFILE) RUN=$(RUN) CORPUS=$(CORPUS) SUBSETS=$(SUBSETS) BASE_MODEL=$(BASE_MODEL) ITERATIONS=\"$(ITERATIONS)\" SEEDS=\"$(SEEDS)\" STUDIES=\"$(STUDIES)\" BENCHMARKS=\"$(BENCHMARKS)\" JOBS=$(JOBS)"
 	echo "           RAY_ADDRESS=$(RAY_ADDRESS) ADAPTER=$(ADAPTER) ENGINE_URL=$(ENGINE_URL) PORT=$(PORT) WORKERS=$(WORKERS)"
 	echo "           LLAMA_CPP=$(LLAMA_CPP) REPO=$(REPO) PRIVATE=$(PRIVATE) YES=$(YES) WITH=$(WITH)"
 

@@ -21,7 +21,10 @@ class Corpus:
     """Where the rows come from, and how test rows are kept apart from training rows."""
 
     source: str = "indonlp/cendol_collection_v2"
-    """`demo`, a hub dataset id, or a file, glob or folder of parquet, jsonl or jsonl.gz in Cendol's schema."""
+    """`demo`, `open`, a hub dataset id, or a file, glob or folder in a format that lib/corpus/formats.py recognises."""
+    subsets: str = ""
+    """The column that names each row's subset, all of which are then used; `none` for no subsets. Empty: the six of the
+    paper where a corpus has Cendol's columns, else none."""
     near_duplicate_similarity: float = 0.6
     """Jaccard similarity from which two texts count as near-duplicates: of word 3-grams, and in texts of at most 64
     words also of character 5-grams."""

@@ -5,6 +5,7 @@ HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE. This module is imported only where a n
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Collection
 from contextlib import contextmanager
@@ -19,6 +20,11 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 
 from lib import paths
 from lib.storage import write_json
+
+# A download by Xet may stall for ever (issues 850 and 883 of huggingface/xet-core). Over plain HTTP it goes on where it
+# stopped, and ends with an error when no byte has come for a minute: six times HF_HUB_DOWNLOAD_TIMEOUT.
+if "HF_HUB_DISABLE_XET" not in os.environ:
+    constants.HF_HUB_DISABLE_XET = True
 
 Kind = Literal["dataset", "model"]
 KINDS = {"dataset": "data set", "model": "model"}

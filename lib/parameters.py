@@ -29,20 +29,22 @@ def load_config(
     corpus: str = "",
     base_model: str = "",
     benchmarks: str = "",
+    subsets: str = "",
 ) -> Config:
     """Read the settings of one run and iteration: defaults, then profile, then iteration, then the arguments.
 
-    An empty `run` is named after the profile; an empty `corpus`, `base_model` or `benchmarks` is the profile's. Of
-    benchmarks, the word `none` stands for none.
+    An empty `run` is named after the profile; an empty `corpus`, `base_model`, `benchmarks` or `subsets` is the
+    profile's. Of benchmarks and subsets, the word `none` stands for none.
 
     Raises:
         ConfigError: for an unknown profile, iteration, section or key (naming the nearest right one), a value of the
             wrong type, or a value that makes no sense.
     """
-    config = _read(run, profile, iteration, seed, corpus, base_model, benchmarks)
+    config = _read(run, profile, iteration, seed, corpus, base_model, benchmarks, subsets)
     if not config.has_adapter:
         return config
-    return _shared(config, [_read(run, profile, name, 0, corpus, base_model, benchmarks) for name in iterations()])
+    others = [_read(run, profile, name, 0, corpus, base_model, benchmarks, subsets) for name in iterations()]
+    return _shared(config, others)
 
 
 def _shared(config: Config, others: list[Config]) -> Config:
@@ -60,7 +62,9 @@ def _shared(config: Config, others: list[Config]) -> Config:
     )
 
 
-def _read(run: str, profile: str, iteration: str, seed: int, corpus: str, base_model: str, benchmarks: str) -> Config:
+def _read(
+    run: str, profile: str, iteration: str, seed: int, corpus: str, base_model: str, benchmarks: str, subsets: str
+) -> Config:
     files = [_known(profile, _profiles(), "profile")]
     if iteration != "base":
         files.append(_known(iteration, _iteration_files(), "iteration"))
@@ -73,6 +77,8 @@ def _read(run: str, profile: str, iteration: str, seed: int, corpus: str, base_m
             raise ConfigError(f"{file.relative_to(paths.PARAMETERS.parent.parent)}: {wrong}{error}") from None
     if corpus:
         config = replace(config, corpus=replace(config.corpus, source=corpus))
+    if subsets.strip():
+        config = replace(config, corpus=replace(config.corpus, subsets=subsets.strip()))
     if base_model:
         config = replace(config, model=replace(config.model, base_model=base_model))
     if benchmarks:
@@ -96,6 +102,7 @@ def load_configs(
     base_model: str = "",
     studies: str = "",
     benchmarks: str = "",
+    subsets: str = "",
 ) -> list[Config]:
     """The settings of every model of a run: the base model, as it is and then asked in other words, and the trainings.
 
@@ -103,17 +110,17 @@ def load_configs(
     Table 2, or for every study, and `none` for no study. A study adds its variants, and row 5 where they vary it. A
     variant has the seeds of its own file, unless the command line names some.
     """
-    base = load_config(run, profile, "base", 0, corpus, base_model, benchmarks)
+    base = load_config(run, profile, "base", 0, corpus, base_model, benchmarks, subsets)
     wanted = _words(iterations or base.plan.iterations, all_of=rows())
     for study in _words(studies or base.plan.studies, all_of=STUDIES):
         if study not in STUDIES:
             raise ConfigError(f"no study {study!r}{nearest(study, STUDIES)}; choose from: {', '.join(STUDIES)}")
         variants = [name for name in _iteration_files() if name.startswith(f"{study}_")]
         wanted += ["5", *variants] if study in VARYING else variants
-    others = [_read(run, profile, name, 0, corpus, base_model, benchmarks) for name in _iteration_files()]
+    others = [_read(run, profile, name, 0, corpus, base_model, benchmarks, subsets) for name in _iteration_files()]
     asked, trainings = [base], []
     for iteration in dict.fromkeys(wanted):
-        first = _read(run, profile, iteration, 0, corpus, base_model, benchmarks)
+        first = _read(run, profile, iteration, 0, corpus, base_model, benchmarks, subsets)
         if not first.plan.trained:
             asked.append(first)
             continue

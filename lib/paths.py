@@ -43,7 +43,7 @@ class RunPaths:
 
     @property
     def rows(self) -> Path:
-        """The rows of the six subsets, in Cendol's schema."""
+        """The rows that are used, in Cendol's schema."""
         return self.artifacts / "corpus" / "rows.parquet"
 
     @property

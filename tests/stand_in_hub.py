@@ -32,13 +32,16 @@ class Repository:
 class Hub:
     """What is served, what goes wrong, and what was asked.
 
-    `cut` names files of which only the first half comes, that often; `status` answers every request so, and `refused`
+    `cut` names files of which only the first half comes, that often, and `stalled` those of which no byte comes and no
+    end; `status` answers every request so, and `refused`
     those that begin so (`POST /api/repos/create`). `sent` counts the bytes of each file that crossed the network.
     Whoever writes must have the `token`. `stored` holds the large files that came, by their SHA-256.
     """
 
     repositories: dict[str, Repository] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
+    stalled: set[str] = field(default_factory=set)
+    closing: threading.Event = field(default_factory=threading.Event)
     status: int = 0
     refused: dict[str, int] = field(default_factory=dict)
     token: str = ""
@@ -77,6 +80,7 @@ def serving(hub: Hub, monkeypatch=None, cache=None):
     try:
         yield hub
     finally:
+        hub.closing.set()
         server.shutdown()
         server.server_close()
 
@@ -284,6 +288,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "HEAD":
+            return
+        if path in self.hub.stalled:
+            self.wfile.flush()
+            self.hub.closing.wait()
+            self.close_connection = True
             return
         if self.hub.cut.get(path, 0) > 0:
             self.hub.cut[path] -= 1

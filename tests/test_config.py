@@ -103,8 +103,9 @@ def test_every_setting_has_a_plain_default(section):
     assert values
     assert all(type(value) in (str, int, float, bool) for value in values.values())
     # Nothing in English belongs to the corpus, and no benchmark: empty says that it is not measured; nor does the paper
-    # put an instruction before its prompts, or go beyond its own rows.
+    # divide its corpus otherwise, put an instruction before its prompts, or go beyond its own rows.
     empty = {
+        "corpus": ["subsets"],
         "english": ["source"],
         "benchmarks": ["tasks"],
         "evaluation": ["instruction"],

@@ -7,12 +7,14 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 from stand_in_hub import Hub, serving
 
 from lib import hub, paths
@@ -94,6 +96,24 @@ def test_a_corpus_that_is_cut_twice_in_a_file_comes_whole(there, tmp_path):
     assert there.cut["data/train-0.parquet"] == 0
 
 
+def test_a_download_of_which_no_byte_comes_ends_in_a_sentence(there, tmp_path, monkeypatch):
+    there.stalled.add("data/train-0.parquet")
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
+    monkeypatch.setattr(file_download, "time", SimpleNamespace(**vars(time) | {"sleep": lambda _: None}))
+    with pytest.raises(CorpusError, match=r"could not be fetched from .*timed out.*run again: what was fetched is"):
+        selected(tmp_path)
+    assert sum(asked.startswith("GET") and asked.endswith("train-0.parquet") for asked in there.requests) == 6
+
+
+@pytest.mark.parametrize(("asked", "off"), [({}, "True"), ({"HF_HUB_DISABLE_XET": "0"}, "False")])
+def test_a_download_that_could_stall_for_ever_is_had_only_by_asking_for_it(asked, off):
+    code = "from lib import hub; print(hub.constants.HF_HUB_DISABLE_XET)"
+    others = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_XET"}
+    root = Path(selection.__file__).parents[2]
+    said = subprocess.run([sys.executable, "-c", code], env=others | asked, cwd=root, capture_output=True, text=True)
+    assert said.stdout.strip() == off, said.stderr
+
+
 def select_apart(tmp_path, **environment):
     """Select in a process of its own, since the hub's variables are read once, at import."""
     code = (
@@ -161,7 +181,7 @@ def test_a_name_that_the_hub_does_not_have_is_said(there, tmp_path):
 def test_without_a_network_or_with_the_hub_switched_off_the_message_says_so(monkeypatch, tmp_path):
     with serving(Hub(), monkeypatch, tmp_path / "cache"):
         pass
-    with pytest.raises(CorpusError, match="Check the network and run again: what was fetched is kept"):
+    with pytest.raises(CorpusError, match="Check the network and run again: what was fetched is"):
         selected(tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(CorpusError, match="HF_HUB_OFFLINE is set, and not all of it was downloaded before"):

@@ -6,23 +6,27 @@ import glob
 import gzip
 import io
 import os
+import stat
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lib.config import nearest
-
 SUBSETS = ("indo_puisi", "wikihow", "wikipedia_id", "safety_prompt", "identity_prompt", "dolly")
 COLUMNS = ("dataset_name", "subset_name", "prompt_id", "template_name", "dataset_key", "input", "output")
-SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json", ".json.gz")
+#: Which files of a folder belong to a corpus. What is in them decides how they are read (`lib.corpus.formats`).
+_TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+SUFFIXES = (".parquet", *(f"{text}{packed}" for text in _TEXTS for packed in ("", ".gz", ".zst")))
+READABLE = f"parquet, or {', '.join(_TEXTS[:-1])} or {_TEXTS[-1]}, the texts also packed as .gz or .zst"
 _PATTERNS = [f"*{suffix}" for suffix in SUFFIXES]
-_LINE_BYTES = 64 << 20
-DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
+#: What people also keep rows in: looked at, so that it can be said what would do.
+_OTHERS = (".xlsx", ".xls", ".ods", ".arrow", ".feather", ".zip", ".bz2", ".xz")
+LINE_BYTES = 64 << 20
+BUFFER = 1 << 20
+DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, UnicodeError, pa.ArrowException, OSError)
 
 
 class CorpusError(ValueError):
@@ -30,41 +34,51 @@ class CorpusError(ValueError):
 
 
 class Files(NamedTuple):
-    """The files of a corpus by their names relative to it.
+    """The files of a corpus by their names relative to it, and why others that look like its own are not among them.
 
     For a data set on the hub also the commit, and the rows of each file not fetched, which has none of the subsets.
     """
 
     files: dict[str, Path]
+    set_aside: dict[str, str] = {}  # noqa: RUF012
     commit: str | None = None
     not_fetched: dict[str, int] = {}  # noqa: RUF012
 
 
-def find_files(corpus: str, subsets: Collection[str] = SUBSETS) -> Files:
-    """The readable files of the corpus, in order of name."""
+def find_files(corpus: str, subsets: Collection[str] | None = SUBSETS) -> Files:
+    """The readable files of the corpus, in order of name.
+
+    Args:
+        subsets: those that are wanted, where the corpus is in Cendol's columns; None for all.
+    """
     path = Path(corpus).expanduser()
-    found = Files({})
     try:
         if path.is_file():
-            files = {path.name: path}
-        elif path.is_dir():
-            files = _files_below(path)
+            # What was named is read, whatever its name.
+            return Files({path.name: path})
+        if path.is_dir():
+            found = _files_below(path)
+        elif path.exists():
+            raise CorpusError(
+                f"{corpus!r} is {_kind(path)}, and a run reads its corpus more than once. Write what it gives to a "
+                "file, and name that."
+            )
         elif glob.has_magic(corpus):
-            files = _glob_files(str(path))
+            found = _glob_files(str(path))
         elif is_of_the_hub(corpus):
             found = _from_hub(corpus, subsets)
-            files = found.files
         else:
             raise CorpusError(f"no file or folder is named {corpus!r}.{_nearest_paths(path)} Check CORPUS.")
     except PermissionError as error:
-        raise _denied(error.filename or corpus) from None
-    readable = {name: files[name] for name in sorted(files) if suffix(files[name])}
+        raise denied(error.filename or corpus) from None
+    except OSError as error:
+        raise CorpusError(f"{corpus!r} cannot be looked at ({error.strerror}). Check CORPUS.") from None
+    readable = {name: found.files[name] for name in sorted(found.files) if _is_readable(name)}
     if not readable:
-        kinds = sorted({file.suffix or file.name for file in files.values()})
-        there = f"it has only {listed(kinds[:10])}" if kinds else "it has no files at all"
-        raise CorpusError(
-            f"{corpus!r} has no file that can be read as a corpus: {there}. Give {listed(SUFFIXES)} files."
-        )
+        kinds = sorted({file.suffix or file.name for file in found.files.values()})
+        there = [*kinds[:10], *list(found.set_aside.values())[:10]]
+        only = f"it has only {listed(there)}" if there else "it has no files at all"
+        raise CorpusError(f"{corpus!r} has no file that can be read as a corpus: {only}. Give files in {READABLE}.")
     return found._replace(files=readable)
 
 
@@ -79,7 +93,7 @@ def is_of_the_hub(corpus: str) -> bool:
     return hub.is_name(corpus)
 
 
-def bytes_to_fetch(name: str, subsets: Collection[str] = SUBSETS) -> int:
+def bytes_to_fetch(name: str, subsets: Collection[str] | None = SUBSETS) -> int:
     """How many bytes of a corpus on the hub are still to be fetched: at most, until its files' footers have been seen.
 
     Raises:
@@ -90,56 +104,95 @@ def bytes_to_fetch(name: str, subsets: Collection[str] = SUBSETS) -> int:
     return hub.dataset_to_fetch(name, _PATTERNS, _asked(subsets))
 
 
-def _files_below(folder: Path) -> dict[str, Path]:
+def _files_below(folder: Path) -> Files:
     def refuse(error: OSError) -> None:
         raise error
 
-    files = {}
-    for parent, folders, names in os.walk(folder, onerror=refuse):
+    found, seen = Files({}, {}), {_identity(folder)}
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        here = Path(parent)
         # Dot-folders and dot-files belong to tools (a hub's cache, a desktop's previews), not to the corpus.
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = sorted(name for name in folders if not name.startswith("."))
+        folders.clear()
+        for name in inside:
+            # A link may lead back to a folder above, or to one that is read under another name.
+            if (known := _identity(here / name)) in seen:
+                link = (here / name).relative_to(folder).as_posix()
+                found.set_aside[link] = f"{link} is a link to a folder that is read already"
+            else:
+                seen.add(known)
+                folders.append(name)
         for name in names:
             if not name.startswith("."):
-                path = Path(parent, name)
-                files[path.relative_to(folder).as_posix()] = path
-    return files
+                _add(found, (here / name).relative_to(folder).as_posix(), here / name)
+    return found
 
 
-def _glob_files(pattern: str) -> dict[str, Path]:
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _add(found: Files, name: str, path: Path) -> None:
+    if path.is_file():
+        found.files[name] = path
+    elif _is_readable(name):
+        # Reading a pipe would wait for whoever writes to it.
+        found.set_aside[name] = f"{name} is {_kind(path)}"
+
+
+def _kind(path: Path) -> str:
+    """What a path is that names neither a file nor a folder."""
+    if not path.exists():
+        return "a link to nothing"
+    mode = path.stat().st_mode
+    return "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+
+
+def _glob_files(pattern: str) -> Files:
     matches = [Path(match) for match in glob.glob(pattern, recursive=True)]  # noqa: PTH207
-    files = [path for path in matches if path.is_file()]
-    if not files:
+    # A link that leads back to a folder above would give its files again and again: the shortest names count.
+    matches.sort(key=lambda path: (len(path.parts), path))
+    firsts: dict[tuple[Path, str], Path] = {}
+    for path in matches:
+        if not path.is_dir():
+            firsts.setdefault((path.parent.resolve(), path.name), path)
+    if not firsts:
         only = " but folders" if matches else ""
         raise CorpusError(
             f"the pattern {pattern!r} matches nothing{only}.{_nearest_paths(Path(pattern))} Check CORPUS."
         )
-    root = Path(os.path.commonpath([path.parent for path in files]))
-    return {path.relative_to(root).as_posix(): path for path in files}
+    root, found = Path(os.path.commonpath([path.parent for path in firsts.values()])), Files({}, {})
+    for path in firsts.values():
+        _add(found, path.relative_to(root).as_posix(), path)
+    return found
 
 
-def _asked(subsets: Collection[str]) -> str:
-    return " ".join(sorted(subsets))
+def _asked(subsets: Collection[str] | None) -> str:
+    return "all" if subsets is None else " ".join(sorted(subsets))
 
 
-def _from_hub(name: str, subsets: Collection[str]) -> Files:
+def _from_hub(name: str, subsets: Collection[str] | None) -> Files:
     from lib import hub
 
     try:
         files, not_fetched = hub.dataset(
             name, _PATTERNS, _asked(subsets), lambda parquet: any(row_groups_with(subsets, parquet))
         )
-        return Files(files, hub.commit("dataset", name), not_fetched)
+        return Files(files, {}, hub.commit("dataset", name), not_fetched)
     except hub.HubError as error:
         raise CorpusError(
             f"no file or folder is named {name!r}, and {error}; or give CORPUS a file or folder."
         ) from error
 
 
-def row_groups_with(subsets: Collection[str], file: pq.ParquetFile) -> list[bool]:
+def row_groups_with(subsets: Collection[str] | None, file: pq.ParquetFile) -> list[bool]:
     """For each row group of a parquet file, whether it can hold a row of one of the subsets, or a bad one.
 
     Decided by the footer's smallest and largest `subset_name`, where it has them.
     """
+    if subsets is None:
+        return [True] * file.metadata.num_row_groups
     column = file.schema_arrow.get_field_index("subset_name")
     can = []
     for group in range(file.metadata.num_row_groups):
@@ -152,79 +205,74 @@ def row_groups_with(subsets: Collection[str], file: pq.ParquetFile) -> list[bool
     return can
 
 
-def check_file(name: str, path: Path) -> None:
-    """Refuse, before anything is written, a file that cannot be opened or lacks a column."""
-    try:
-        if suffix(path) == ".parquet":
-            with path.open("rb") as raw, pq.ParquetFile(raw) as file:
-                schema = file.schema_arrow
-            _check_columns(name, schema.names)
-            for column in COLUMNS:
-                kind = schema.field(column).type
-                kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-                if kind not in (pa.string(), pa.large_string(), pa.string_view(), pa.null()):
-                    raise CorpusError(f"{name}: column {column!r} is {kind}, not text. Write it as strings.")
-        else:
-            _check_jsonl(name, path)
-    except PermissionError:
-        raise _denied(path) from None
-    except DAMAGE as error:
-        raise CorpusError(damaged(name, error, "it ends within its first lines")) from error
-    except (pa.ArrowException, OSError) as error:
-        raise CorpusError(damaged(name, error, "not even its footer could be read")) from error
+class Opened(NamedTuple):
+    """The text of a file as a stream of UTF-8 without a byte-order mark, unpacked if it was packed."""
 
-
-def _check_jsonl(name: str, path: Path) -> None:
-    found: dict[str, None] = {}
-    with open_lines(path) as (stream, _):
-        for number, line in zip(range(1, 101), lines(name, stream), strict=False):
-            if number == 1 and line.lstrip().startswith(b"["):
-                raise CorpusError(
-                    f"{name} is one JSON array, not one row per line. Convert it: jq -c '.[]' {path.name}"
-                )
-            with contextlib.suppress(orjson.JSONDecodeError):
-                row = orjson.loads(line)
-                if isinstance(row, dict):
-                    found.update(dict.fromkeys(row))
-    if found:
-        _check_columns(name, list(found))
-
-
-def _check_columns(name: str, found: Sequence[str]) -> None:
-    for column in COLUMNS:
-        if column not in found:
-            raise CorpusError(
-                f"{name} has no column {column!r}{nearest(column, found)}; its columns are {listed(found)}. "
-                f"Rename them to {listed(COLUMNS)}."
-            )
+    stream: Any
+    raw: Any
+    """The file itself: where it stands says how many of its bytes are read."""
+    packed: str
+    """`gzip`, `zstd`, or nothing."""
+    encoding: str
+    """What the byte-order mark of another encoding says; else nothing."""
 
 
 @contextlib.contextmanager
-def open_lines(path: Path) -> Iterator[tuple[Any, Callable[[], int]]]:
-    """The bytes of a file, unpacked if it is gzipped, and a function that returns how many bytes of the file are read.
-
-    The first bytes show whether it is gzipped, since names are often wrong.
-    """
-    with path.open("rb", buffering=1 << 20) as raw:
-        gzipped = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        if gzipped:
-            with gzip.GzipFile(fileobj=raw) as packed, io.BufferedReader(packed, 1 << 20) as unpacked:
-                yield unpacked, raw.tell
+def opened(path: Path) -> Iterator[Opened]:
+    """Open a file of text. Its first bytes show how it is packed and encoded, since names are often wrong."""
+    with contextlib.ExitStack() as closing:
+        raw: Any = closing.enter_context(path.open("rb", buffering=BUFFER))
+        stream = raw
+        packed = next((kind for magic, kind in _PACKED.items() if raw.peek(4).startswith(magic)), "")
+        if packed:
+            unpacked = gzip.GzipFile(fileobj=raw) if packed == "gzip" else pa.CompressedInputStream(raw, "zstd")
+            stream = closing.enter_context(io.BufferedReader(unpacked, BUFFER))
+        mark = next((mark for mark in _MARKS if stream.peek(4).startswith(mark)), b"")
+        encoding = _MARKS.get(mark, "")
+        if encoding:
+            stream = closing.enter_context(io.BufferedReader(_Recoded(stream, encoding), BUFFER))
         else:
-            yield raw, raw.tell
+            stream.read(len(mark))
+        yield Opened(stream, raw, packed, encoding)
 
 
-def lines(name: str, stream: Any) -> Iterator[bytes]:
-    """The lines of a file, without its byte-order mark, refusing one that would fill the memory."""
-    for number, line in enumerate(iter(lambda: stream.readline(_LINE_BYTES), b""), 1):
-        if len(line) >= _LINE_BYTES:
-            raise CorpusError(f"{name}: line {number:,} is over {_LINE_BYTES >> 20} MB. Is it one JSON row per line?")
-        yield line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+_PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+#: Longer marks first: that of UTF-32 begins with that of UTF-16. That of UTF-8 says nothing new.
+_MARKS = {
+    b"\xff\xfe\0\0": "UTF-32",
+    b"\0\0\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+    b"\xef\xbb\xbf": "",
+}
 
 
-def suffix(path: Path) -> str | None:
-    return next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
+class _Recoded(io.RawIOBase):
+    """A stream in another encoding as UTF-8. A lone surrogate stays one, which rows are tested for."""
+
+    def __init__(self, stream: Any, encoding: str) -> None:
+        self._text = io.TextIOWrapper(stream, encoding, "surrogatepass", newline="")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        # A character has at most four bytes.
+        data = self._text.read(len(buffer) // 4).encode("utf-8", "surrogatepass")
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def lines(name: str, stream: Any) -> Iterator[Any]:
+    """The lines of a stream, of bytes or of text, refusing one that would fill the memory."""
+    for number, line in enumerate(iter(lambda: stream.readline(LINE_BYTES), stream.read(0)), 1):
+        if len(line) >= LINE_BYTES:
+            raise CorpusError(f"{name}: line {number:,} is over {LINE_BYTES >> 20} MB. Is it one JSON row per line?")
+        yield line
+
+
+def _is_readable(name: str) -> bool:
+    return name.lower().endswith((*SUFFIXES, *_OTHERS))
 
 
 def damaged(name: str, error: Exception, how_far: str) -> str:
@@ -232,7 +280,7 @@ def damaged(name: str, error: Exception, how_far: str) -> str:
     return f"{name} is damaged or cut short: {how_far} ({reason}). Get the file again."
 
 
-def _denied(path: Any) -> CorpusError:
+def denied(path: Any) -> CorpusError:
     return CorpusError(f"{path} may not be read (permission denied). Give yourself the right to read it: chmod u+r")
 
 

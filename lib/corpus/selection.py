@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,8 +22,9 @@ from tqdm import tqdm
 from lib import paths
 from lib.config import Config, nearest
 from lib.corpus import sources
-from lib.corpus.files import COLUMNS, SUBSETS, CorpusError, check_file, find_files, listed, row_count, suffix
-from lib.corpus.rows import REPETITIVE, SCHEMA, counts, jsonl_parts, parquet_parts
+from lib.corpus.files import COLUMNS, SUBSETS, CorpusError, find_files, listed, row_count
+from lib.corpus.formats import CENDOL, Format, NoRowsError, recognise
+from lib.corpus.rows import MOST_SUBSETS, REPETITIVE, SCHEMA, TURNS, counts, parts
 from lib.demo import generator
 from lib.storage import write_json
 
@@ -36,11 +37,13 @@ _GROUP_BYTES = 128 << 20
 class CorpusSummary:
     """What `select` read and what became of it: rows_read = kept + left_out + bad, each summed.
 
-    `files` are names relative to the corpus; `kept` has every subset that was asked for, 0 where it has no rows;
-    `left_out` counts the rows of other subsets, whose text is not looked at; `bad` counts the rows set aside, by
-    reason; `commit` is that of a data set on the hub, and `not_fetched` has the rows of those of its files that hold
-    none of the subsets, which are not counted elsewhere; `fingerprint` is a SHA-256 over the names and the bytes of all
-    files that were read; `sources` describes the public repositories of the corpus `open`, each with its rows.
+    `files` are names relative to the corpus; `formats` has the rows of each format that files were recognised as;
+    `set_aside` says of files that are not among them why; `kept` has the subsets, of Cendol's all that were asked for,
+    0 where one has no rows; `left_out` counts the rows of other subsets, whose text is not looked at; `bad` counts the
+    rows set aside, by reason; `commit` is that of a data set on the hub, and `not_fetched` has the rows of those of its
+    files that hold none of the subsets, which are not counted elsewhere; `fingerprint` is a SHA-256 over the names and
+    the bytes of all files that were read; `sources` describes the public repositories of the corpus `open`, each with
+    its rows.
     """
 
     corpus: str
@@ -50,6 +53,8 @@ class CorpusSummary:
     left_out: dict[str, int]
     bad: dict[str, int]
     fingerprint: str
+    formats: dict[str, int] = field(default_factory=dict)
+    set_aside: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
     not_fetched: dict[str, int] = field(default_factory=dict)
     sources: list[dict[str, Any]] = field(default_factory=list)
@@ -63,22 +68,33 @@ class CorpusSummary:
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=2)
 
 
-def select(corpus: str, destination: Path, subsets: Sequence[str] = SUBSETS) -> CorpusSummary:
-    """Write the rows of `subsets` to the parquet file `destination`, in the order of the corpus.
+def select(corpus: str, destination: Path, subsets: Sequence[str] = SUBSETS, subset_column: str = "") -> CorpusSummary:
+    """Write the rows of a corpus to the parquet file `destination`, in its order.
 
-    `corpus` is a parquet or JSON-lines file (gzipped or not), a glob, a folder of such files, or the name of a data
-    set on the hub (`lib.hub`). The file written has `row` (from 1, within its file: the line of a JSON-lines file),
-    `source` (the name of that file) and the seven `COLUMNS`. It appears only when it is whole. Rows that cannot be used
-    go to `bad_rows.jsonl` beside it, with their reason; that file is written even if it stays empty. Memory does not
-    grow with the corpus. Raises CorpusError if the corpus cannot be used.
+    `corpus` is a file, a glob, a folder, or the name of a data set on the hub (`lib.hub`), in a format that
+    `lib.corpus.formats` recognises. The file written has `row` (from 1, within its file: the line of a JSON-lines
+    file), `source` (the name of that file), the seven `COLUMNS`, null where the corpus has no such column, and `turns`
+    where rows may be conversations (`lib.corpus.rows.TURNS`). It appears only when it is whole. Rows that cannot be
+    used go to `bad_rows.jsonl` beside it, with their reason; that file is written even if it stays empty. Memory does
+    not grow with the corpus.
+
+    Args:
+        subsets: of Cendol's, those that are kept where files have Cendol's columns and no `subset_column` is named.
+        subset_column: the column that names each row's subset, all of which are kept; or `none`.
+
+    Raises:
+        CorpusError: if the corpus cannot be used.
     """
     _check_subsets(subsets)
     destination = Path(destination)
     bad_rows = destination.with_name(BAD_ROWS)
-    files, commit, not_fetched = find_files(corpus, subsets)
-    _check_apart(corpus, files, destination, bad_rows)
-    for name, path in files.items():
-        check_file(name, path)
+    found = find_files(corpus, None if subset_column else subsets)
+    _check_apart(corpus, found.files, destination, bad_rows)
+    formats, set_aside = recognised(found.files, subset_column)
+    set_aside = dict(sorted((found.set_aside | set_aside).items()))
+    files = {name: found.files[name] for name in formats}
+    wanted_of = {name: wanted(form, subsets, subset_column) for name, form in formats.items()}
+    turns = [] if all(form.shape == CENDOL for form in formats.values()) else [TURNS]
 
     destination.parent.mkdir(parents=True, exist_ok=True)
     whole = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
@@ -86,27 +102,29 @@ def select(corpus: str, destination: Path, subsets: Sequence[str] = SUBSETS) -> 
     kept: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
     bad: Counter[str] = Counter()
+    read = Counter(dict.fromkeys(map(str, formats.values()), 0))
     bad_wanted = 0
     try:
         with (
-            _writer(whole) as write,
+            _writer(whole, pa.schema([*SCHEMA, *turns])) as write,
             whole_bad.open("wb") as bad_file,
             ThreadPoolExecutor(1) as hasher,
             tqdm(total=sum(p.stat().st_size for p in files.values()), unit="B", unit_scale=True, desc="corpus") as bar,
         ):
             digests = [hasher.submit(_digest, path) for path in files.values()]
             for name, path in files.items():
-                read_parts = parquet_parts if suffix(path) == ".parquet" else jsonl_parts
                 position = 0
-                for part in read_parts(name, path, frozenset(subsets)):
+                for part in parts(name, path, formats[name], wanted_of[name]):
                     kept.update(counts(part.kept["subset_name"]))
+                    _check_count(kept, subset_column)
                     left_out.update(part.left_out)
                     for fault in part.bad:
                         bad[fault.reason] += 1
-                        bad_wanted += fault.subset in subsets
+                        bad_wanted += wanted_of[name] is None or fault.subset in subsets
                         bad_file.write(
                             orjson.dumps({"file": name, **fault._asdict()}, option=orjson.OPT_APPEND_NEWLINE)
                         )
+                    read[str(formats[name])] += len(part.kept) + part.left_out.total() + len(part.bad)
                     write(part.kept, name)
                     bar.update(part.position - position)
                     position = part.position
@@ -117,21 +135,47 @@ def select(corpus: str, destination: Path, subsets: Sequence[str] = SUBSETS) -> 
     finally:
         whole.unlink(missing_ok=True)
         whole_bad.unlink(missing_ok=True)
+    asked = subsets if any(wanted_of.values()) else ()
     return CorpusSummary(
         corpus=corpus,
         files=tuple(files),
-        rows_read=kept.total() + left_out.total() + bad.total(),
-        kept={name: kept[name] for name in subsets},
+        rows_read=read.total(),
+        kept={name: kept[name] for name in dict.fromkeys([*asked, *sorted(kept)])},
         left_out=dict(left_out.most_common()),
         bad=dict(bad.most_common()),
         fingerprint=fingerprint,
-        commit=commit,
-        not_fetched=not_fetched,
+        formats=dict(read.most_common()),
+        set_aside=set_aside,
+        commit=found.commit,
+        not_fetched=found.not_fetched,
     )
 
 
+def recognised(files: Mapping[str, Path], subset_column: str = "") -> tuple[dict[str, Format], dict[str, str]]:
+    """What each file is, and why others are set aside: a document, a table or an archive beside the rows.
+
+    Raises:
+        CorpusError: if a file cannot be used, or none has rows.
+    """
+    formats, set_aside = {}, {}
+    for name, path in files.items():
+        try:
+            formats[name] = recognise(name, path, subset_column)
+        except NoRowsError as error:
+            set_aside[name] = str(error)
+    if not formats:
+        # Most likely to be what was meant.
+        raise CorpusError(set_aside[max(files, key=lambda name: files[name].stat().st_size)])
+    return formats, set_aside
+
+
+def wanted(form: Format, subsets: Collection[str], subset_column: str) -> frozenset[str] | None:
+    """The subsets that are wanted of a file: some of Cendol's where it has Cendol's columns, else all (None)."""
+    return frozenset(subsets) if form.shape == CENDOL and not subset_column else None
+
+
 def prepare(config: Config) -> CorpusSummary:
-    """Select the six subsets of a run's corpus into its `rows` file, and keep the summary beside it.
+    """Select the rows of a run's corpus into its `rows` file, and keep the summary beside it.
 
     The demo's corpus is generated first, and that of `open` fetched. Raises CorpusError if the corpus cannot be used.
     """
@@ -145,7 +189,7 @@ def prepare(config: Config) -> CorpusSummary:
             source = str(path)
         elif source == "open":
             source = str(sources.write())
-        summary = select(located(source), rows)
+        summary = select(located(source), rows, subset_column=config.corpus.subsets)
         if config.corpus.source == "open":
             summary = replace(summary, sources=sources.described())
         write_json(config.paths.corpus_summary, summary.to_dict())
@@ -164,12 +208,15 @@ def read(
 ) -> pd.DataFrame:
     """The rows at the given positions (from 0) of a file that `select` wrote, in the order asked for.
 
-    A position may be repeated. Without `rows`, all of them. One row group is in memory at a time besides
-    the result. Raises CorpusError for a missing or damaged file, an unknown column and a position out of range.
+    A position may be repeated. Without `rows`, all of them. `turns` is left out where the corpus has none. One row
+    group is in memory at a time besides the result. Raises CorpusError for a missing or damaged file, an unknown column
+    and a position out of range.
     """
     destination = Path(destination)
     try:
         with pq.ParquetFile(destination, pre_buffer=False) as file:
+            if TURNS.name not in file.schema_arrow.names:
+                columns = [name for name in columns if name != TURNS.name]
             for name in columns:
                 if name not in file.schema_arrow.names:
                     known = ", ".join(file.schema_arrow.names)
@@ -212,6 +259,15 @@ def _check_subsets(subsets: Sequence[str]) -> None:
         raise CorpusError(f"no subset is asked for; name at least one of {listed(SUBSETS)}.")
 
 
+def _check_count(kept: Counter[str], subset_column: str) -> None:
+    if len(kept) > MOST_SUBSETS:
+        some = listed(sorted(kept)[:5])
+        raise CorpusError(
+            f"SUBSETS={subset_column!r} names over {MOST_SUBSETS} subsets ({some} …). Name a column whose values many "
+            "rows share, or none."
+        )
+
+
 def _check_apart(corpus: str, files: dict[str, Path], destination: Path, bad_rows: Path) -> None:
     written = {destination.resolve(), bad_rows.resolve()}
     root = Path(corpus).expanduser().resolve()
@@ -247,13 +303,13 @@ def _check_outcome(
 
 
 @contextlib.contextmanager
-def _writer(path: Path) -> Iterator[Any]:
+def _writer(path: Path, schema: pa.Schema) -> Iterator[Any]:
     """Yield `write(batch, source)`, which gathers batches into row groups and writes them on a thread of its own."""
     gathered: list[pa.RecordBatch] = []
     pending: Future[None] | None = None
     # The file is an intermediate that is read again at once: compressing it would cost as much time as the reading.
     with (
-        pq.ParquetWriter(path, SCHEMA, compression="none", use_dictionary=REPETITIVE, write_statistics=False) as file,
+        pq.ParquetWriter(path, schema, compression="none", use_dictionary=REPETITIVE, write_statistics=False) as file,
         ThreadPoolExecutor(1) as thread,
     ):
 
@@ -262,13 +318,17 @@ def _writer(path: Path) -> Iterator[Any]:
             if pending:
                 pending.result()
             if gathered:
-                table = pa.Table.from_batches(gathered, SCHEMA)
+                table = pa.Table.from_batches(gathered, schema)
                 gathered.clear()
                 pending = thread.submit(file.write_table, table, len(table))
 
         def write(batch: pa.RecordBatch, source: str) -> None:
             if len(batch):
-                gathered.append(batch.add_column(1, "source", pa.repeat(source, len(batch))))
+                batch = batch.add_column(1, "source", pa.repeat(source, len(batch)))
+                if len(batch.schema) < len(schema):
+                    # A file in Cendol's columns beside others.
+                    batch = batch.append_column(TURNS, pa.nulls(len(batch), TURNS.type))
+                gathered.append(batch)
             rows = sum(len(part) for part in gathered)
             if rows >= _GROUP_ROWS or sum(part.nbytes for part in gathered) >= _GROUP_BYTES:
                 flush()

@@ -15,7 +15,7 @@ from lib.config import Config
 from lib.corpus import selection, splits
 from lib.model import generation, loading
 from lib.model.generation import Decoding, HasDefaults
-from lib.model.prompts import chat_template_hash, conversation, encode_prompt, end_of_turn_id
+from lib.model.prompts import asked, chat_template_hash, conversation, earlier, encode_prompt, end_of_turn_id
 from lib.sampling.draws import spread
 
 #: `clean`: rows of groups that were kept apart. `paper`: single rows that sampling left over, leaks and all. `greedy`:
@@ -42,14 +42,15 @@ def test_rows(config: Config, split: pd.DataFrame) -> dict[str, pd.DataFrame]:
     rows.
 
     Returns:
-        By protocol, indexed by position in the corpus file: subset_name, input, output.
+        By protocol, indexed by position in the corpus file: subset_name, input, output; turns where rows may be
+        conversations.
     """
     sides = {"clean": split[split["split"] == "test"].drop_duplicates("pair"), "paper": split[split["left_over"]]}
     tests = {}
     for protocol, side in sides.items():
         places = spread(side["subset"].to_numpy(), config.evaluation.test_rows, config.corpus.split_seed)
         chosen = side.index.to_numpy()[places]
-        rows = selection.read(config.paths.rows, chosen, columns=["subset_name", "input", "output"])
+        rows = selection.read(config.paths.rows, chosen, columns=["subset_name", "input", "output", "turns"])
         tests[protocol] = rows.set_index(chosen)
     return tests | {"greedy": tests["clean"]}
 
@@ -84,13 +85,16 @@ def origin(config: Config) -> dict[str, Any]:
 def shown(config: Config) -> list[tuple[str, str]]:
     """Prompts and outputs that stand before every prompt as earlier turns (`evaluation.shown_rows`).
 
-    Rows of the training side that are short, of as many subsets as there are; the same for every prompt.
+    Rows of the training side that are short and no conversations, of as many subsets as there are; the same for every
+    prompt.
     """
     if not config.evaluation.shown_rows:
         return []
     split = splits.read(config)
     positions = split.index[split["split"] == "train"].to_numpy()
-    rows = selection.read(config.paths.rows, positions, columns=["subset_name", "input", "output"])
+    rows = selection.read(config.paths.rows, positions, columns=["subset_name", "input", "output", "turns"])
+    if "turns" in rows:
+        rows = rows[rows["turns"].isna()]
     rows = rows[rows["input"].str.len() + rows["output"].str.len() <= SHOWN_CHARACTERS]
     places = spread(rows["subset_name"].to_numpy(), config.evaluation.shown_rows, config.corpus.split_seed)
     return list(rows.iloc[places][["input", "output"]].itertuples(index=False, name=None))
@@ -138,9 +142,13 @@ def complete(config: Config, tests: dict[str, pd.DataFrame], runs: int | None = 
         own_runs = 1 if protocol in _GREEDY else runs or settings.decoding_runs
         prompts = {
             int(row): encode_prompt(
-                tokenizer, conversation(text, settings.instruction, made_by["shown"]), config.prompt, room
+                tokenizer,
+                conversation(prompt, settings.instruction, made_by["shown"]),
+                config.prompt,
+                room,
+                earlier(prompt),
             )[0]
-            for row, text in rows["input"].items()
+            for row, prompt in zip(rows.index, asked(rows), strict=True)
         }
         generation.write_completions(
             model,
@@ -167,6 +175,8 @@ def read(config: Config, tests: dict[str, pd.DataFrame]) -> pd.DataFrame:
     parts = []
     for protocol, rows in tests.items():
         table = pd.DataFrame(generation.read_completions(config.paths.completions(config.name, protocol)))
-        known = rows.rename(columns={"subset_name": "subset", "input": "prompt", "output": "reference"})
+        known = rows.drop(columns="turns", errors="ignore").rename(
+            columns={"subset_name": "subset", "input": "prompt", "output": "reference"}
+        )
         parts.append(table.assign(protocol=protocol).join(known, on="row"))
     return pd.concat(parts, ignore_index=True)

@@ -72,7 +72,7 @@ def _rows(config: Config) -> pd.DataFrame:
     except CorpusError as error:
         raise CorpusError(f"english.source = {config.english.source!r} cannot be used: {error}") from error
     groups = splits.assign(config.paths.english_rows, config.corpus)["group"]
-    return selection.read(config.paths.english_rows, columns=_COLUMNS).assign(group=groups)
+    return selection.read(config.paths.english_rows, columns=[*_COLUMNS, "turns"]).assign(group=groups)
 
 
 def measure(config: Config, completions: pd.DataFrame) -> pd.DataFrame:

@@ -17,11 +17,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lib.config import Config, Prompt
 from lib.evaluation import completions, metrics
 from lib.model import loading
-from lib.model.prompts import Example, conversation, encode_example
+from lib.model.prompts import Example, asked, conversation, earlier, encode_example
 from lib.storage import whole
 
 # Of padded tokens: the logits of one batch over Llama's 128,256 tokens then take 2 GB at 32 bits.
 _TOKENS_PER_BATCH = 4_096
+_TEXTS = ("input", "output", "turns")
 
 
 def measure(config: Config, tests: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -37,7 +38,9 @@ def measure(config: Config, tests: dict[str, pd.DataFrame]) -> pd.DataFrame:
             # The rows of the clean protocol.
             continue
         path = config.paths.likelihood(config.name, protocol)
-        texts = hashlib.sha256(rows[["input", "output"]].to_json(orient="values").encode()).hexdigest()
+        texts = hashlib.sha256(
+            rows[[name for name in _TEXTS if name in rows]].to_json(orient="values").encode()
+        ).hexdigest()
         origin = json.dumps(made_by | {"rows": texts}, sort_keys=True)
         if not path.is_file() or read(config, protocol).attrs.get("origin") != origin:
             model = model or completions.load_model(config)
@@ -90,9 +93,9 @@ def answers(
         ValueError: if no row can be encoded.
     """
     encoded: dict[int, Example] = {}
-    for place, (prompt, output) in enumerate(zip(rows["input"], rows["output"], strict=True)):
+    for place, (prompt, output) in enumerate(zip(asked(rows), rows["output"], strict=True)):
         messages = [*conversation(prompt, instruction, shown), {"role": "assistant", "content": output}]
-        if example := encode_example(tokenizer, messages, settings, settings.max_evaluation_tokens):
+        if example := encode_example(tokenizer, messages, settings, settings.max_evaluation_tokens, earlier(prompt)):
             encoded[place] = example
     if not encoded:
         raise ValueError(f"of {len(rows)} rows none can be encoded: raise max_evaluation_tokens")

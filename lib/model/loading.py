@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import os
 import resource
+import subprocess
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +36,38 @@ class ModelError(ValueError):
 
 
 def device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU if there is one, else the CPU.
+
+    Raises:
+        ModelError: if there is a GPU that PyTorch cannot use: on the CPU, a run would take days without a word.
+    """
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    # It is wanted where no GPU is to be seen.
+    if os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and (gpu := _gpu_of_the_driver()):
+        built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is built without CUDA"
+        raise ModelError(
+            f"nvidia-smi lists a GPU ({gpu}), and PyTorch {torch.__version__}, which {built}, cannot use it: update "
+            "the driver, or install a PyTorch that fits it. CUDA_VISIBLE_DEVICES=-1 runs everything on the CPU instead"
+        )
+    return torch.device("cpu")
+
+
+@cache
+def _gpu_of_the_driver() -> str:
+    """The first GPU that nvidia-smi lists, with its driver's version; empty if it lists none."""
+    try:
+        asked = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    name, _, driver = asked.stdout.partition("\n")[0].partition(", ")
+    return f"{name}, driver {driver}" if driver else ""
 
 
 def dtype() -> torch.dtype:

@@ -6,11 +6,14 @@ from the template, so a text such as `<|eot_id|>` inside a prompt stays text and
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
+import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from lib.config import Prompt
@@ -63,26 +66,58 @@ class Example:
         return self.prompt_cut or self.answer_cut
 
 
-def to_sharegpt(prompt: str, completion: str) -> dict[str, Any]:
-    """Table 1, step 2: a row as ShareGPT turns."""
-    return {"conversations": [{"from": "human", "value": prompt}, {"from": "gpt", "value": completion}]}
+#: ShareGPT's names of the roles.
+_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
+
+
+def asked(rows: pd.DataFrame) -> list[Messages]:
+    """What is said before the completion of each row of a corpus, up to the user's text that asks for it.
+
+    Args:
+        rows: with `input`, and with `turns` where rows may be conversations (`lib.corpus.selection.select`).
+    """
+    turns = rows["turns"] if "turns" in rows else repeat(None)
+    return [
+        json.loads(before) if isinstance(before, str) else [{"role": "user", "content": text}]
+        for text, before in zip(rows["input"], turns, strict=False)
+    ]
+
+
+def to_sharegpt(prompt: str | Messages, completion: str) -> dict[str, Any]:
+    """Table 1, step 2: a row as ShareGPT turns.
+
+    Args:
+        prompt: what the user says, or all that is said before the completion.
+    """
+    before = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    names = {role: name for name, role in _ROLES.items()}
+    turns = [*before, {"role": "assistant", "content": completion}]
+    return {"conversations": [{"from": names[turn["role"]], "value": turn["content"]} for turn in turns]}
 
 
 def to_messages(sharegpt: dict[str, Any]) -> Messages:
     """ShareGPT turns as the messages that chat templates take."""
-    roles = {"human": "user", "gpt": "assistant", "system": "system"}
-    return [{"role": roles[turn["from"]], "content": turn["value"]} for turn in sharegpt["conversations"]]
+    return [{"role": _ROLES[turn["from"]], "content": turn["value"]} for turn in sharegpt["conversations"]]
 
 
-def conversation(text: str, instruction: str = "", shown: Sequence[tuple[str, str]] = ()) -> Messages:
+def conversation(prompt: Messages, instruction: str = "", shown: Sequence[tuple[str, str]] = ()) -> Messages:
     """The messages that ask a model to complete one prompt.
 
     Args:
-        instruction: precedes the prompt, in the same turn.
+        prompt: of `asked`.
+        instruction: precedes the last text, in the same turn.
         shown: prompts with their completions that stand before it, as earlier turns.
     """
+    *before, last = prompt
     turns = [turn for row in shown for turn in to_messages(to_sharegpt(*row))]
-    return [*turns, {"role": "user", "content": f"{instruction}\n\n{text}" if instruction else text}]
+    system = [turn for turn in before if turn["role"] == "system"]
+    text = f"{instruction}\n\n{last['content']}" if instruction else last["content"]
+    return [*system, *turns, *before[len(system) :], last | {"content": text}]
+
+
+def earlier(prompt: Messages) -> int:
+    """How many turns of a row stand before the one that asks for its completion, that of the system not counted."""
+    return sum(turn["role"] != "system" for turn in prompt) - 1
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, settings: Prompt, **options: Any) -> str:
@@ -97,27 +132,35 @@ def chat_template_hash(tokenizer: PreTrainedTokenizerBase, settings: Prompt) -> 
 
 
 def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, messages: Messages, settings: Prompt, max_tokens: int
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, settings: Prompt, max_tokens: int, earlier: int = 0
 ) -> tuple[list[int], bool]:
     """Token ids of a conversation with the assistant's turn opened, and whether it had to be cut to `max_tokens`.
 
     Only the end of the last user's text is ever cut, never the template around it.
 
+    Args:
+        earlier: how many of the turns before that text may be left out first, a question with its answer at a time.
+
     Raises:
         PromptError: if the conversation does not fit even without that text.
     """
     pieces = _pieces(tokenizer, messages, settings, add_generation_prompt=True)
+    left_out = 0
+    while left_out < earlier and _length(pieces) > max_tokens:
+        left_out += 2
+        kept = [*messages[: -1 - earlier], *messages[len(messages) - 1 - earlier + left_out :]]
+        pieces = _pieces(tokenizer, kept, settings, add_generation_prompt=True)
     cut = _cut_last_content(pieces, max_tokens)
-    return [token for ids, _ in pieces for token in ids], cut
+    return [token for ids, _ in pieces for token in ids], cut or left_out > 0
 
 
 def encode_example(
-    tokenizer: PreTrainedTokenizerBase, messages: Messages, settings: Prompt, max_tokens: int
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, settings: Prompt, max_tokens: int, earlier: int = 0
 ) -> Example | None:
     """Table 1, steps 4 to 7, on messages that end with the assistant's completion.
 
-    A text that is too long loses the end of its completion, but keeps `min_answer_tokens` of it; to keep them, the end
-    of the prompt is cut. None if even that leaves no room: such an example is dropped.
+    A text that is too long loses the end of its completion, but keeps `min_answer_tokens` of it; to keep them, the
+    prompt is cut (`encode_prompt`). None if even that leaves no room: such an example is dropped.
     """
     completion, end_of_turn = _completion_ids(tokenizer, messages, settings)
     if not completion:
@@ -125,7 +168,7 @@ def encode_example(
     answer = [*completion, end_of_turn]
     try:
         prompt, prompt_cut = encode_prompt(
-            tokenizer, messages[:-1], settings, max_tokens - min(len(answer), settings.min_answer_tokens)
+            tokenizer, messages[:-1], settings, max_tokens - min(len(answer), settings.min_answer_tokens), earlier
         )
     except PromptError:
         return None
@@ -181,9 +224,13 @@ def _pieces(
     return pieces
 
 
+def _length(pieces: list[tuple[list[int], bool]]) -> int:
+    return sum(len(ids) for ids, _ in pieces)
+
+
 def _cut_last_content(pieces: list[tuple[list[int], bool]], max_tokens: int) -> bool:
     """Cut the end of the last text in place, so that all pieces together have at most `max_tokens`."""
-    excess = sum(len(ids) for ids, _ in pieces) - max_tokens
+    excess = _length(pieces) - max_tokens
     if excess <= 0:
         return False
     last = max(position for position, (_, is_text) in enumerate(pieces) if is_text)

@@ -15,7 +15,7 @@ from lib.config import Config
 from lib.corpus import splits
 from lib.evaluation import completions
 from lib.model import loading
-from lib.model.prompts import Example, encode_example, to_messages, to_sharegpt
+from lib.model.prompts import Example, asked, earlier, encode_example, to_messages, to_sharegpt
 
 PROMPTS, SEED = 32, 0
 #: How far a stored model may be from the adapter. Measured on the demo, with 32 prompts of each of two seeds: weights
@@ -56,11 +56,12 @@ def drawn(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
     encoded = [
         encode_example(
             tokenizer,
-            to_messages(to_sharegpt(row.input, row.output)),
+            to_messages(to_sharegpt(prompt, output)),
             config.prompt,
             config.prompt.max_evaluation_tokens,
+            earlier(prompt),
         )
-        for row in rows.iloc[places].itertuples()
+        for prompt, output in zip(asked(rows.iloc[places]), rows["output"].iloc[places], strict=True)
     ]
     return [example for example in encoded if example is not None]
 

@@ -39,8 +39,12 @@ def settings(config: Config, *sections: str) -> pd.DataFrame:
 
 
 def corpus_summary(summary: CorpusSummary) -> pd.DataFrame:
-    """What was read: rows kept by subset, left out by subset, set aside by reason, and read from each public source."""
-    rows = [("kept", name, count) for name, count in summary.kept.items()]
+    """What was read: rows by what their file was recognised as, kept by subset, left out by subset, set aside by
+    reason, and from each public source.
+    """
+    rows = [("read as", name, count) for name, count in summary.formats.items()]
+    rows += [("set aside (file)", reason, 0) for reason in summary.set_aside.values()]
+    rows += [("kept", name, count) for name, count in summary.kept.items()]
     rows += [("left out (another subset)", name, count) for name, count in sorted(summary.left_out.items())]
     rows += [("set aside (bad row)", reason, count) for reason, count in summary.bad.items()]
     rows += [("not fetched (none of the subsets)", name, count) for name, count in summary.not_fetched.items()]

@@ -44,6 +44,8 @@ def manifest(configs: list[Config], picked: Config) -> dict[str, Any]:
             "source": config.corpus.source,
             "commit": corpus["commit"],
             "rows_read": corpus["rows_read"],
+            "formats": corpus.get("formats", {}),
+            "set_aside": sorted(corpus.get("set_aside", {})),
             "sha256": corpus["fingerprint"],
             "sources": corpus.get("sources", []),
         },

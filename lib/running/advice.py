@@ -16,15 +16,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from lib import paths
 from lib.config import Config
 from lib.corpus import selection, sources
-from lib.corpus.files import bytes_to_fetch, is_of_the_hub
+from lib.corpus.files import SUBSETS, bytes_to_fetch, is_of_the_hub
 from lib.model import loading, packaged
 from lib.parameters import load_configs
 from lib.running import memory, probe, workload
 from lib.running.memory import Room, Shape
 from lib.running.workload import Lengths, Workload
+from lib.training import backend
 
 #: The corpus is written once more, without compression, and grouped: bytes on disk for each byte fetched.
 UNPACKED = 4.0
@@ -69,7 +72,8 @@ def to_fetch(config: Config) -> dict[str, int]:
         from lib import hub
 
         for kind, name in wanted.items():
-            known[kind] = hub.model_to_fetch(name) if kind == "base model" else bytes_to_fetch(name)
+            subsets = None if kind == "corpus" and config.corpus.subsets else SUBSETS
+            known[kind] = hub.model_to_fetch(name) if kind == "base model" else bytes_to_fetch(name, subsets)
     return {kind: size for kind, size in known.items() if size or kind in wanted}
 
 
@@ -209,7 +213,7 @@ def work_lines(config: Config, work: Workload, known: Lengths, how: str) -> list
     """What is trained and generated."""
     of_length = "measured on rows of the corpus" if known.measured else "lengths assumed: nothing is fetched yet"
     return [
-        Line("corpus", f"{work.corpus_rows:,} rows of the six subsets", how),
+        Line("corpus", f"{work.corpus_rows:,} rows of its subsets", how),
         Line(
             "training",
             f"{work.trainings} of {work.examples:,} examples at most: {work.steps:,} steps, "
@@ -241,6 +245,37 @@ def fetch_lines(config: Config, fetched: dict[str, int]) -> list[Line]:
     ]
 
 
+def machine_lines(config: Config, room: Room) -> list[Line]:
+    """What this machine has, and what a run makes of it: who trains, in which numbers, by which attention, and why."""
+    cores, training = os.cpu_count() or 1, config.training
+    by, numbers = backend.chosen(training), str(backend.precision(training)).removeprefix("torch.")
+    if training.backend != "auto":
+        why = "training.backend says so"
+    elif room.gpu:
+        why = "there is a GPU" if by == "unsloth" else "unsloth is not installed: requirements-gpu.txt has it"
+    else:
+        why = "unsloth needs a GPU, and there is none"
+    if training.dtype not in ("auto", "fastest"):
+        why_numbers = "training.dtype says so"
+    elif room.gpu:
+        why_numbers = f"this GPU {'has' if numbers == 'bfloat16' else 'lacks'} bfloat16"
+    else:
+        gain = backend.bfloat16_speedup()
+        asked = "" if training.dtype == "fastest" else '; training.dtype = "fastest" would take what is faster'
+        why_numbers = f"bfloat16 is {gain:.1f} times as fast on this CPU{asked}"
+    attention, why_attention = "PyTorch's, without a table of scores", "packed examples one by one"
+    if by == "unsloth":
+        attention, why_attention = "unsloth's", "it tells packed examples apart"
+    elif not room.fused:
+        attention, why_attention = "PyTorch's, with a table of scores", "this GPU is older than Ampere"
+    return [
+        Line("machine", f"{cores} cores, {_gb(room.total)} in {room.name}", f"PyTorch {torch.__version__}"),
+        Line("", f"{'unsloth' if by == 'unsloth' else 'PEFT'} trains", why),
+        Line("", f"weights in {numbers} while training", why_numbers),
+        Line("", f"attention: {attention}", why_attention),
+    ]
+
+
 def memory_lines(found: dict[str, dict[str, float]], room: Room) -> list[Line]:
     """What the phase that needs the most memory consists of."""
     phase = max(found, key=lambda name: memory.needed(found[name]))
@@ -263,6 +298,8 @@ def advise(configs: list[Config]) -> str:
     """
     # The last one stands for all: rows of Table 2 differ in how much they train, hardly in what a token costs.
     config = configs[-1]
+    # A GPU that PyTorch cannot use is told first.
+    loading.device()
     room, size = memory.room(), shape(config)
     refuse_bits(size, config, room)
     fetched = to_fetch(config)
@@ -280,7 +317,8 @@ def advise(configs: list[Config]) -> str:
     free = shutil.disk_usage(_existing(paths.ROOT / "artifacts")).free
     refuse_disk(needs, free)
 
-    lines = fetch_lines(config, fetched) + work_lines(config, work, known, survey.how)
+    lines = machine_lines(config, room)
+    lines += fetch_lines(config, fetched) + work_lines(config, work, known, survey.how)
     lines += memory_lines(phases(size, config, known, room), room)
     lines.append(Line("disk", f"{_gb(sum(needs.values()))} of {_gb(free)} free", "computed"))
     if here:
@@ -333,13 +371,13 @@ def _time(taken: float) -> str:
 def main() -> None:
     """Print the advice for one run; end with 1 and a sentence where it cannot be done."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    for name in ("run", "corpus", "base-model", "iterations", "seeds", "studies", "benchmarks"):
+    for name in ("run", "corpus", "base-model", "iterations", "seeds", "studies", "benchmarks", "subsets"):
         parser.add_argument(f"--{name}", default="")
     parser.add_argument("--profile", default="demo")
     args = parser.parse_args()
     given = args.run, args.profile, args.iterations, args.seeds, args.corpus, args.base_model, args.studies
     try:
-        print(advise(load_configs(*given, args.benchmarks)))
+        print(advise(load_configs(*given, args.benchmarks, args.subsets)))
     except (AdviceError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
 

@@ -63,13 +63,13 @@ def main() -> None:
     With --graph, print instead the notebooks of the run as `notebook:notebook it needs`, a word each.
     """
     parser = argparse.ArgumentParser(description=main.__doc__)
-    for name in ("run", "profile", "corpus", "base-model", "iterations", "seeds", "studies", "benchmarks"):
+    for name in ("run", "profile", "corpus", "base-model", "iterations", "seeds", "studies", "benchmarks", "subsets"):
         parser.add_argument(f"--{name}", default="")
     parser.add_argument("--graph", action="store_true")
     args = parser.parse_args()
     given = args.run, args.profile, args.iterations, args.seeds, args.corpus, args.base_model, args.studies
     try:
-        configs = load_configs(*given, args.benchmarks)
+        configs = load_configs(*given, args.benchmarks, args.subsets)
         # Not while the graph is drawn: that may be before there is an environment.
         if not args.graph and not set(configs[0].benchmarks.tasks.split()) <= set(BENCHMARKS):
             from lib.evaluation import benchmarks

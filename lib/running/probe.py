@@ -22,7 +22,7 @@ from lib.corpus import splits
 from lib.evaluation import completions, metrics
 from lib.model import generation, loading
 from lib.model.attention import PackedCollator
-from lib.model.prompts import Example, encode_example, encode_prompt, to_messages, to_sharegpt
+from lib.model.prompts import Example, asked, earlier, encode_example, encode_prompt, to_messages, to_sharegpt
 from lib.sampling import embedding
 from lib.training import examples, trainer
 
@@ -68,14 +68,18 @@ def encode(config: Config, rows: pd.DataFrame) -> tuple[list[Example], list[list
     """The rows as examples, and as prompts to complete; with the tokenizer, which must be on this machine."""
     tokenizer = loading.load_tokenizer(config.model)
     room = config.prompt.max_evaluation_tokens - config.evaluation.max_new_tokens
+    said = asked(rows)
     made = [
-        encode_example(tokenizer, to_messages(to_sharegpt(*texts)), config.prompt, config.prompt.max_train_tokens)
-        for texts in zip(rows["input"], rows["output"], strict=True)
+        encode_example(
+            tokenizer,
+            to_messages(to_sharegpt(prompt, output)),
+            config.prompt,
+            config.prompt.max_train_tokens,
+            earlier(prompt),
+        )
+        for prompt, output in zip(said, rows["output"], strict=True)
     ]
-    prompts = [
-        encode_prompt(tokenizer, to_messages(to_sharegpt(text, ""))[:1], config.prompt, room)[0]
-        for text in rows["input"]
-    ]
+    prompts = [encode_prompt(tokenizer, prompt, config.prompt, room, earlier(prompt))[0] for prompt in said]
     return [example for example in made if example is not None], prompts
 
 
@@ -101,8 +105,9 @@ def measure(config: Config, rows: pd.DataFrame) -> Speeds:
     try:
         started = _start()
         encoding, (made, prompts) = _timed(lambda: encode(config, rows))
-        trained, load = _training(apart, made)
+        # First: a training may import unsloth, which changes the models that are loaded after it.
         reading, writing = _decoding(config, prompts)
+        trained, load = _training(apart, made)
         grouping = _grouping(apart, rows)
         embedded, scoring = _embedding(config, rows)
     finally:
@@ -130,8 +135,8 @@ def _tokens_per_byte(config: Config, rows: pd.DataFrame) -> float:
 def matrix_speed() -> float:
     """Floating-point operations a second of this machine's matrix product, in the precision that models run in."""
     where = loading.device()
-    size, dtype = (1024, torch.float32) if where.type == "cpu" else (8192, torch.bfloat16)
-    one = torch.ones((size, size), device=where, dtype=dtype)
+    size = 1024 if where.type == "cpu" else 8192
+    one = torch.ones((size, size), device=where, dtype=loading.dtype())
 
     def product() -> None:
         (one @ one)[0, 0].item()

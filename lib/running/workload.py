@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from lib.config import Config
 from lib.corpus import selection, sources
-from lib.corpus.files import SUBSETS, check_file, find_files, is_of_the_hub, suffix
-from lib.corpus.rows import jsonl_parts, parquet_parts
+from lib.corpus.files import SUBSETS, find_files, is_of_the_hub
+from lib.corpus.rows import UNDIVIDED, parts
 from lib.demo import generator
 from lib.evaluation.completions import PROTOCOLS
 from lib.running.graph import stages
@@ -34,7 +34,7 @@ CENDOL = {
     "identity_prompt": 62_500,
     "dolly": 75_055,
 }
-TEXTS = ["subset_name", "input", "output"]
+TEXTS = ["subset_name", "input", "output", "turns"]
 #: Bytes of UTF-8 of all texts that a model reads for a benchmark (its files: lib/evaluation/tables/benchmarks.toml).
 BENCHMARK_BYTES = {"lindsea": 28_765, "copal_id": 115_795, "xcopa_id": 50_864, "nusax": 125_483}
 #: How many rows lengths and speeds are measured on.
@@ -45,7 +45,9 @@ ASSUMED_TOKENS, ASSUMED_PROMPT_TOKENS = 400, 120
 
 @dataclass(frozen=True)
 class Survey:
-    """Some rows of a corpus (subset_name, input, output; None where they would have to be fetched) and its subsets."""
+    """Some rows of a corpus (subset_name, input, output, and turns where they may be conversations; None where they
+    would have to be fetched) and its subsets.
+    """
 
     rows: pd.DataFrame | None
     sizes: dict[str, int]
@@ -103,28 +105,30 @@ def survey(config: Config) -> Survey:
         return Survey(selection.read(config.paths.rows, _some(subsets), columns=TEXTS), sizes, "counted")
     if config.corpus.source == "demo":
         rows = pd.DataFrame(generator.rows())
-        sizes = rows["subset_name"].value_counts()
-        rows = rows[rows["subset_name"].isin(SUBSETS)]
-        rows = rows[TEXTS].iloc[_some(rows["subset_name"])]
-        return Survey(rows, {name: int(sizes[name]) for name in SUBSETS}, "counted")
+        if column := config.corpus.subsets:
+            rows["subset_name"] = rows.get(column, UNDIVIDED)
+        else:
+            rows = rows[rows["subset_name"].isin(SUBSETS)]
+        sizes = {name: int(count) for name, count in rows["subset_name"].value_counts().items()}
+        return Survey(rows[TEXTS[:-1]].iloc[_some(rows["subset_name"])], sizes, "counted")
     if config.corpus.source == "open" and not sources.is_written():
         return Survey(None, sources.sizes(), "counted")
     source = str(sources.path()) if config.corpus.source == "open" else selection.located(config.corpus.source)
     if is_of_the_hub(source):
         return Survey(None, CENDOL, "assumed")
-    parts, found = [], Counter[str]()
-    for name, path in find_files(source).files.items():
-        check_file(name, path)
-        read = parquet_parts if suffix(path) == ".parquet" else jsonl_parts
-        for part in islice(read(name, path, frozenset(SUBSETS)), 1):
-            table = part.kept.select(TEXTS).to_pandas()
-            parts.append(table)
+    tables, found = [], Counter[str]()
+    files = find_files(source, None if config.corpus.subsets else SUBSETS).files
+    for name, form in selection.recognised(files, config.corpus.subsets)[0].items():
+        path = files[name]
+        for part in islice(parts(name, path, form, selection.wanted(form, SUBSETS, config.corpus.subsets)), 1):
+            table = part.kept.select([column for column in TEXTS if column in part.kept.schema.names]).to_pandas()
+            tables.append(table)
             # The rest of a file is assumed to be like its first stretch.
             more = path.stat().st_size / max(1, part.position)
             found.update({subset: int(more * rows) for subset, rows in table["subset_name"].value_counts().items()})
-    rows = pd.concat(parts, ignore_index=True)
+    rows = pd.concat(tables, ignore_index=True)
     rows = rows.iloc[_some(rows["subset_name"])] if len(rows) else None
-    return Survey(rows, {name: found[name] for name in SUBSETS}, "measured")
+    return Survey(rows, dict(found), "measured")
 
 
 def _some(subsets: pd.Series) -> np.ndarray:

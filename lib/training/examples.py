@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -9,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lib.config import Config
 from lib.corpus import selection
-from lib.model.prompts import Example, encode_example, to_messages, to_sharegpt
+from lib.model.prompts import Example, asked, earlier, encode_example, to_messages, to_sharegpt
 from lib.storage import whole
 
 PARTS = ("train", "validation")
@@ -27,11 +28,12 @@ class Examples:
     """One row per training example: subset, tokens."""
 
 
-def first_row(config: Config) -> pd.Series:
-    """The first drawn training row of the corpus, to look at."""
+def first_row(config: Config) -> dict[str, Any]:
+    """The first drawn training row of the corpus as ShareGPT turns, to look at."""
     table = pd.read_parquet(config.paths.sample(config.sampled_as))
     position = table.loc[table["part"] == "train", "position"].to_numpy()[:1]
-    return selection.read(config.paths.rows, position).iloc[0]
+    row = selection.read(config.paths.rows, position, columns=["input", "output", "turns"])
+    return to_sharegpt(asked(row)[0], row["output"].iloc[0])
 
 
 def prepare(config: Config, tokenizer: PreTrainedTokenizerBase) -> Examples:
@@ -41,13 +43,17 @@ def prepare(config: Config, tokenizer: PreTrainedTokenizerBase) -> Examples:
     lengths = pd.DataFrame(columns=["subset", "tokens"])
     for part in PARTS:
         sampled = table[table["part"] == part]
-        rows = selection.read(config.paths.rows, sampled["position"].to_numpy(), columns=["input", "output"])
+        rows = selection.read(config.paths.rows, sampled["position"].to_numpy(), columns=["input", "output", "turns"])
         encoded = [
             encode_example(
-                tokenizer, to_messages(to_sharegpt(prompt, output)), config.prompt, config.prompt.max_train_tokens
+                tokenizer,
+                to_messages(to_sharegpt(prompt, output)),
+                config.prompt,
+                config.prompt.max_train_tokens,
+                earlier(prompt),
             )
             for prompt, output in tqdm(
-                zip(rows["input"], rows["output"], strict=True), total=len(rows), desc=f"encoding {part}", unit="row"
+                zip(asked(rows), rows["output"], strict=True), total=len(rows), desc=f"encoding {part}", unit="row"
             )
         ]
         kept[part] = [example for example in encoded if example is not None]

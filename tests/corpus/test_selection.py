@@ -310,8 +310,8 @@ def test_a_folder_without_readable_files_names_the_kinds_it_has(tmp_path, destin
     (tmp_path / "c").mkdir()
     with pytest.raises(CorpusError, match="no files at all"):
         select(str(tmp_path / "c"), destination)
-    (tmp_path / "c" / "a.csv").write_text("x")
-    with pytest.raises(CorpusError, match=r"only \.csv\. Give \.parquet, \.jsonl"):
+    (tmp_path / "c" / "a.xlsx").write_text("x")
+    with pytest.raises(CorpusError, match=r"only \.xlsx\. Give files in parquet, or \.jsonl"):
         select(str(tmp_path / "c"), destination)
 
 
@@ -354,19 +354,15 @@ def test_an_unknown_subset_names_the_nearest(tmp_path, destination):
         select(str(path), destination, subsets=())
 
 
-def test_a_json_array_is_told_how_to_become_lines(tmp_path, destination):
-    (tmp_path / "a.json").write_text(json.dumps(ROWS))
-    with pytest.raises(CorpusError, match=r"one JSON array.*jq"):
-        select(str(tmp_path / "a.json"), destination)
-
-
-@pytest.mark.parametrize("keep", [30, 60_000])
+@pytest.mark.parametrize("keep", [30, 1_200_000])
 def test_a_truncated_gzip_file_stops_and_says_how_far_it_got(tmp_path, destination, keep):
     noise = random.Random(0)
-    rows = [make_row(n, output=str(noise.getrandbits(400))) for n in range(2000)]
+    rows = [make_row(n, output=str(noise.getrandbits(6_000))) for n in range(2000)]
     path = write_jsonl(tmp_path / "a.jsonl.gz", rows)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CorpusError, match=r"a\.jsonl\.gz is damaged or cut short: it (ends|could be read up to line )"):
+    with pytest.raises(
+        CorpusError, match=r"a\.jsonl\.gz is damaged or cut short: (not even its beginning|it could be read up to row )"
+    ):
         select(str(path), destination)
     assert not destination.exists()
 
@@ -421,7 +417,7 @@ def test_a_destination_within_the_corpus_is_refused(tmp_path):
 
 
 def test_an_endless_line_is_refused_before_it_fills_the_memory(tmp_path, destination, monkeypatch):
-    monkeypatch.setattr(files, "_LINE_BYTES", 1000)
+    monkeypatch.setattr(files, "LINE_BYTES", 1000)
     path = write_jsonl(tmp_path / "a.jsonl", [make_row(1), make_row(2, output="x" * 2000)])
     with pytest.raises(CorpusError, match=r"a\.jsonl: line 2 is over"):
         select(str(path), destination)

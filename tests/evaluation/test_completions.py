@@ -194,6 +194,28 @@ def test_every_row_of_every_protocol_is_completed_in_every_run_from_the_prompt_a
             assert (record.subset, record.prompt, record.reference) == tuple(rows.loc[record.row])
 
 
+def test_a_conversation_is_completed_from_all_its_turns(config, tests, tokenizer, monkeypatch):
+    turns = [
+        {"role": role, "content": text} for role, text in [("user", "Halo"), ("assistant", "Hai."), ("user", "Ya?")]
+    ]
+    rows = tests["clean"].head(2).assign(turns=[None, json.dumps(turns)])
+    given = {}
+    monkeypatch.setattr(completions.generation, "write_completions", lambda *args, **_: given.update(args[2]))
+    completions.complete(config, {"clean": rows})
+    single = [{"role": "user", "content": rows["input"].iloc[0]}]
+    expected = [encode_prompt(tokenizer, said, config.prompt, 1018)[0] for said in (single, turns)]
+    assert [given[row] for row in rows.index] == expected
+
+
+def test_a_conversation_is_not_shown_before_others(config, split):
+    table = pd.read_parquet(config.paths.rows)
+    table["turns"] = None
+    table.loc[table["subset_name"] != "dolly", "turns"] = "[]"
+    table.to_parquet(config.paths.rows)
+    shown = completions.shown(replace(config, evaluation=replace(config.evaluation, shown_rows=3)))
+    assert len(shown) == 3 and all(prompt.startswith("Apa itu benda") for prompt, _ in shown)
+
+
 def test_greedy_completions_are_what_transformers_generates_without_sampling(config, tests, tokenizer):
     greedy = {"greedy": tests["greedy"]}
     completions.complete(config, greedy)

@@ -1,5 +1,7 @@
 """Bits a byte of the reference answers."""
 
+import json
+
 import pandas as pd
 import pytest
 import torch
@@ -36,6 +38,16 @@ def test_the_nats_of_an_answer_are_those_that_transformers_computes(tiny_model, 
     found = likelihood.answers(tiny_model, tokenizer, rows, settings)
     assert found["nats"].tolist() == pytest.approx(expected(tiny_model, tokenizer, rows, settings), rel=1e-5)
     assert found["nats"].iloc[0] > 1
+
+
+def test_the_answer_of_a_conversation_is_predicted_from_all_its_turns(tiny_model, tokenizer, settings):
+    turns = [
+        {"role": role, "content": text} for role, text in [("user", "Halo"), ("assistant", "Hai."), ("user", "Ya?")]
+    ]
+    rows = texts(5).assign(turns=json.dumps(turns))
+    found = likelihood.answers(tiny_model, tokenizer, rows, settings)
+    said = pd.DataFrame({"input": [turns], "output": rows["output"]})
+    assert found["nats"].tolist() == pytest.approx(expected(tiny_model, tokenizer, said, settings), rel=1e-5)
 
 
 def test_what_stands_before_a_prompt_is_read_before_it(tiny_model, tokenizer, settings):

@@ -1,6 +1,8 @@
+import json
 import os
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import settings as examples
@@ -224,6 +226,62 @@ def test_a_conversation_that_does_not_fit_without_its_last_text_is_refused(token
     turned = [{"role": "user", "content": LONG}, *TALK[1:2], {"role": "user", "content": "Ya?"}]
     with pytest.raises(PromptError, match="over the limit of 120"):
         encode_prompt(tokenizer, turned, settings, 120)
+
+
+LONG_TALK = [
+    {"role": "system", "content": "Singkat."},
+    {"role": "user", "content": LONG},
+    {"role": "assistant", "content": "Satu."},
+    {"role": "user", "content": "Lalu?"},
+    {"role": "assistant", "content": "Dua."},
+    {"role": "user", "content": "Ya?"},
+]
+
+
+def test_a_conversation_of_a_row_that_is_too_long_loses_its_oldest_questions_with_their_answers(tokenizer, settings):
+    ids, cut = encode_prompt(tokenizer, LONG_TALK, settings, 120, prompts.earlier(LONG_TALK))
+    assert cut
+    assert ids == encode_prompt(tokenizer, [LONG_TALK[0], *LONG_TALK[3:]], settings, 120)[0]
+    room = len(ids) - 1
+    ids, cut = encode_prompt(tokenizer, LONG_TALK, settings, room, prompts.earlier(LONG_TALK))
+    assert cut
+    assert ids == encode_prompt(tokenizer, [LONG_TALK[0], LONG_TALK[-1]], settings, room)[0]
+
+
+def test_a_conversation_of_a_row_that_fits_is_whole(tokenizer, settings):
+    whole = encode_prompt(tokenizer, LONG_TALK, settings, 2048)
+    assert encode_prompt(tokenizer, LONG_TALK, settings, 2048, prompts.earlier(LONG_TALK)) == whole
+
+
+def test_an_example_of_a_long_conversation_counts_as_cut_and_trains_its_last_answer(tokenizer, settings):
+    talk = [*LONG_TALK, {"role": "assistant", "content": "Tiga."}]
+    assert encode_example(tokenizer, talk, settings, 120) is None
+    example = encode_example(tokenizer, talk, settings, 120, prompts.earlier(talk[:-1]))
+    assert example.prompt_cut and not example.answer_cut
+    text = tokenizer.decode(example.input_ids)
+    assert "Singkat." in text and "Dua." in text and "Satu." not in text
+    trained = [token for token, keep in zip(example.input_ids, example.loss_mask, strict=True) if keep]
+    assert tokenizer.decode(trained) == "Tiga.<|eot_id|>"
+
+
+def test_what_a_row_asks_is_its_turns_or_else_its_input():
+    rows = pd.DataFrame({"input": ["Apa?", "x"], "turns": [None, json.dumps(LONG_TALK)]})
+    assert prompts.asked(rows) == [[{"role": "user", "content": "Apa?"}], LONG_TALK]
+    assert prompts.asked(rows[["input"]]) == [[{"role": "user", "content": text}] for text in ("Apa?", "x")]
+    assert [prompts.earlier(said) for said in prompts.asked(rows)] == [0, 4]
+
+
+def test_what_is_shown_stands_between_the_system_s_turn_and_a_row_s_own(settings):
+    said = prompts.conversation(LONG_TALK, "Dalam bahasa Indonesia.", [("a", "b")])
+    shown = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    last = {"role": "user", "content": "Dalam bahasa Indonesia.\n\nYa?"}
+    assert said == [LONG_TALK[0], *shown, *LONG_TALK[1:-1], last]
+
+
+def test_a_conversation_becomes_sharegpt_turns_and_messages_again():
+    talk = [*LONG_TALK, {"role": "assistant", "content": "Tiga."}]
+    assert to_messages(to_sharegpt(LONG_TALK, "Tiga.")) == talk
+    assert to_sharegpt(LONG_TALK, "Tiga.")["conversations"][0] == {"from": "system", "value": "Singkat."}
 
 
 def test_in_a_conversation_only_the_last_answer_is_trained(tokenizer, settings):

@@ -6,13 +6,14 @@ import torch
 from stand_in_hub import Hub, serving
 
 from lib.evaluation import benchmarks
-from lib.model import packaged
+from lib.model import loading, packaged
 from lib.parameters import load_config, load_configs
 from lib.running import advice, memory, probe, workload
 from lib.running.advice import AdviceError
 from lib.running.memory import Room, read_shape
 from lib.running.probe import Speeds
 from lib.running.workload import CENDOL, Lengths
+from lib.training import backend
 from lib.training.backend import PART_TOKENS
 
 SHAPE = read_shape(
@@ -75,7 +76,7 @@ def test_the_demo_is_told_with_every_figure_and_how_it_is_known(quick, told):
     assert error == ""
     for words in (
         r"download +nothing +all of it is on this machine",
-        r"corpus +27,\d\d\d rows of the six subsets +counted",
+        r"corpus +27,\d\d\d rows of its subsets +counted",
         r"training +1 of 250 examples at most: 160 steps, [\d,]+ tokens +measured on rows of the corpus",
         r"evaluation +2 models: 5,640 completions, at most 270,720 new tokens +from the settings",
         r"memory +[\d.]+ (GB|MB) of 16.0 GB \(main memory\) +computed, for the ",
@@ -221,6 +222,45 @@ def test_of_benchmarks_the_files_of_public_repositories_are_counted():
 def test_a_demo_asks_no_hub(there):
     assert advice.to_fetch(load_config(profile="demo")) == {}
     assert there.requests == []
+
+
+# --- What the machine has ---------------------------------------------------------------------------------------------
+
+A_GPU = Room("NVIDIA T4", 16 * 10**9, 16 * 10**9, gpu=True, fused=False)
+
+
+def machine(monkeypatch, room: Room, numbers: torch.dtype, **training: str) -> str:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: room.gpu)
+    monkeypatch.setattr(loading, "dtype", lambda: numbers)
+    monkeypatch.setattr(backend, "bfloat16_speedup", lambda: 2.04)
+    config = load_config(profile="demo")
+    return advice.table(
+        advice.machine_lines(replace(config, training=replace(config.training, **training)), room)
+    ).replace("  ", "")
+
+
+def test_who_trains_and_in_which_numbers_is_told_with_the_reason(monkeypatch):
+    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: None)
+    said = machine(monkeypatch, main_memory(16), torch.float32, dtype="auto")
+    assert "16.0 GB in main memory" in said
+    assert "PEFT trains" in said and "unsloth needs a GPU" in said
+    assert "float32 while training" in said and "bfloat16 is 2.0 times as fast on this CPU; training.dtype" in said
+    said = machine(monkeypatch, A_GPU, torch.float16)
+    assert "PEFT trains" in said and "unsloth is not installed" in said
+    assert "float16 while training" in said and "lacks bfloat16" in said
+    assert "with a table of scores" in said and "older than Ampere" in said
+    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: name)
+    said = machine(monkeypatch, replace(A_GPU, fused=True), torch.bfloat16)
+    assert "unsloth trains" in said and "there is a GPU" in said and "this GPU has bfloat16" in said
+    said = machine(monkeypatch, A_GPU, torch.bfloat16, backend="peft", dtype="float32")
+    assert said.count("says so") == 2
+
+
+def test_a_gpu_that_pytorch_cannot_use_is_told_before_all_else(quick, told, monkeypatch):
+    monkeypatch.setattr(loading, "_gpu_of_the_driver", lambda: "Tesla T4, driver 470.82")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    said, error = told("--profile", "demo")
+    assert said == "" and error.startswith("error: nvidia-smi lists a GPU (Tesla T4, driver 470.82), and PyTorch")
 
 
 # --- What does not fit -----------------------------------------------------------------------------------------------

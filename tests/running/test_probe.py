@@ -2,8 +2,9 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import torch
 
-from lib.model import generation
+from lib.model import generation, loading
 from lib.parameters import load_configs
 from lib.running import probe, workload
 from lib.training import trainer
@@ -63,6 +64,14 @@ def test_the_training_that_is_measured_is_a_real_one_of_a_few_steps(config, rows
     assert 0 < a_step < 5
 
 
+def test_decoding_is_measured_before_a_training_that_could_change_the_models(config, rows, no_start, monkeypatch):
+    done = []
+    for name in ("_training", "_decoding"):
+        monkeypatch.setattr(probe, name, lambda *_, name=name: done.append(name) or (1.0, 1.0))
+    probe.measure(config, rows)
+    assert done == ["_decoding", "_training"]
+
+
 def test_reading_and_writing_are_told_apart(config, rows, monkeypatch):
     _, prompts = probe.encode(config, rows)
     asked = []
@@ -100,6 +109,14 @@ def test_where_no_row_is_here_words_stand_for_them(config):
     assert len(set(rows["output"])) == 10
     made, prompts = probe.encode(config, rows)
     assert len(made) == len(prompts) == len(rows)
+
+
+def test_a_matrix_product_is_timed_in_the_numbers_that_models_run_in(monkeypatch):
+    made, ones = [], torch.ones
+    monkeypatch.setattr(loading, "dtype", lambda: torch.float64)
+    monkeypatch.setattr(torch, "ones", lambda *size, **options: made.append(options["dtype"]) or ones(*size, **options))
+    probe.matrix_speed()
+    assert made == [torch.float64]
 
 
 def test_a_matrix_product_has_a_speed():

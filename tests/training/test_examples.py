@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -55,6 +57,18 @@ def test_the_drawn_rows_become_examples_in_the_order_drawn(config, tokenizer):
         assert [mask.tolist() for mask in written["loss_mask"]] == [example.loss_mask for example in expected]
 
 
+def test_of_a_conversation_all_turns_before_the_answer_are_its_prompt(config, tokenizer):
+    said = [("system", "Singkat."), ("user", "Halo"), ("assistant", "Hai."), ("user", "Siapa kamu?")]
+    turns = [{"role": role, "content": text} for role, text in said]
+    table = pd.read_parquet(config.paths.rows)
+    table["turns"] = [None] * 4 + [json.dumps(turns), None]
+    table.to_parquet(config.paths.rows)
+    assert examples.first_row(config) == to_sharegpt(turns, "Klepon.")
+    expected = [*turns, {"role": "assistant", "content": "Klepon."}]
+    limit = config.prompt.max_train_tokens
+    assert examples.prepare(config, tokenizer).train[0] == encode_example(tokenizer, expected, config.prompt, limit)
+
+
 def test_what_was_cut_and_dropped_is_counted(config, tokenizer):
     made = examples.prepare(config, tokenizer)
     short, cut = (encoded(tokenizer, config, position) for position in (4, 2))
@@ -73,5 +87,4 @@ def test_lengths_stand_beside_the_subset_of_their_own_row(config, tokenizer):
 
 
 def test_the_row_to_look_at_is_the_first_drawn_for_training(config):
-    row = examples.first_row(config)
-    assert (row["input"], row["output"]) == ("Siapa kamu?", "Klepon.")
+    assert examples.first_row(config) == to_sharegpt("Siapa kamu?", "Klepon.")
