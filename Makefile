@@ -83,8 +83,9 @@ install = $(pip) "$$(grep '^torch==' requirements.txt)" && $(pip) --no-deps $(ad
 	$(call install,.venv/bin/python,requirements.txt)
 	touch $@
 
-# What unsloth needs on a CPU, outside the environment: only the tests of its path use it.
-ON_A_GPU_ALONE := ^(\#|nvidia|cuda|triton|torchvision|xformers)
+# unsloth with what it needs on a CPU, and bitsandbytes, outside the environment: only tests use them. Triton (200 MB to
+# download) is among it, for its interpreter.
+ON_A_GPU_ALONE := ^(\#|nvidia|cuda|torchvision)
 .unsloth/installed: requirements-gpu.txt | $(ENVIRONMENT)
 	rm -rf .unsloth
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target .unsloth $$(grep -vE '$(ON_A_GPU_ALONE)' $<)
@@ -248,8 +249,9 @@ hosted: ## install the environment into the active Python, as on Colab and Kaggl
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n logical --dist loadfile
 test: $(ENVIRONMENT) ## the whole suite, offline
 	$(pytest)
+	$(if $(wildcard .unsloth/installed),PYTHONPATH=.unsloth $(PY) -m pytest tests/test_four_bits.py)
 
-unsloth: .unsloth/installed ## install what the tests of the unsloth path need; `make test` then runs them too
+unsloth: .unsloth/installed ## install what the tests of unsloth's path and of 4 bits need; `make test` then runs them too
 
 quick-test: $(ENVIRONMENT) ## the suite without the tests that run whole stages
 	$(pytest) -m "not slow"

@@ -132,7 +132,15 @@ def test_the_installed_versions_are_the_pinned_ones():
 
 def test_the_environment_fits_together():
     checked = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout
+    # requirements-gpu.txt says why it is left out.
+    missed = [line for line in checked.stdout.splitlines() if not re.match("unsloth .* requires xformers, which", line)]
+    assert checked.returncode == 0 or missed == [], checked.stdout
+
+
+@pytest.mark.skipif(not (ROOT / ".unsloth").is_dir(), reason="bitsandbytes is not installed: make unsloth")
+def test_bitsandbytes_has_a_library_for_the_cuda_that_torch_brings():
+    major, minor, *_ = pins(LOCKS[1])["nvidia-cuda-runtime"].split(".")
+    assert (ROOT / f".unsloth/bitsandbytes/libbitsandbytes_cuda{major}{minor}.so").is_file()
 
 
 def test_conda_installs_the_same_pins():

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -236,10 +237,11 @@ def load_base(settings: Model, precision: torch.dtype | None = None) -> PreTrain
     """
     # transformers leaves a damaged one out, and decodes by its own defaults.
     load_generation_config(settings)
+    precision = precision or dtype()
     model, found = _load(
         AutoModelForCausalLM,
         settings,
-        dtype=precision or dtype(),
+        dtype=precision,
         device_map={"": device()},
         attn_implementation=attention.register(),
         output_loading_info=True,
@@ -247,6 +249,7 @@ def load_base(settings: Model, precision: torch.dtype | None = None) -> PreTrain
         ignore_mismatched_sizes=True,
     )
     _require_own_weights(settings, model, found)
+    compute_in(model, precision)
     model.eval()
     return model
 
@@ -276,6 +279,23 @@ def _require_own_weights(settings: Model, model: PreTrainedModel, found: dict[st
     for fault, names in faults.items():
         if names:
             raise _unloadable(settings, f"{fault} ({len(names)}, such as {min(names)})")
+
+
+def compute_in(model: torch.nn.Module, precision: torch.dtype) -> None:
+    """Have layers of 4 bits multiply in this precision. A checkpoint brings its own, often bfloat16, which a GPU that
+    does not know it would emulate.
+    """
+    layers: Iterable[Any] = model.modules()
+    for layer in layers:
+        if hasattr(layer, "compute_type_is_set"):  # bitsandbytes' Linear4bit
+            layer.compute_dtype, layer.compute_type_is_set = precision, True
+
+
+def quantisation(settings: Model) -> dict[str, Any] | None:
+    """How the base model's weights are quantised, as its config.json says; None where they are not."""
+    config = json.loads((base_model_folder(settings) / "config.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] | None = config.get("quantization_config")
+    return found
 
 
 def _load(kind: Any, settings: Model, **options: Any) -> Any:
@@ -348,7 +368,8 @@ def load_adapter(settings: Model, adapter: Path) -> PreTrainedModel:
     """Base model and saved adapter, in inference mode.
 
     In 32 bits the adapter is added into the weights, W + s BA, so that a token takes no longer than the base's. In
-    fewer bits that sum would be rounded, so the adapter stays separate.
+    fewer bits that sum would be rounded, so the adapter stays separate. (Without a GPU, a quantised model says that it
+    has 32.)
 
     Raises:
         ModelError: if there is no adapter in that folder, or if it is damaged or another base model's.
@@ -369,7 +390,7 @@ def load_adapter(settings: Model, adapter: Path) -> PreTrainedModel:
             f"the adapter in {adapter} cannot be loaded on {settings.base_model}: {why}. Remove it and run "
             f"`{paths.command_for(adapter)}`, or name another folder"
         ) from error
-    if model.dtype == torch.float32:
+    if model.dtype == torch.float32 and not getattr(model.config, "quantization_config", None):
         model = model.merge_and_unload()
     model.eval()
     return model

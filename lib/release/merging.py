@@ -49,7 +49,7 @@ def merge(run: Finished) -> Agreement:
     with whole(files.merged) as temporary:
         model = PeftModel.from_pretrained(_dense(config.model), files.final_adapter).merge_and_unload(safe_merge=True)
         # The file format of a 4-bit base model does not fit 16-bit weights.
-        model.to(torch.bfloat16).save_pretrained(temporary, save_original_format=not _quantised(config.model))
+        model.to(torch.bfloat16).save_pretrained(temporary, save_original_format=not loading.quantisation(config.model))
         save_tokenizer(tokenizer, config.prompt, temporary)
     del model
     gc.collect()
@@ -100,14 +100,8 @@ def pinned_template(tokenizer: PreTrainedTokenizerBase, settings: Prompt) -> str
     return date + more + tokenizer.chat_template
 
 
-def _quantised(settings: Model) -> dict[str, Any] | None:
-    config = json.loads((loading.base_model_folder(settings) / "config.json").read_text(encoding="utf-8"))
-    found: dict[str, Any] | None = config.get("quantization_config")
-    return found
-
-
 def _require_readable(settings: Model) -> None:
-    quantised = _quantised(settings)
+    quantised = loading.quantisation(settings)
     if quantised and quantised.get("quant_method") != "bitsandbytes":
         raise MergeError(
             f"the base model {settings.base_model!r} is quantised by {quantised.get('quant_method')!r}, which "
@@ -124,7 +118,7 @@ def _dense(settings: Model) -> PreTrainedModel:
     """The base model in 32 bits. For a 4-bit one these are the weights that the adapter was trained on, not those from
     before quantisation, which it would not fit.
     """
-    quantised = _quantised(settings)
+    quantised = loading.quantisation(settings)
     model = AutoModelForCausalLM.from_pretrained(
         loading.base_model_folder(settings),
         dtype=torch.float32,

@@ -70,16 +70,17 @@ def fresh_adapter(config: Config) -> PeftModel:
             f"training.backend = 'unsloth', which cannot be imported ({error}): install requirements-gpu.txt, or use "
             "'auto' or 'peft'"
         ) from error
-    folder = loading.base_model_folder(config.model)
+    folder, dtype = loading.base_model_folder(config.model), precision(config.training)
     shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     # A batch is one long row; what is longer than max_seq_length would be cut.
     row = config.training.batch_size * config.prompt.max_train_tokens
     model, _ = FastLanguageModel.from_pretrained(
         str(folder),
         max_seq_length=min(row, shape["max_position_embeddings"]),
-        dtype=precision(config.training),
+        dtype=dtype,
         load_in_4bit="quantization_config" in shape,
     )
+    loading.compute_in(model, dtype)
     return FastLanguageModel.get_peft_model(
         model,
         r=config.lora.lora_rank,

@@ -9,24 +9,13 @@ from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
 
 from lib.config import Lora, Training
-from lib.model import loading
-from lib.training import backend
 
 
 def optimizer(model: PeftModel, lora: Lora, training: Training) -> torch.optim.Optimizer:
     """AdamW in which every B learns `loraplus_lr_ratio` times faster than every A: eta_B / eta_A in the LoRA+ paper."""
     return create_loraplus_optimizer(
-        model, _adamw(training), lr=training.learning_rate, loraplus_lr_ratio=lora.loraplus_lr_ratio
+        model, torch.optim.AdamW, lr=training.learning_rate, loraplus_lr_ratio=lora.loraplus_lr_ratio
     )
-
-
-def _adamw(training: Training) -> type[torch.optim.Optimizer]:
-    """AdamW, with states in 8 bits where unsloth trains on a GPU."""
-    if backend.chosen(training) == "unsloth" and loading.device().type == "cuda":
-        from bitsandbytes.optim import AdamW8bit
-
-        return AdamW8bit
-    return torch.optim.AdamW
 
 
 def learning_rates(made: torch.optim.Optimizer, model: PeftModel) -> pd.DataFrame:

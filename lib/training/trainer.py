@@ -34,10 +34,7 @@ from lib.parameters import load_config
 from lib.paths import ADAPTER_RECORD
 from lib.storage import whole, write_json
 from lib.training import backend, loraplus
-
-
-class TrainingError(ValueError):
-    """A training that cannot be done as requested; the message says why, and what to do."""
+from lib.training.verification import TrainingError, Verification
 
 
 def train(config: Config) -> pd.DataFrame:
@@ -47,15 +44,23 @@ def train(config: Config) -> pd.DataFrame:
     are still the same; otherwise it starts over. Under `accelerate launch`, processes share each step's examples.
 
     Raises:
-        TrainingError: if the processes cannot share them.
+        TrainingError: if the processes cannot share them, if this machine cannot train the base model, or if the
+            training turns out not to be the one of the settings; no adapter is saved then.
     """
-    process = PartialState(cpu=loading.device().type == "cpu")
+    gpu = loading.device().type == "cuda"
+    if loading.quantisation(config.model) and not gpu:
+        raise TrainingError(
+            f"{config.model.base_model} has quantised weights, and training on them needs a GPU: without one, "
+            "bitsandbytes gives wrong gradients after the first validation. Use a machine with a GPU, an unquantised "
+            "BASE_MODEL, or PROFILE=laptop"
+        )
+    process = PartialState(cpu=not gpu)
     if config.training.batch_size % process.num_processes:
         raise TrainingError(
             f"{process.num_processes} processes cannot share the {config.training.batch_size} examples of a step "
             "(training.batch_size) evenly: use a number of processes that divides it"
         )
-    files = config.paths
+    files, precision = config.paths, backend.precision(config.training)
     folder = files.training(config.name)
     train_file, validation_file = (files.examples(config.prepared_as, part) for part in ("train", "validation"))
     settings = {
@@ -63,7 +68,7 @@ def train(config: Config) -> pd.DataFrame:
         "base": loading.base_fingerprint(config.model),
         "lora": asdict(config.lora),
         "training": asdict(config.training),
-        "dtype": str(backend.precision(config.training)),
+        "dtype": str(precision),
         "seed": config.seed,
         "train": _sha256(train_file),
         "validation": _sha256(validation_file),
@@ -82,10 +87,57 @@ def train(config: Config) -> pd.DataFrame:
     by_peft = backend.chosen(config.training) == "peft"
     train_set, validation_set = load_examples(train_file), load_examples(validation_file)
     # An epoch's last batch may be a small one; a fraction of an epoch is that fraction of its steps.
-    steps = math.ceil(math.ceil(len(train_set) / config.training.batch_size) * config.training.epochs)
+    epoch = math.ceil(len(train_set) / config.training.batch_size)
+    steps = math.ceil(epoch * config.training.epochs)
     every = max(1, steps // config.training.checkpoints)
+    mixed = {"bf16": gpu and precision == torch.bfloat16, "fp16": gpu and precision == torch.float16}
+    # Whatever has another default in TRL than in unsloth is named; a test compares them.
+    args = SFTConfig(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=config.training.batch_size // process.num_processes,
+        per_device_eval_batch_size=config.training.batch_size,
+        gradient_accumulation_steps=1,
+        learning_rate=config.training.learning_rate,
+        lr_scheduler_type=config.training.schedule,
+        warmup_steps=config.training.warmup_share,
+        # Only names it: the optimizer is given, LoRA+'s, which decays no weight.
+        optim="adamw_torch",
+        weight_decay=0.0,
+        # The same loss: each is its library's own way to keep no table of all logits.
+        loss_type="chunked_nll" if by_peft else "nll",
+        # Several processes without a GPU find each other only with this.
+        use_cpu=not gpu,
+        seed=config.seed,
+        data_seed=config.seed,
+        **mixed,
+        # It trades time for the GPU's memory; on a CPU it would nearly double the time of a step for nothing, and
+        # unsloth has its own.
+        gradient_checkpointing=gpu and by_peft,
+        torch_empty_cache_steps=None,
+        # The examples come with their labels: nothing is left to prepare, and nothing to cut.
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        padding_free=False,
+        eval_strategy="steps",
+        eval_steps=every,
+        eval_on_start=True,
+        eval_accumulation_steps=None,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        logging_steps=max(1, steps // 100),
+        # A loss that is no number is shown, not left out of the mean.
+        logging_nan_inf_filter=False,
+        include_num_input_tokens_seen="non_padding",
+        disable_tqdm=True,
+        report_to="none",
+        dataloader_pin_memory=gpu,
+    )
+    # A process that sees several GPUs would take a batch for each of them.
+    args._n_gpu = min(args.n_gpu, 1)
     # Several processes would wait for each other in every part. A GPU has the room, and fewer parts keep it busy.
-    in_parts = by_peft and process.num_processes == 1 and loading.device().type == "cpu"
+    in_parts = by_peft and process.num_processes == 1 and not gpu
     trainer = (TrainerInParts if in_parts else SFTTrainer)(
         model=model,
         processing_class=tokenizer,
@@ -95,41 +147,15 @@ def train(config: Config) -> pd.DataFrame:
         # unsloth tells the examples of a row apart by positions that begin at 0.
         data_collator=PackedCollator(share_beginning=by_peft),
         optimizers=(loraplus.optimizer(model, config.lora, config.training), None),
-        args=SFTConfig(
-            output_dir=str(folder),
-            max_steps=steps,
-            per_device_train_batch_size=config.training.batch_size // process.num_processes,
-            per_device_eval_batch_size=config.training.batch_size,
-            learning_rate=config.training.learning_rate,
-            lr_scheduler_type=config.training.schedule,
-            warmup_steps=config.training.warmup_share,
-            # Several processes without a GPU find each other only with this.
-            use_cpu=loading.device().type == "cpu",
-            seed=config.seed,
-            data_seed=config.seed,
-            bf16=loading.dtype() == torch.bfloat16,
-            fp16=loading.dtype() == torch.float16,
-            # It trades time for the GPU's memory; on a CPU it would nearly double the time of a step for nothing, and
-            # unsloth has its own.
-            gradient_checkpointing=loading.device().type == "cuda" and by_peft,
-            # The examples come with their labels: nothing is left to prepare, and nothing to cut.
-            dataset_kwargs={"skip_prepare_dataset": True},
-            max_length=None,
-            eval_strategy="steps",
-            eval_steps=every,
-            eval_on_start=True,
-            save_strategy="steps",
-            save_steps=every,
-            save_total_limit=2,
-            logging_steps=max(1, steps // 100),
-            include_num_input_tokens_seen="non_padding",
-            disable_tqdm=True,
-            report_to="none",
-            dataloader_pin_memory=loading.device().type == "cuda",
-        ),
+        args=args,
     )
+    # TRL rounds the adapter on a quantised model to bfloat16, in which AdamW's second moment would never decay.
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
     for noisy in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
         trainer.remove_callback(noisy)
+    trainer.add_callback(Verification(config, epoch, steps, mixed))
     if process.is_main_process:
         trainer.add_callback(_Watch(steps, f"training {config.name}"))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

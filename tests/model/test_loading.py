@@ -247,6 +247,15 @@ def test_a_machine_that_is_too_small_is_not_taken_for_a_damaged_model(base_model
         loading.load_base(Model(str(base_model)))
 
 
+def test_a_model_whose_reader_is_not_installed_says_so(base_model, monkeypatch):
+    def absent(*_, **__):
+        raise ImportError("Using `bitsandbytes` 4-bit quantization requires bitsandbytes")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", absent)
+    with pytest.raises(ModelError, match=r"cannot be loaded from .*: Using `bitsandbytes` 4-bit .* requires"):
+        loading.load_base(Model(str(base_model)))
+
+
 def test_a_tokenizer_with_a_pad_token_of_its_own_keeps_it(base_model):
     assert loading.load_tokenizer(Model(str(base_model))).pad_token == "<|finetune_right_pad_id|>"
 

@@ -13,7 +13,6 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lib import paths
 from lib.config import Model, Prompt
 from lib.model import loading
 from lib.model.prompts import encode_prompt, render
@@ -118,29 +117,3 @@ def test_a_base_model_in_4_bits_says_what_it_needs(run, base_model, monkeypatch)
     (base_model / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
     with pytest.raises(merging.MergeError, match="quantised by 'gptq', which cannot be undone here"):
         merging.merge(run)
-
-
-@pytest.mark.skipif(not importlib.util.find_spec("bitsandbytes"), reason="bitsandbytes is for machines with a GPU")
-def test_an_adapter_on_4_bits_is_merged_into_what_those_bits_say(tmp_path):
-    from transformers import BitsAndBytesConfig
-
-    # The tiny model of the other tests is too narrow for blocks of 64 weights.
-    dense = AutoModelForCausalLM.from_pretrained(paths.DEMO_BASE_MODEL, dtype=torch.float32)
-    four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
-    AutoModelForCausalLM.from_pretrained(
-        paths.DEMO_BASE_MODEL, quantization_config=four_bits, device_map={"": loading.device()}
-    ).save_pretrained(tmp_path / "four_bits")
-    AutoTokenizer.from_pretrained(paths.DEMO_BASE_MODEL).save_pretrained(tmp_path / "four_bits")
-    run = small_adapter.run(str(tmp_path / "four_bits"))
-    merging.merge(run)
-    config = json.loads((run.config.paths.merged / "config.json").read_text())
-    assert "quantization_config" not in config
-    # Not the sum of the adapter and the weights from before they had 4 bits, nor far from it.
-    name = "model.layers.0.self_attn.o_proj"
-    adapter = load_file(run.config.paths.final_adapter / "adapter_model.safetensors")
-    a, b = (adapter[f"base_model.model.{name}.lora_{matrix}.weight"] for matrix in "AB")
-    lora = run.config.lora
-    wanted = dense.get_submodule(name).weight + lora.lora_alpha / lora.lora_rank**0.5 * b @ a
-    merged = load_file(run.config.paths.merged / "model.safetensors")[f"{name}.weight"].float()
-    error = (merged - wanted).abs().mean() / dense.get_submodule(name).weight.abs().mean()
-    assert 0.01 < error < 0.15

@@ -2,14 +2,13 @@
 
 import importlib.util
 import sys
-import types
 
 import pytest
 import torch
 
 from lib.config import DTYPES, Config, Lora, Model, Training
 from lib.model import loading
-from lib.training import backend, loraplus
+from lib.training import backend
 
 
 @pytest.mark.parametrize(
@@ -22,22 +21,6 @@ def test_unsloth_trains_on_a_gpu_where_it_is_installed_and_peft_elsewhere(monkey
     assert backend.chosen(Training()) == expected
     assert backend.chosen(Training(backend="peft")) == "peft"
     assert backend.chosen(Training(backend="unsloth")) == "unsloth"
-
-
-def test_states_of_8_bits_go_with_unsloth_on_a_gpu_alone(monkeypatch, tiny_model):
-    class AdamW8bit(torch.optim.AdamW):
-        """Stands for bitsandbytes' own."""
-
-    monkeypatch.setitem(sys.modules, "bitsandbytes", types.SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", types.SimpleNamespace(AdamW8bit=AdamW8bit))
-    monkeypatch.setattr(loraplus, "create_loraplus_optimizer", lambda model, kind, **_: kind)
-    for gpu, chosen, expected in (
-        ("cuda", "unsloth", AdamW8bit),
-        ("cuda", "peft", torch.optim.AdamW),
-        ("cpu", "unsloth", torch.optim.AdamW),
-    ):
-        monkeypatch.setattr(loading, "device", lambda gpu=gpu: torch.device(gpu))
-        assert loraplus.optimizer(tiny_model, Lora(), Training(backend=chosen)) is expected
 
 
 def test_unsloth_is_not_met_by_who_trains_with_peft(base_model):

@@ -432,6 +432,15 @@ def test_processes_that_cannot_share_a_step_are_refused(config, root):
     assert "2 processes cannot share the 3 examples of a step (training.batch_size) evenly" in done.stderr
 
 
+def test_without_a_gpu_no_training_on_quantised_weights_begins(config, base_model):
+    settings = json.loads((base_model / "config.json").read_text())
+    four_bits = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (base_model / "config.json").write_text(json.dumps(settings | {"quantization_config": four_bits}))
+    with pytest.raises(trainer.TrainingError, match=r"has quantised weights, .* needs a GPU.* PROFILE=laptop"):
+        trainer.train(config)
+    assert not config.paths.training(config.name).exists()
+
+
 def test_cosine_with_restarts_has_one_cycle_and_so_no_restart():
     # As the report says of rows 2 and 3.
     rates = []
