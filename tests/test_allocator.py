@@ -31,6 +31,7 @@ def test_a_process_begins_again_with_kept_pages_unless_it_has_settings_of_its_ow
 PROGRAMS = ["lib.running.advice", "lib.training.trainer", "lib.training.pretraining", "worker"]
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_what_trains_or_answers_in_a_process_of_its_own_keeps_pages_before_it_begins(monkeypatch, program):
     class BegunAgainError(Exception):
