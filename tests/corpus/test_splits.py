@@ -379,12 +379,8 @@ def test_a_split_is_made_anew_when_the_rows_change(prepared):
             [("dolly", f"Apa itu {n}?", "Itu adalah sebuah benda yang sama saja.") for n in range(600)],
             r"has 600 rows of the subsets, 600 distinct, in 1 groups .*Add rows that say other things",
         ),
-        (
-            [(f"{n % 6}", f"Apa itu {n}?", f"Itu {n * n} dan {n * 7} serta {n} saja.") for n in range(18)],
-            r"has 18 rows of the subsets, 18 distinct.*Add rows that say other things",
-        ),
     ],
-    ids=["one row", "copies of one row", "one output", "three rows a subset"],
+    ids=["one row", "copies of one row", "one output"],
 )
 def test_a_corpus_that_leaves_a_side_empty_is_refused_with_its_counts_and_a_cure(root, rows, said):
     config = replace(Config(run="kecil"), corpus=Corpus(source="rows.jsonl"))
