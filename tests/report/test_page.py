@@ -739,7 +739,7 @@ def test_evaluation_concludes_with_the_means_and_the_cut_share():
 def test_hostile_text_stays_text_in_the_notebooks_too():
     configs = small_run.make()
     table = completions.read(configs[0], completions.test_rows(configs[0], splits.read(configs[0])))
-    for shown in (look.completions(table, count=3), look.side_by_side(page.side_by_side(configs))):
+    for shown in (look.completions(table.assign(text=HOSTILE), count=3), look.side_by_side(page.side_by_side(configs))):
         html = shown.to_html()
         assert "<script" not in html
         assert "<img" not in html
@@ -748,9 +748,8 @@ def test_hostile_text_stays_text_in_the_notebooks_too():
 
 def test_shown_completions_are_clipped_and_the_first_run_s():
     configs = small_run.make()
-    write_completions(configs[1], lambda c, row, run: f"{run} " + "panjang " * 100)
     table = completions.read(configs[1], completions.test_rows(configs[1], splits.read(configs[1])))
-    shown = look.completions(table, count=2).data
+    shown = look.completions(table.assign(text=[f"{run} " + "panjang " * 100 for run in table["run"]]), count=2).data
     assert len(shown) == 2
     assert shown["text"].str.startswith("0 ").all()
     assert shown["text"].str.len().max() <= 220
