@@ -12,6 +12,12 @@ from lib.sampling.draws import Sample
 from lib.training.examples import Examples
 
 
+def set_aside(reasons: dict[str, str]) -> Markdown:
+    """A sentence for each file of a corpus that holds no rows, which says what it is (`CorpusSummary.set_aside`)."""
+    lines = [f"- Not read: {reason}" for reason in reasons.values()]
+    return Markdown("\n".join(lines) or "Every file of the corpus holds rows.")
+
+
 def shortages(found: dict[str, tuple[int, int]]) -> Markdown:
     """A sentence for each subset that had too few rows."""
     lines = [

@@ -43,7 +43,6 @@ def corpus_summary(summary: CorpusSummary) -> pd.DataFrame:
     reason, and from each public source.
     """
     rows = [("read as", name, count) for name, count in summary.formats.items()]
-    rows += [("set aside (file)", reason, 0) for reason in summary.set_aside.values()]
     rows += [("kept", name, count) for name, count in summary.kept.items()]
     rows += [("left out (another subset)", name, count) for name, count in sorted(summary.left_out.items())]
     rows += [("set aside (bad row)", reason, count) for reason, count in summary.bad.items()]

@@ -391,3 +391,9 @@ def test_a_figure_stands_above_its_table_or_what_is_said_instead():
     assert look.together(None, table).data.startswith("<style")
     drawn = look.together(Figure(), table).data
     assert drawn.index("<svg") < drawn.index("<table")
+
+
+def test_files_that_hold_no_rows_are_named_with_their_reasons_whole():
+    reason = f"in/rows.xlsx is a spreadsheet. {'Save its sheet as CSV. ' * 9}"
+    assert conclusions.set_aside({"in/rows.xlsx": reason}).data == f"- Not read: {reason}"
+    assert conclusions.set_aside({}).data == "Every file of the corpus holds rows."
