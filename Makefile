@@ -23,6 +23,8 @@ LLAMA_CPP  ?=
 REPO       ?=
 PRIVATE    ?= 1
 YES        ?=
+# A tracker that trainings also report to: tensorboard, trackio or wandb.
+TRACKER    ?=
 # For `make compare`: the results.csv of the run that RUN should reproduce.
 WITH       ?=
 # The Ray cluster that runs the notebooks instead of this machine; `local` for one that is started for this run.
@@ -34,11 +36,11 @@ JOBS       ?= $(if $(cluster),16,$(if $(filter demo,$(PROFILE)),$(if $(word 3,$(
 
 # All of these are texts. Make reads nothing into them, and neither does the shell.
 TEXTS := PROFILE RUN CORPUS SUBSETS BASE_MODEL ITERATIONS SEEDS STUDIES BENCHMARKS ADAPTER ENGINE_URL PORT WORKERS LLAMA_CPP \
-    REPO PRIVATE YES WITH
+    REPO PRIVATE YES WITH TRACKER
 $(foreach name,$(TEXTS),$(eval override $(name) := $$(value $(name))))
 quoted = '$(subst ','\'',$(1))'
-# The evaluation reads it where it runs.
-export ENGINE_URL
+# Evaluation and training read them where they run.
+export ENGINE_URL TRACKER
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -182,7 +184,7 @@ help: ## list these commands
 	grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/  make /'
 	echo $(call quoted,Variables: PROFILE=$(PROFILE) RUN=$(RUN) CORPUS=$(CORPUS) SUBSETS=$(SUBSETS) BASE_MODEL=$(BASE_MODEL) ITERATIONS="$(ITERATIONS)" SEEDS="$(SEEDS)" STUDIES="$(STUDIES)" BENCHMARKS="$(BENCHMARKS)" JOBS=$(JOBS))
 	echo $(call quoted,           RAY_ADDRESS=$(RAY_ADDRESS) ADAPTER=$(ADAPTER) ENGINE_URL=$(ENGINE_URL) PORT=$(PORT) WORKERS=$(WORKERS))
-	echo $(call quoted,           LLAMA_CPP=$(LLAMA_CPP) REPO=$(REPO) PRIVATE=$(PRIVATE) YES=$(YES) WITH=$(WITH))
+	echo $(call quoted,           LLAMA_CPP=$(LLAMA_CPP) REPO=$(REPO) PRIVATE=$(PRIVATE) YES=$(YES) WITH=$(WITH) TRACKER=$(TRACKER))
 
 # In two steps, so that a failed row costs no other: all that can run, then the page. Each step is a make of its own,
 # which is given the graph and this one's variables, but not its options. The notebooks' output goes to the terminal by

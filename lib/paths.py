@@ -206,6 +206,11 @@ class RunPaths:
         return self.artifacts / "cluster" / f"{notebook}.log"
 
     @property
+    def trackers(self) -> Path:
+        """What trackers of trainings write; see lib.training.tracking."""
+        return self.artifacts / "trackers"
+
+    @property
     def results(self) -> Path:
         """All scores of the run, tidy."""
         return self.reports / "results.csv"

@@ -174,7 +174,7 @@ READMES = sorted(
 #: What pip, the hub, Python's numerical libraries and vLLM read by themselves.
 OF_OTHERS = {
     "HF_ENDPOINT", "HF_HOME", "HF_HUB_DISABLE_XET", "HF_HUB_OFFLINE", "HF_TOKEN", "OMP_NUM_THREADS",
-    "PIP_EXTRA_INDEX_URL", "PIP_NO_DEPS", "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
+    "PIP_EXTRA_INDEX_URL", "PIP_NO_DEPS", "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "WANDB_MODE",
 }  # fmt: skip
 
 

@@ -846,6 +846,7 @@ def test_the_seed_and_the_study_of_a_variant_are_told_apart(graph):
         (["SEEDS=one"], "error: SEEDS: 'one' is no whole number from 0 to 4,294,967,295"),
         (["SEEDS=0 ²"], "error: SEEDS: '²' is no whole number"),
         (["SEEDS=99999999999999999999"], "error: SEEDS: '99999999999999999999' is no whole number"),
+        (["TRACKER=tensorbord"], "error: no tracker 'tensorbord'; did you mean 'tensorboard'?"),
         (["STUDIES=bus"], "error: no study 'bus'; did you mean 'bos'?"),
         (["JOBS=0"], "error: JOBS='0' must be a whole number above 0"),
         (["JOBS="], "error: JOBS='' must be a whole number above 0"),

@@ -32,7 +32,10 @@ from lib.storage import write_json
 RETRIES = 3  # how often a stage is restarted whose worker or node was lost
 ON_GPU = ("1_sampling", "3_training", "4_evaluation")  # the stages that take a GPU where there is one
 # The caller's variables that notebooks use. The rest is the node's own, such as where its libraries are.
-PASSED_ON = ("ENGINE_", "HF_", "KLEPON_", "PYTHON", "TOKENIZERS_", "TRANSFORMERS_")
+PASSED_ON = (
+    *("ENGINE_", "HF_", "KLEPON_", "PYTHON", "TENSORBOARD_", "TOKENIZERS_", "TRACKER", "TRACKIO_", "TRANSFORMERS_"),
+    "WANDB_",
+)
 LISTENS_SECONDS = 5.0  # within which an address must answer
 STARTS = 3  # attempts at starting a local Ray
 PATIENCE = 30.0  # seconds until a network file system shows one node what another wrote

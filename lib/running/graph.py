@@ -17,6 +17,7 @@ from lib.parameters import load_configs
 from lib.paths import ADAPTER_RECORD, STARTERS
 from lib.running import lock
 from lib.storage import write_if_changed, write_json
+from lib.training import tracking
 
 
 def stage_settings(config: Config, stage: str) -> dict[str, Any]:
@@ -135,6 +136,8 @@ def main() -> None:
     given = args.run, args.profile, args.iterations, args.seeds, args.corpus, args.base_model, args.studies
     try:
         configs = load_configs(*given, args.benchmarks, args.subsets)
+        if not args.graph:
+            tracking.chosen()
         # Not while the graph is drawn: that may be before there is an environment.
         if not args.graph and not set(configs[0].benchmarks.tasks.split()) <= set(BENCHMARKS):
             from lib.evaluation import benchmarks

@@ -33,7 +33,7 @@ from lib.model.prompts import chat_template_hash
 from lib.parameters import load_config
 from lib.paths import ADAPTER_RECORD
 from lib.storage import whole, write_json
-from lib.training import backend, loraplus
+from lib.training import backend, loraplus, tracking
 from lib.training.verification import TrainingError, Verification
 
 
@@ -131,7 +131,7 @@ def train(config: Config) -> pd.DataFrame:
         logging_nan_inf_filter=False,
         include_num_input_tokens_seen="non_padding",
         disable_tqdm=True,
-        report_to="none",
+        **tracking.arguments(config),
         dataloader_pin_memory=gpu,
     )
     # A process that sees several GPUs would take a batch for each of them.
