@@ -791,9 +791,10 @@ def test_a_make_asks_for_the_graph_once_and_for_the_settings_once(made):
 
 def test_notebooks_are_told_which_run(graph):
     another_iteration(graph)
-    graph.ran("RUN=mine", "CORPUS=a b.jsonl", "BASE_MODEL=x/y", "SEEDS=7", "ITERATIONS=3 5", "BENCHMARKS=lindsea nusax")
+    own = ["RUN=mine", "CORPUS=a b.jsonl", "SUBSETS=a topic", "BASE_MODEL=x/y", "BENCHMARKS=lindsea nusax"]
+    graph.ran(*own, "SEEDS=7", "ITERATIONS=3 5")
     calls = {Path(c[1]).stem: c for c in map(json.loads, (graph.folder / "arguments.txt").read_text().splitlines())}
-    common = ["run=mine", "profile=demo", "corpus=a b.jsonl", "subsets=", "base_model=x/y"]
+    common = ["run=mine", "profile=demo", "corpus=a b.jsonl", "subsets=a topic", "base_model=x/y"]
     assert calls["3_training_3_seed7"] == [
         "notebooks/3_training.ipynb", "reports/mine/3_training_3_seed7.ipynb", *common, "iteration=3", "seed=7",
     ]  # fmt: skip

@@ -214,7 +214,8 @@ def leak_worth(config: Config, answered_by: Config | None = None) -> pd.DataFram
 
     Leaked and other rows are both left over by the same draw and in the same subset, so that nothing but the leak parts
     them by design. Over all there are two weighted means of the subsets' differences: with the rows that are tested
-    here, and with Cendol's. Subsets without rows or groups enough on both sides are left out of them.
+    here, and with Cendol's where the subsets are its own. Subsets without rows or groups enough on both sides are left
+    out of them.
 
     Args:
         answered_by: the model whose answers are scored, where it is not the one that was trained: of the base model
@@ -250,7 +251,10 @@ def leak_worth(config: Config, answered_by: Config | None = None) -> pd.DataFram
     if not found:
         return pd.DataFrame(columns=columns)
     by_subset = pd.concat(found, ignore_index=True)[columns]
-    weights = {"all, as tested": by_subset.set_index("subset")["rows"], "all, as in Cendol": published.cendol_subsets()}
+    weights = {"all, as tested": by_subset.set_index("subset")["rows"]}
+    of_cendol = published.cendol_subsets()
+    if by_subset["subset"].isin(of_cendol.index).all():
+        weights["all, as in Cendol"] = of_cendol
     over_all = []
     for metric, part in by_subset.groupby("metric", sort=False):
         part = part.set_index("subset")

@@ -310,8 +310,8 @@ def test_a_folder_without_readable_files_names_the_kinds_it_has(tmp_path, destin
     (tmp_path / "c").mkdir()
     with pytest.raises(CorpusError, match="no files at all"):
         select(str(tmp_path / "c"), destination)
-    (tmp_path / "c" / "a.pdf").write_text("x")
-    with pytest.raises(CorpusError, match=r"only \.pdf\. Give files in parquet, or \.jsonl"):
+    (tmp_path / "c" / "a.docx").write_text("x")
+    with pytest.raises(CorpusError, match=r"only \.docx\. Give files in parquet, or \.jsonl"):
         select(str(tmp_path / "c"), destination)
 
 

@@ -354,6 +354,16 @@ def test_over_all_subsets_weigh_as_the_rows_tested_and_as_cendol_s():
     assert rouge["all, as in Cendol"] == pytest.approx(100 * 62_500 / (62_500 + 75_055 + 97_848))
 
 
+def test_subsets_of_one_s_own_are_not_weighed_as_cendol_s():
+    config = half_leaked(lambda row: "entah apa ini ya")
+    path = config.paths.pairs("5_seed0", "paper")
+    pairs = pd.read_parquet(path)
+    pairs.assign(subset=pairs["subset"].astype(str).replace("dolly", "tanya")).to_parquet(path)
+    worth = ablation.leak_worth(config)
+    assert set(worth["subset"]) == {"identity_prompt", "tanya", "wikihow", "all, as tested"}
+    assert worth[["apart", "leaked", "difference"]].notna().all(axis=None)
+
+
 def test_a_subset_of_which_nothing_or_all_leaked_is_not_compared():
     config = half_leaked(lambda row: "entah apa ini ya")
     path = config.paths.pairs("5_seed0", "paper")
