@@ -93,6 +93,8 @@ def make(
     summary = {
         "corpus": "demo",
         "files": ["corpus.jsonl.gz"],
+        "formats": {"JSON lines (gzip): Cendol's columns": 1234},
+        "set_aside": {"package.json": "package.json has the columns name, and none of the shapes that are known."},
         "rows_read": 1234,
         "fingerprint": "f" * 64,
         "commit": None,

@@ -179,6 +179,7 @@ def test_the_data_card_counts_what_was_drawn(run):
     # Twelve training rows in two clusters.
     assert "put into 2 clusters" in card
     assert "| 0 | 2 | 2 | 2 | 6 |" in card and "| all | 4 | 4 | 4 | 12 |" in card
+    assert "| of these as JSON lines (gzip): Cendol's columns | 1,234 |" in card
     assert "| rows read | 1,234 |" in card and "| kept, in 2 subsets | 1,200 |" in card
     data = DatasetCard(card).data
     assert (data.license, data.size_categories, data.language) == ("apache-2.0", "n<1K", ["id"])

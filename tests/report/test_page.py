@@ -605,7 +605,9 @@ def test_the_manifest_says_what_made_the_run():
     assert made["git_commit"] == "unknown"
     assert made["corpus"] == {
         "source": "demo", "commit": None, "rows_read": 1234, "sha256": "f" * 64, "sources": [],
+        "formats": {"JSON lines (gzip): Cendol's columns": 1234}, "set_aside": ["package.json"],
     }  # fmt: skip
+    assert "read as JSON lines (gzip): Cendol's columns" in Page(configs[0].paths.report.read_text()).text
     assert made["base_model"]["source"] == "demo"
     assert set(made["adapters"]) == {"5_seed0", "5_seed1"}
     assert made["adapters"]["5_seed0"] != made["adapters"]["5_seed1"]
