@@ -223,7 +223,8 @@ def test_what_was_measured_is_written_to_a_file(config, split, decoded):
 def test_english_answers_stand_beside_the_references_of_their_own_rows(config, rows, decoded, monkeypatch):
     def repeat(model, tokenizer, prompts, path, **options):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [{"row": row, "run": 0, "text": rows.loc[row, "output"], "ids": []} for row in reversed(prompts)]
+        said = {row: tokenizer(rows.loc[row, "output"], add_special_tokens=False)["input_ids"] for row in prompts}
+        lines = [{"row": row, "run": 0, "text": "", "ids": said[row]} for row in reversed(prompts)]
         path.write_text("\n".join(map(json.dumps, [{}, *lines])) + "\n")
 
     monkeypatch.setattr(generation, "write_completions", repeat)

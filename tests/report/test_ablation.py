@@ -1,5 +1,7 @@
 """Rows laid against each other, from the files of a run that was made by hand."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -396,12 +398,16 @@ def test_rows_that_this_training_did_not_draw_leak_nothing():
 
 def test_each_test_row_is_first_once_and_is_alone_scored_against_all_references():
     configs = small_run.make()
+    tokenizer = loading.load_tokenizer(configs[1].model)
+    path = configs[1].paths.completions("5_seed0")
+    head, *lines = path.read_text().splitlines()
+    said = [{**line, "ids": tokenizer(line["text"])["input_ids"]} for line in map(json.loads, lines)]
+    path.write_text("\n".join([head, *map(json.dumps, said)]) + "\n")
     table = ablation.nested_bleu(configs)
     tested = small_run.TESTED["clean"]
     assert [tuple(key) for key in table[["iteration", "seed", "row"]].to_numpy()] == [
         (iteration, 0, row) for iteration in ("base", "5") for row in tested
     ]
-    tokenizer = loading.load_tokenizer(configs[1].model)
     references = scoring.first_tokens(tokenizer, [small_run.reference(row) for row in tested], 48)
     values = [
         sacrebleu.corpus_bleu([small_run.completion(configs[1], 7, run)], [[text] for text in references]).score

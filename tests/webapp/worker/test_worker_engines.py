@@ -214,7 +214,7 @@ def test_an_adapter_of_another_chat_template_is_refused(adapter):
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        (None, "run `make report` first"),
+        (None, "run `make report RUN=t` first"),
         ("{", "is not what"),
         ("{}", "is not what"),
         ('{"prompt": {"x": 1}}', "is not"),
