@@ -67,13 +67,10 @@ def test_the_paper_s_profile_goes_from_the_hub_to_a_report(tmp_path):
         )
     assert done.returncode == 0, done.stdout[-3_000:]
     manifest = json.loads((tmp_path / "reports/small/manifest.json").read_text())
-    assert manifest["corpus"] | {"rows_read": 0, "sha256": ""} == {
-        "source": CORPUS,
-        "commit": made_of,
-        "sources": [],
-        "rows_read": 0,
-        "sha256": "",
-    }
+    assert manifest["corpus"]["source"] == CORPUS
+    assert manifest["corpus"]["commit"] == made_of
+    assert manifest["corpus"]["sources"] == []
+    assert list(manifest["corpus"]["formats"]) == ["parquet: Cendol's columns"]
     assert manifest["base_model"]["source"] == f"{MODEL}@{weights}"
     assert manifest["scale"] == 1.0
     record = json.loads((tmp_path / "artifacts/small/final_adapter/klepon.json").read_text())
