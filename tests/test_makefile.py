@@ -142,13 +142,17 @@ class Graph:
         copied.folder = folder
         return copied
 
-    def start(self, *arguments: str, target: str | None = "report") -> subprocess.Popen:
-        """Start make with the stub in Python's place, without a target where that is None, in a group of its own."""
+    def start(self, *arguments: str, target: str | None = "report", before: tuple[str, ...] = ()) -> subprocess.Popen:
+        """Start make with the stub in Python's place, without a target where that is None, in a group of its own.
+
+        Args:
+            before: a command that starts another, to start make by.
+        """
         own = ("OMP_NUM_THREADS", "MAKEFLAGS", "MAKELEVEL", "RAY_ADDRESS", "PROFILE", "RUN", "ITERATIONS", "SEEDS")
         own += ("STUDIES", "JOBS", "LLAMA_CPP", "REPO", "PRIVATE", "YES", "WITH")
         environment = {k: v for k, v in os.environ.items() if k not in own and not k.startswith("KLEPON_")}
         return subprocess.Popen(
-            ["make", *([target] if target else []), "PY=./stub", *arguments],
+            [*before, "make", *([target] if target else []), "PY=./stub", *arguments],
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -40,6 +40,8 @@ LISTENS_SECONDS = 5.0  # within which an address must answer
 STARTS = 3  # attempts at starting a local Ray
 PATIENCE = 30.0  # seconds until a network file system shows one node what another wrote
 ENDING = 30.0  # seconds in which an interrupted notebook stops its kernel
+# A machine whose network is cut says nothing: Ray's own seven minutes pass until a stage there is given up.
+NOTICES_A_CUT = {"RAY_grpc_client_keepalive_time_ms": "15000", "RAY_grpc_client_keepalive_timeout_ms": "15000"}
 OBJECT_STORE = 100 * 2**20  # bytes; near the least that Ray accepts, since stages pass files and nothing else
 
 
@@ -94,6 +96,8 @@ def connect(address: str) -> Any:
     Raises:
         ClusterError: where Ray is not installed or does not start, or no cluster of the same Ray and Python answers.
     """
+    for name, value in NOTICES_A_CUT.items():
+        os.environ.setdefault(name, value)
     ray = package()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address != "local":
