@@ -10,21 +10,18 @@ from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.views import LoginView
-from django.core.cache import cache
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.decorators import method_decorator
 from django.utils.http import content_disposition_header
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
-from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_POST
 from wire.service import UnavailableError
 
-from chat import exports, samples
+from chat import exports, lockout, samples
 from chat.forms import GenerationForm, TitleForm
 from chat.frames import MAX_TEXT
 from chat.hub import Hub
@@ -37,8 +34,6 @@ log = logging.getLogger(__name__)
 
 SHOWN = 200
 """Conversations in the list; search finds the others."""
-LOGIN_TRIES = 5
-LOGIN_SECONDS = 300
 
 
 def chrome(request: HttpRequest) -> dict[str, Any]:
@@ -168,31 +163,19 @@ def preferences(request: HttpRequest) -> HttpResponseBase:
     return _done(request, "new", settings=form.cleaned_data)
 
 
-@method_decorator(sensitive_post_parameters("password"), name="dispatch")
 class Login(LoginView):
-    """Log-in that lets nobody try all passwords: after five failures a name and address wait for five minutes."""
+    """Log-in that lets nobody try all passwords."""
 
     template_name = "chat/login.html"
+    authentication_form = lockout.LoginForm
     redirect_authenticated_user = True
 
-    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Try a name and a password."""
-        if cache.get(self._key(), 0) >= LOGIN_TRIES:
-            form = self.get_form()
-            form.cleaned_data = {}
-            form.add_error(None, _("Too many attempts. Wait five minutes."))
-            return self.render_to_response(self.get_context_data(form=form), status=429)
-        return super().post(request, *args, **kwargs)
-
     def form_invalid(self, form: Any) -> HttpResponse:
-        """Count the failure."""
-        cache.add(self._key(), 0, LOGIN_SECONDS)
-        cache.incr(self._key())
-        return super().form_invalid(form)
-
-    def _key(self) -> str:
-        name = self.request.POST.get("username", "").casefold()[:150]
-        return f"login:{self.request.META.get('REMOTE_ADDR', '')}:{name.encode().hex()}"
+        """Say why."""
+        answer = super().form_invalid(form)
+        if lockout.is_locked(form):
+            answer.status_code = lockout.TOO_MANY
+        return answer
 
 
 @login_not_required

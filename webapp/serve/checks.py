@@ -151,6 +151,9 @@ def base_model(settings: Settings) -> Finding:
 
 def address(settings: Settings) -> Finding:
     """Whether only those are let in who should be."""
+    if settings.https and not settings.proxies:
+        cure = "name its address in KLEPON_PROXIES, such as 127.0.0.1 where it is on this machine"
+        return Finding("address", "KLEPON_ORIGINS is https, so a proxy stands before the site, but none is named", cure)
     if settings.loopback:
         return Finding("address", f"{settings.host}, this machine alone")
     if not settings.accounts:

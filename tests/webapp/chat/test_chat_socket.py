@@ -514,6 +514,18 @@ def test_another_machine_is_not_the_local_user():
     assert run(scenario()) == 4403
 
 
+@pytest.mark.parametrize(("sent_for", "code"), [("192.168.1.7", 4403), ("127.0.0.1, 192.168.1.7", 4403), ("::1", None)])
+def test_whoever_comes_through_a_proxy_of_this_machine_is_not_the_local_user(sent_for, code):
+    async def scenario():
+        socket = Socket(sent_for=sent_for)
+        found = await socket.open()
+        if found is None:
+            await socket.leave()
+        return found
+
+    assert run(scenario()) == code
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [

@@ -5,6 +5,7 @@ import pytest
 from chat.models import Conversation, Message, Pair, Preferences
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.core.cache import cache
 from django.db import connection
 from django.test import AsyncClient, Client, override_settings
 from fake_service import world
@@ -343,13 +344,40 @@ def test_log_in_and_out():
     assert client.get("/").status_code == 302
 
 
+RIGHT = {"username": "sari", "password": "pandan-wangi-7"}
+DOORS = ["/login", "/admin/login/"]
+
+
 @WITH_ACCOUNTS
-def test_passwords_cannot_be_tried_without_end():
-    get_user_model().objects.create_user("sari", password="pandan-wangi-7")
-    client = Client()
-    codes = [client.post("/login", {"username": "sari", "password": f"x{n}"}).status_code for n in range(7)]
+@pytest.mark.parametrize("door", DOORS)
+def test_passwords_cannot_be_tried_without_end_and_the_lock_is_on_every_door(door):
+    get_user_model().objects.create_superuser(**RIGHT)
+    client = Client(headers={"accept-language": "en"})
+    codes = [client.post(door, {"username": "sari", "password": f"x{n}"}).status_code for n in range(7)]
     assert codes == [200] * 5 + [429] * 2
-    assert client.post("/login", {"username": "sari", "password": "pandan-wangi-7"}).status_code == 429
+    for other in DOORS:
+        answer = client.post(other, RIGHT)
+        assert answer.status_code == 429 and "Too many attempts. Wait five minutes." in answer.content.decode()
+    assert client.post(door, RIGHT, REMOTE_ADDR="10.1.2.3").status_code == 302, "others are not locked out"
+
+
+@WITH_ACCOUNTS
+def test_the_right_password_begins_the_count_anew():
+    get_user_model().objects.create_superuser(**RIGHT)
+    for _ in range(3):
+        for n in range(4):
+            assert Client().post("/login", {"username": "sari", "password": f"x{n}"}).status_code == 200
+        assert Client().post("/login", RIGHT).status_code == 302
+
+
+@WITH_ACCOUNTS
+def test_tries_at_other_names_do_not_make_the_site_forget_those_at_one():
+    get_user_model().objects.create_user(**RIGHT)
+    for n in range(5):
+        Client().post("/login", {"username": "sari", "password": f"x{n}"})
+    for n in range(400):
+        cache.add(f"login:10.1.2.3:{n:x}", 1, 300)
+    assert Client().post("/login", RIGHT).status_code == 429
 
 
 @WITH_ACCOUNTS

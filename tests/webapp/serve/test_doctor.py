@@ -259,6 +259,7 @@ def test_the_environment_names_redis_the_address_and_the_folder(tmp_path):
         (["--port", "70000"], {}, "PORT='70000' must be a whole number from 1 to 65535"),
         (["--workers", "0"], {}, "WORKERS='0' must be a whole number from 1 to 64"),
         ([], {"KLEPON_ACCOUNTS": "yes"}, "KLEPON_ACCOUNTS='yes' must be 1"),
+        ([], {"KLEPON_PROXIES": "*"}, "KLEPON_PROXIES='\\*' must be addresses or networks of proxies"),
     ],
 )
 def test_a_setting_that_cannot_be_is_one_sentence(argv, told, said):

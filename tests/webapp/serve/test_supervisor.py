@@ -467,6 +467,24 @@ def test_the_real_server_takes_the_socket_and_closes_with_1012(start):
     assert app.wait() == 0
 
 
+@pytest.mark.parametrize(("proxies", "seen"), [("", "127.0.0.1"), ("127.0.0.1", "203.0.113.9")])
+def test_forwarded_addresses_are_believed_only_from_proxies_that_are_named(start, proxies, seen):
+    app = start({"site": "uvicorn"}, proxies=proxies)
+    app.until("is ready")
+    sent = {"X-Forwarded-For": "198.51.100.1, 203.0.113.9"}
+    with connect(f"ws://127.0.0.1:{app.port}/ws", compression=None, additional_headers=sent) as socket_:
+        assert socket_.recv() == seen
+    assert app.end() == 0
+
+
+def test_https_without_a_named_proxy_is_one_sentence(start):
+    said = refused(start(accounts=True, origins="https://chat.example.org"))
+    assert said == (
+        "error: KLEPON_ORIGINS is https, so a proxy stands before the site, but none is named; "
+        "name its address in KLEPON_PROXIES, such as 127.0.0.1 where it is on this machine"
+    )
+
+
 def test_of_redis_only_what_somebody_should_know_is_told(capsys):
     for line in (
         "4242:M 23 Nov 2026 08:10:00.123 * Ready to accept connections unix",
