@@ -222,7 +222,7 @@ class FakeEngine:
     def add(self, request: Request, ids: Sequence[int], text: str) -> Added:
         prompt = request.turns[-1].content
         if "refuse" in prompt:
-            raise EngineRefusalError("This will not be answered.")
+            raise EngineRefusalError("too_long", "This will not be answered.")
         if "stumble" in prompt:
             raise RuntimeError("stumbled")
         told = _Told(request, words_of(request), list(ids))

@@ -17,7 +17,7 @@ def finished(gid: str, transcript: Transcript) -> Finished | None:
     return Finished(
         gid=gid,
         finish=end.finish,
-        message=end.message,
+        reason=end.reason,
         text=transcript.text,
         ids=tuple(transcript.ids),
         worker=start.worker if start else None,
@@ -36,7 +36,7 @@ def store(record: Finished) -> bool:
             text=record.text.replace("\0", "\ufffd"),
             state=Message.State.ENDED,
             finish=record.finish,
-            detail=record.message or "",
+            detail=record.reason or "",
             model=record.model or "",
             adapter_sha=record.adapter_sha or "",
             worker=record.worker or "",

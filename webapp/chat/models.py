@@ -86,7 +86,7 @@ class Message(models.Model):
     finish = models.CharField(max_length=16, blank=True)
     """stop, length, cancelled or error, once it has ended."""
     detail = models.TextField(blank=True)
-    """What went wrong."""
+    """What went wrong: one of wire.messages.Reason."""
     settings = models.JSONField(default=dict, blank=True)
     seed = models.BigIntegerField(null=True, blank=True)
     model = models.CharField(max_length=200, blank=True)

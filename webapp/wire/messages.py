@@ -9,6 +9,14 @@ from wire.strict import WireError, dump, load
 Target = Literal["base", "adapter"]
 Finish = Literal["stop", "length", "cancelled", "error"]
 GenerationState = Literal["queued", "running", "ended", "lost"]
+Reason = Literal["unreadable", "crashed", "failed", "server", "no_adapter", "no_room", "too_long"]
+"""Why an answer ended with an error. The site has a sentence for each, in the language of whoever asked; details are in
+the worker's log.
+
+unreadable: the request is of another version. crashed: the model's process died several times. failed: it raised.
+server: the model's server did not answer as it should. no_adapter: there is none of that name. no_room: the answer may
+take all that the model can read. too_long: the question does not fit beside it.
+"""
 
 MAX_NEW_TOKENS = 4_096
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -104,7 +112,7 @@ class Finished:
 
     gid: str
     finish: Finish
-    message: str | None
+    reason: Reason | None
     """Why, after an error."""
     text: str
     ids: tuple[int, ...]

@@ -99,7 +99,8 @@ class Worker:
                 self._writer.started(gid, self._engine.add(first.request, first.ids, first.text))
             except EngineRefusalError as refusal:
                 del self._live[gid]
-                self._writer.end(gid, "error", str(refusal))
+                log.info("%s is not answered: %s", gid, refusal)
+                self._writer.end(gid, "error", refusal.reason)
             except Exception as error:
                 log.exception("the engine failed at a prompt")
                 self._retry({gid}, error)
@@ -110,7 +111,8 @@ class Worker:
         again = []
         for gid, one in self._live.items():
             if gid in suspects and one.alone:
-                self._writer.end(gid, "error", f"The model failed on this: {type(error).__name__}.")
+                log.error("%s is given up: the model failed on it alone (%s)", gid, type(error).__name__)
+                self._writer.end(gid, "error", "failed")
                 continue
             ids, text = self._writer.written(gid)
             alone = one.alone or gid in suspects

@@ -7,6 +7,7 @@ come. The base model and the adapter are two names on that server (vLLM: `--enab
 import contextlib
 import http.client
 import json
+import logging
 import queue
 import socket
 import threading
@@ -16,7 +17,9 @@ from urllib.parse import urlsplit
 
 from wire.messages import Request, Target, Usage
 
-from worker.engine import Added, EngineError, EngineRefusalError, Step
+from worker.engine import Added, EngineAwayError, EngineError, EngineRefusalError, Step
+
+log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.05
 """How long a step waits for something to come."""
@@ -27,7 +30,7 @@ MAX_LINE = 1 << 20
 
 
 class ServerError(Exception):
-    """The server did not do as asked; the message tells the user."""
+    """The server did not do as asked; the message is for the log."""
 
 
 class OpenAIEngine:
@@ -51,7 +54,7 @@ class OpenAIEngine:
     def add(self, request: Request, ids: Sequence[int], text: str) -> Added:
         name = self._names.get(request.target)
         if name is None:
-            raise EngineRefusalError("This worker's server has no adapter: only the base model can answer.")
+            raise EngineRefusalError("no_adapter", "the server has only a base model")
         answer = _Answer(request.gid, self._news)
         self._answers[request.gid] = answer
         body = body_of(request, name, text)
@@ -104,8 +107,11 @@ class _Answer:
             for step in steps_of(self._gid, chunks(connection, url, key, body)):
                 self._news.put((self, step))
         except (ServerError, OSError, http.client.HTTPException) as error:
-            reason = str(error) if isinstance(error, ServerError) else f"the model's server at {url}: {error!r}"
-            self._news.put((self, Step(self._gid, finish="error", message=reason)))
+            if not self._dropped:
+                log.warning(
+                    "the model's server at %s: %s", url, error if isinstance(error, ServerError) else repr(error)
+                )
+            self._news.put((self, Step(self._gid, finish="error", reason="server")))
         finally:
             if connection:
                 connection.close()
@@ -128,8 +134,12 @@ def load_engine(url: str, base: str | None, adapter: str | None, key: str | None
     Raises:
         EngineError: if it cannot be reached, or has no such model.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        well = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        well = False
+    if not well:
         raise EngineError(f"ENGINE_URL={url}: expected http://host:port/v1")
     try:
         connection = connect(url)
@@ -144,7 +154,7 @@ def load_engine(url: str, base: str | None, adapter: str | None, key: str | None
             )
         listed = [str(model["id"]) for model in json.loads(text)["data"]]
     except (OSError, http.client.HTTPException) as error:
-        raise EngineError(f"ENGINE_URL={url}: no answer ({error}); start the server first") from error
+        raise EngineAwayError(f"ENGINE_URL={url}: no answer ({error}); start the server first") from error
     except (ValueError, KeyError, TypeError) as error:
         raise EngineError(f"ENGINE_URL={url}: this is not an OpenAI-compatible server ({error!r})") from error
     for variable, name in (("ENGINE_BASE", base), ("ENGINE_ADAPTER", adapter)):

@@ -61,7 +61,7 @@ class TransformersEngine:
 
     def add(self, request: Request, ids: Sequence[int], text: str) -> Added:
         if request.target not in self._models:
-            raise EngineRefusalError("This worker was started without an adapter: only the base model can answer.")
+            raise EngineRefusalError("no_adapter", "this worker was started without an adapter")
         settings = request.settings
         prompt, left_out = self._encode(request)
         decoding = generation.decoding_of(
@@ -85,8 +85,7 @@ class TransformersEngine:
         room = self._context - request.settings.max_new_tokens
         if room < 1:
             raise EngineRefusalError(
-                f"max_new_tokens={request.settings.max_new_tokens} leaves no room for a prompt: this model reads and "
-                f"writes {self._context} tokens in all. Choose fewer."
+                "no_room", f"max_new_tokens={request.settings.max_new_tokens} of {self._context} tokens in all"
             )
         messages = [{"role": turn.role, "content": turn.content} for turn in request.turns]
         for left_out in range(0, len(messages), 2):
@@ -96,10 +95,7 @@ class TransformersEngine:
                 continue
             if not cut:
                 return ids, left_out
-        raise EngineRefusalError(
-            f"The message is too long: {room} tokens are left for it, with {request.settings.max_new_tokens} reserved "
-            "for the answer. Shorten it, or allow fewer new tokens."
-        )
+        raise EngineRefusalError("too_long", f"{room} tokens are left for the question")
 
     def step(self) -> list[Step]:
         steps = []
@@ -159,16 +155,16 @@ def load_engine(base_model: str | None, adapter: Path | None) -> TransformersEng
         loaded: dict[Target, PreTrainedModel] = {"base": loading.load_base(settings)}
         if adapter is not None:
             loaded["adapter"] = loading.load_adapter(settings, adapter)
-    except loading.ModelError as error:
+        settle_threads(loaded["base"])
+        return TransformersEngine(
+            loaded,
+            tokenizer,
+            prompt,
+            model=Path(base_model).name if Path(base_model).exists() else base_model,
+            adapter_sha=loading.fingerprint(adapter) if adapter is not None else None,
+        )
+    except (loading.ModelError, prompts.PromptError, prompts.ChatTemplateError) as error:
         raise EngineError(str(error)) from error
-    settle_threads(loaded["base"])
-    return TransformersEngine(
-        loaded,
-        tokenizer,
-        prompt,
-        model=Path(base_model).name if Path(base_model).exists() else base_model,
-        adapter_sha=loading.fingerprint(adapter) if adapter is not None else None,
-    )
 
 
 def settle_threads(model: PreTrainedModel) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from wire.claims import OUTAGE, Claim, Claims, Write
-from wire.messages import Finish, Request, WorkerState
+from wire.messages import Finish, Reason, Request, WorkerState
 
 from worker.answer import Answer
 from worker.engine import Added, Step
@@ -108,11 +108,11 @@ class Writer:
             if self._urgent:
                 self._changed.notify_all()
 
-    def end(self, gid: str, finish: Finish, message: str | None = None) -> None:
+    def end(self, gid: str, finish: Finish, reason: Reason | None = None) -> None:
         """An answer is at its end, without a step."""
         with self._changed:
             if (answer := self._answers.get(gid)) and not answer.ending:
-                answer.ending = (finish, message)
+                answer.ending = (finish, reason)
                 self._urgent = True
                 self._changed.notify_all()
 

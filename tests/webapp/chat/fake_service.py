@@ -61,13 +61,13 @@ class World:
     def tell(self, gid: str, *texts: str) -> None:
         self.write(gid, *(Delta(text, (1,)) for text in texts))
 
-    def end(self, gid: str, finish: str = "stop", message: str | None = None) -> None:
+    def end(self, gid: str, finish: str = "stop", reason: str | None = None) -> None:
         count = sum(isinstance(event, Delta) for _, event in self.generations[gid].events)
         self.write(
             gid,
             End(
                 finish,
-                message,
+                reason,
                 Usage(prompt_tokens=12, completion_tokens=count),
                 Timings(queued_ms=3.0, first_token_ms=40.0, total_ms=900.0, tokens_per_second=48.5),
             ),

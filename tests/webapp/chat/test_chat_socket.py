@@ -1,4 +1,7 @@
 import asyncio
+import contextlib
+import sqlite3
+from typing import get_args
 from unittest import mock
 
 import pytest
@@ -13,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from fake_service import world
 from socket_client import Socket, run
 from wire.events import End, Resume, Snapshot, Transcript
-from wire.messages import Timings, Usage
+from wire.messages import Reason, Timings, Usage
 from wire.service import Busy
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
@@ -28,6 +31,65 @@ def talk(scenario, **options):
             return await scenario(socket)
 
     return run(whole())
+
+
+@contextlib.contextmanager
+def someone_else_writing():
+    """Another connection holds the database, as a long import or a backup would, until the block ends."""
+    with contextlib.closing(sqlite3.connect(settings.DATABASES["default"]["NAME"])) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.rollback()
+
+
+# --- While the database is held ---------------------------------------------------------------------------------------
+
+
+def test_while_the_database_is_held_a_stop_is_quick_streams_go_on_and_a_send_is_answered_in_words():
+    async def scenario(socket):
+        (gid,) = (await socket.ask("Satu"))["gids"]
+        (other,) = (await socket.ask("Dua"))["gids"]
+        world.start(gid)
+        with someone_else_writing():
+            clock = asyncio.get_running_loop().time
+            sent = clock()
+            await socket.say(type="send", cid="held", text="Kalimat yang panjang")
+            await socket.say(type="stop", gid=gid)
+            while world.generations[gid].state != "ended":
+                assert clock() - sent < 5
+                await asyncio.sleep(0.01)
+            stopped = clock() - sent
+            _, end = await socket.end_of(gid)
+            world.answer(other, "mengalir terus")
+            text, _ = await socket.end_of(other)
+            assert text == "mengalir terus" and clock() - sent < 1.5
+            refusal = await socket.hear("error")
+            answered = clock() - sent
+        await socket.say(type="send", cid="held", text="Kalimat yang panjang")
+        return stopped, end, refusal, answered, await socket.hear("accepted")
+
+    stopped, end, refusal, answered, accepted = talk(scenario)
+    assert stopped <= 0.5 and end["finish"] == "cancelled"
+    assert (refusal["cid"], refusal["code"]) == ("held", "storage") and "Tulisan Anda tetap ada" in refusal["message"]
+    assert answered <= 3
+    assert [message["text"] for message in accepted["messages"]] == ["Kalimat yang panjang", ""]
+    assert Message.objects.filter(text="Kalimat yang panjang").count() == 1
+
+
+def test_while_the_database_is_held_many_are_answered_in_words_within_three_seconds(user):
+    async def one():
+        async with Socket() as socket:
+            await socket.hello()
+            began = asyncio.get_running_loop().time()
+            return (await socket.ask())["code"], asyncio.get_running_loop().time() - began
+
+    async def scenario():
+        with someone_else_writing(), mock.patch.object(consumers, "SOCKETS_PER_USER", 30):
+            return await asyncio.gather(*(one() for _ in range(24)))
+
+    found = run(scenario())
+    assert {code for code, _ in found} == {"storage"}
+    assert max(seconds for _, seconds in found) <= 3
 
 
 # --- Asking and answering --------------------------------------------------------------------------------------------
@@ -758,7 +820,7 @@ def test_an_empty_answer_must_be_replaced_before_one_goes_on():
             gid,
             End(
                 "error",
-                "engine failed",
+                "failed",
                 Usage(prompt_tokens=1, completion_tokens=0),
                 Timings(queued_ms=None, first_token_ms=None, total_ms=None, tokens_per_second=None),
             ),
@@ -767,6 +829,38 @@ def test_an_empty_answer_must_be_replaced_before_one_goes_on():
         return await socket.ask("Dua", conversation=first["conversation"]["id"], parent=gid)
 
     assert talk(scenario)["code"] == "hollow"
+
+
+@pytest.mark.parametrize(
+    ("language", "sentence"),
+    [
+        ("id", "Pesannya terlalu panjang untuk model ini: persingkat, atau pilih panjang jawaban yang lebih kecil."),
+        ("en", "The message is too long for this model: shorten it, or choose a smaller maximum answer length."),
+    ],
+)
+def test_why_an_answer_failed_is_a_sentence_in_the_language_of_whoever_reads(language, sentence):
+    async def scenario():
+        async with Socket() as first, Socket() as socket:
+            # Its hub is begun by a socket in another language.
+            await first.hello(language="en" if language == "id" else "id")
+            await socket.hello(language=language)
+            accepted = await socket.ask()
+            (gid,) = accepted["gids"]
+            world.start(gid)
+            world.end(gid, "error", "too_long")
+            _, end = await socket.end_of(gid)
+            record = answers.finished(gid, Transcript.of(world.generations[gid].events))
+            await database_sync_to_async(answers.store)(record)
+            again = await socket.hello(accepted["conversation"]["id"], language=language)
+            return end["detail"], again["messages"][-1]["detail"]
+
+    assert run(scenario()) == (sentence, sentence)
+
+
+def test_every_reason_of_the_wire_has_a_sentence():
+    from chat.payloads import REASONS
+
+    assert set(REASONS) == set(get_args(Reason))
 
 
 def test_text_is_stored_in_nfc_with_plain_newlines():

@@ -13,9 +13,11 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import redis
+from safetensors.numpy import save_file
 from serve.supervisor import _only_warnings
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -77,6 +79,9 @@ signal.signal(signal.SIGINT, lambda *_: note("interrupted"))
 note("started")
 if how == "fails":
     sys.exit("no such table")
+if how == "refuses":
+    print("worker: the adapter cannot be loaded")
+    sys.exit(2)
 if role in ("migrate", "static") and how != "sleeps":
     sys.exit(0)
 if role == "site":
@@ -121,6 +126,8 @@ class App:
         adapter = folder / "adapter"
         adapter.mkdir(exist_ok=True)
         (adapter / "adapter_config.json").write_text("{}")
+        halves = {f"base_model.model.q_proj.lora_{half}.weight": np.ones((2, 2)) for half in "AB"}
+        save_file(halves, adapter / "adapter_model.safetensors")
         (adapter / "klepon.json").write_text('{"chat_template_sha256": "0"}')
         (folder / "driver.py").write_text(DRIVER)
         (folder / "stub.py").write_text(STUB)
@@ -436,6 +443,20 @@ def test_two_apps_do_not_share_a_folder(start, tmp_path):
     second = App(other, {}, state=str(app.state))
     assert "another chat app is running on" in refused(second)
     assert app.end() == 0
+
+
+def test_a_worker_that_cannot_run_as_it_is_set_up_ends_all_with_its_sentence(start):
+    app = start({"worker": "refuses"})
+    assert app.wait() == 1
+    assert app.lines[-1] == "error: the worker cannot run as it is set up: see above"
+    assert sum("worker: the adapter cannot be loaded" in line for line in app.lines) == 1
+    assert not any("restarting" in line for line in app.lines)
+
+
+def test_an_engine_url_that_is_none_is_one_sentence(start):
+    assert refused(start(engine_url="foo")) == (
+        "error: ENGINE_URL='foo' is no address of a server; write it as http://host:port/v1"
+    )
 
 
 def test_a_failing_migration_is_told_and_ends_all(start):

@@ -17,7 +17,7 @@ EVENTS = [
     Delta("日本 ", (1, 2)),
     Resume(2),
     Snapshot("日本 ", (1, 2)),
-    End("error", "Why not", USAGE, TIMINGS),
+    End("error", "too_long", USAGE, TIMINGS),
 ]
 
 

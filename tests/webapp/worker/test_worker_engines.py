@@ -152,8 +152,8 @@ def test_a_conversation_that_is_too_long_loses_its_oldest_turns(tiny_model, toke
 def test_what_cannot_be_answered_is_refused_with_a_reason(tiny_model, tokenizer, settings):
     engine = TransformersEngine({"base": tiny_model}, tokenizer, settings, model="tiny", max_context=100)
     for request, reason in (
-        (request_for("kata " * 200, max_new_tokens=20), "80 tokens are left for it, with 20 reserved for the answer"),
-        (request_for("Apa?", max_new_tokens=100), "leaves no room for a prompt"),
+        (request_for("kata " * 200, max_new_tokens=20), "80 tokens are left for the question"),
+        (request_for("Apa?", max_new_tokens=100), "max_new_tokens=100 of 100 tokens in all"),
         (request_for("Apa?", target="adapter", max_new_tokens=20), "without an adapter"),
     ):
         with pytest.raises(EngineRefusalError, match=reason):
@@ -276,12 +276,13 @@ def test_a_server_goes_on_after_the_text_that_there_is(server):
 
 
 @pytest.mark.parametrize(("prompt", "reason"), [("bad", "answers 400: too long by 3"), ("break", "broke off")])
-def test_a_server_that_fails_ends_the_answer_with_its_reason(server, prompt, reason):
+def test_what_a_server_says_of_its_failure_is_in_the_log_and_not_in_the_answer(server, caplog, prompt, reason):
     engine = load_engine(server.url, None, None)
     request = request_for(prompt)
     engine.add(request, [], "")
     last = ended(engine, request.gid)[-1]
-    assert last.finish == "error" and reason in last.message
+    assert (last.finish, last.reason, last.text) == ("error", "server", "")
+    assert reason in caplog.text
 
 
 def test_an_answer_that_is_stopped_is_stopped_at_the_server_too(server):
@@ -295,19 +296,20 @@ def test_an_answer_that_is_stopped_is_stopped_at_the_server_too(server):
     assert engine.step() == []
 
 
-def test_a_server_that_went_away_is_an_error_of_the_answer(server):
+def test_a_server_that_went_away_is_an_error_of_the_answer(server, caplog):
     engine = load_engine(server.url, None, None)
     engine._url = "http://127.0.0.1:9/v1"
     request = request_for("Apa?")
     engine.add(request, [], "")
     last = ended(engine, request.gid)[-1]
-    assert last.finish == "error" and "the model's server at http://127.0.0.1:9/v1" in last.message
+    assert (last.finish, last.reason) == ("error", "server")
+    assert "the model's server at http://127.0.0.1:9/v1" in caplog.text
 
 
 def test_a_server_without_an_adapter_answers_as_base_only(server):
     server.models[:] = ["llama"]
     engine = load_engine(server.url, None, None)
-    with pytest.raises(EngineRefusalError, match="only the base model"):
+    with pytest.raises(EngineRefusalError, match="only a base model"):
         engine.add(request_for("Apa?", target="adapter"), [], "")
 
 
