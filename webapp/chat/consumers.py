@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
+from uuid import UUID
 
 import orjson
 from channels.generic.websocket import AsyncWebsocketConsumer
@@ -41,11 +42,14 @@ class ChatConsumer(AsyncWebsocketConsumer):
     """One socket of one user."""
 
     open_sockets: ClassVar[Counter[int]] = Counter()
+    looking: ClassVar[defaultdict[UUID, set["ChatConsumer"]]] = defaultdict(set)
+    """Sockets of this process by the conversation that they have open."""
 
     async def connect(self) -> None:
         """Accept, and then close with a code that the browser can read if this user may not come in."""
         self.user: Any = await database.read(socket_user, self.scope)
         self.counted = self.greeted = self.gone = False
+        self.conversation: UUID | None = None
         self.language = settings.LANGUAGE_CODE
         self.allowance = Allowance()
         # Timers instead of tasks that sleep: an idle socket has no task.
@@ -71,6 +75,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
     async def disconnect(self, code: int) -> None:
         """Forget the socket. What it asked for goes on."""
         self.gone = True
+        self._look_at(None)
         for timer in self.timers.values():
             timer.cancel()
         for task in self.tasks:
@@ -166,6 +171,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             self.timers.pop("hello").cancel()
         now = time.time()
         conversation, messages, live = await database.read(queries.state_of, self.user, frame)
+        self._look_at(conversation.id if conversation else None)
         status = self.hub.status
         await self.say(
             type="ready",
@@ -216,9 +222,33 @@ class ChatConsumer(AsyncWebsocketConsumer):
             messages=[payloads.message_json(message) for message in opened.messages],
             gids=[one.gid for one in opened.requests],
         )
+        if not self.gone:
+            self._look_at(opened.conversation.id)
+        # In other windows it is a branch; those that were closed or hidden find it with their next hello.
+        for socket in self.looking.get(opened.conversation.id, set()) - {self}:
+            socket._start(socket._see(opened), socket.tasks)
+        await self._follow(opened)
+
+    async def _see(self, opened: turns.Opened) -> None:
+        """What was asked in another window."""
+        for message in opened.messages:
+            await self.say(type="message", message=payloads.message_json(message))
+        await self._follow(opened)
+
+    async def _follow(self, opened: turns.Opened) -> None:
         for one in opened.requests:
             if not self.gone:
                 await self.follower.follow(one.gid, ORIGIN)
+
+    def _look_at(self, conversation: UUID | None) -> None:
+        """From now on this conversation is open here."""
+        if self.conversation is not None:
+            self.looking[self.conversation].discard(self)
+            if not self.looking[self.conversation]:
+                del self.looking[self.conversation]
+        self.conversation = conversation
+        if conversation is not None:
+            self.looking[conversation].add(self)
 
     def _stored(self, frame: Send | Edit | Regenerate) -> turns.Opened | None:
         """Store what a frame opens; None if this user may not be here any more."""

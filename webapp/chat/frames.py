@@ -19,8 +19,12 @@ VERSION = 1
 MAX_FRAME = 65_536
 MAX_TEXT = 16_000
 MAX_CURSORS = 64
+LAST_SECOND = 253_402_300_799
+"""Of the year 9999, the last that dates can have."""
 TARGETS = ("adapter", "base", "both")
 
+#: Letters and symbols to Unicode that leave their place empty.
+_BLANKS = "\u115f\u1160\u2800\u3164\uffa0"
 _CID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CURSOR = re.compile(r"\d{1,20}-\d{1,20}")
 
@@ -133,20 +137,25 @@ def parse(text: str) -> Frame:
     return frame
 
 
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen: white space, characters without width, marks without a letter."""
+    return all(unicodedata.category(letter)[0] in "ZCM" or letter in _BLANKS for letter in text)
+
+
 def clean_text(text: str) -> str:
     """What a person wrote, in NFC and with newlines as \\n.
 
     Raises:
         FrameError: if it is empty, too long or holds a control character.
     """
-    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    if not text.strip():
-        raise FrameError("empty", _("The message is empty."))
-    if len(text) > MAX_TEXT:
+    # As the browser counts: what was sent, in units of UTF-16.
+    have = len(text.encode("utf-16-le", "surrogatepass")) // 2
+    if have > MAX_TEXT:
         raise FrameError(
             "long",
-            _("The message has %(have)d characters; the limit is %(most)d.") % {"have": len(text), "most": MAX_TEXT},
+            _("The message has %(have)d characters; the limit is %(most)d.") % {"have": have, "most": MAX_TEXT},
         )
+    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
     for letter in text:
         category = unicodedata.category(letter)
         if category in ("Cc", "Cs") and letter not in "\n\t":
@@ -155,6 +164,8 @@ def clean_text(text: str) -> str:
                 _("The message contains the character U+%(code)04X, which cannot be displayed.")
                 % {"code": ord(letter)},
             )
+    if is_blank(text):
+        raise FrameError("empty", _("The message is empty."))
     return text
 
 
@@ -234,11 +245,13 @@ def _hello(fields: _Fields) -> Hello:
             known[str(UUID(gid))] = cursor
         except ValueError:
             raise fields.error("field", "A cursor is an answer's id with <number>-<number>.") from None
-    since = fields.take("since", (int, float), optional=True)
+    since = fields.take("since", (int, float), optional=True) or 0
+    if not 0 <= since <= LAST_SECOND:
+        raise fields.error("field", "since is not a time of the server.")
     return Hello(
         conversation=fields.uuid("conversation", optional=True),
         cursors=known,
-        since=float(since or 0),
+        since=float(since),
         language=fields.take("language", str, optional=True) or "",
     )
 

@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 from wire.messages import Request, Settings, Turn
 
 from chat.forms import SEEDS
-from chat.frames import Edit, FrameError, Regenerate, Send
+from chat.frames import Edit, FrameError, Regenerate, Send, is_blank
 from chat.models import Conversation, Message, Pair, Target
 from chat.queries import own_conversation, own_message
 
@@ -136,7 +136,7 @@ def requests_for(answers: list[Message]) -> list[Request]:
     path.reverse()
     if unfinished := [str(row.id) for row in path if row.state == Message.State.QUEUED]:
         raise UnfinishedError(unfinished)
-    if any(not row.text.strip() for row in path):
+    if any(is_blank(row.text) for row in path):
         raise FrameError("hollow", _("The answer above is empty: ask for another one first."))
     turns = tuple(Turn(role=row.role, content=row.text) for row in path)
     return [

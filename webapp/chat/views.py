@@ -13,6 +13,7 @@ from django.contrib.auth.views import LoginView
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.templatetags.static import static
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import content_disposition_header
@@ -145,8 +146,14 @@ def vote(request: HttpRequest, pair_id: UUID) -> JsonResponse:
     choice = request.POST.get("choice", "")
     if choice not in Pair.Choice.values:
         return JsonResponse({"error": _("There is no such choice.")}, status=400)
-    if pair.answers.filter(state=Message.State.QUEUED).exists() and choice != Pair.Choice.SEEN:
-        return JsonResponse({"error": _("Both answers must be finished first.")}, status=409)
+    if choice != Pair.Choice.SEEN:
+        if pair.answers.filter(state=Message.State.QUEUED).exists():
+            return JsonResponse({"error": _("Both answers must be finished first.")}, status=409)
+        # As in chat.exports, which would leave it out.
+        if pair.answers.exclude(finish="stop").exists():
+            return JsonResponse(
+                {"error": _("An answer did not come to its end, so a vote would not count.")}, status=409
+            )
     new = Pair.objects.filter(id=pair.id, choice="").update(choice=choice, voted=timezone.now())
     pair.answers.update(changed=timezone.now())
     pair.refresh_from_db()
@@ -176,6 +183,13 @@ class Login(LoginView):
         if lockout.is_locked(form):
             answer.status_code = lockout.TOO_MANY
         return answer
+
+
+@login_not_required
+@require_GET
+def favicon(request: HttpRequest) -> HttpResponseBase:
+    """Where browsers look without being told."""
+    return redirect(static("chat/klepon.svg"))
 
 
 @login_not_required

@@ -10,7 +10,8 @@ from worker.writer import Begin, Drop, Writer
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.2
-DRAIN_SECONDS = 20.0
+DRAIN_SECONDS = 4.0
+"""For answers that are nearly at their end. The others are kept in Redis, and go on with the next worker."""
 HAND_OVER_SECONDS = 5.0
 
 
@@ -26,6 +27,7 @@ class Worker:
         self._waiting: deque[Begin] = deque()
         self._live: dict[str, Begin] = {}
         self._deadline: float | None = None
+        self._told = False
 
     def stop(self, drain_seconds: float = DRAIN_SECONDS) -> None:
         """Claim nothing more, and end after this time at the latest. It may be called by a signal's handler."""
@@ -50,6 +52,15 @@ class Worker:
     def _ended(self) -> bool:
         if self._deadline is None:
             return False
+        if not self._told:
+            self._told = True
+            if writing := len(self._live) + len(self._waiting):
+                log.info(
+                    "waiting up to %d s for %d answers that are being written; what is left of them goes on with the "
+                    "next worker, or when the chat is started again",
+                    max(0, round(self._deadline - time.monotonic())),
+                    writing,
+                )
         self._writer.stop_claiming()
         return time.monotonic() >= self._deadline or (self._writer.empty and not self._waiting and not self._live)
 

@@ -57,7 +57,7 @@ class Socket:
         await self._inside.wait(5)
 
     async def say(self, **frame: Any) -> None:
-        await self.text(json.dumps(frame))
+        await self.text(json.dumps(frame, ensure_ascii=False))
 
     async def text(self, text: str) -> None:
         await self._inside.send_input({"type": "websocket.receive", "text": text})

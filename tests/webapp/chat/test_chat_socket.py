@@ -400,6 +400,61 @@ def test_an_answer_of_another_conversation_that_ended_meanwhile_still_brings_its
     assert (text, end["finish"]) == (" juga", "stop")
 
 
+def test_what_is_asked_in_another_window_appears_with_its_answer():
+    async def scenario():
+        async with Socket() as one, Socket() as two, Socket() as elsewhere:
+            await one.hello()
+            first = await one.ask("Satu")
+            world.answer(first["gids"][0], "Dua")
+            await one.end_of(first["gids"][0])
+            conversation = first["conversation"]["id"]
+            await two.hello(conversation)
+            await two.end_of(first["gids"][0])
+            await elsewhere.hello()
+            second = await one.ask("Tiga", conversation=conversation, parent=first["gids"][0])
+            shown = [(await two.hear("message"))["message"] for _ in range(2)]
+            world.answer(second["gids"][0], "Empat lima")
+            text, _ = await two.end_of(second["gids"][0])
+            await elsewhere.say(type="ping")
+            assert (await elsewhere.next())["type"] in ("pong", "status"), "another conversation is not told"
+            return second, shown, text
+
+    second, shown, text = run(scenario())
+    assert shown == second["messages"]
+    assert text == "Empat lima"
+    assert not consumers.ChatConsumer.looking, "closed windows are forgotten"
+
+
+@pytest.mark.parametrize("since", ["1e308", "-1e308", "1e999", str(10**400), "-1"])
+def test_a_time_that_is_none_is_told(since):
+    async def scenario():
+        async with Socket() as socket:
+            await socket.text(f'{{"type": "hello", "v": 1, "conversation": "{NOBODY}", "since": {since}}}')
+            return await socket.hear("error")
+
+    assert run(scenario())["code"] == "field"
+
+
+@pytest.mark.parametrize("text", ["\u200b", " \u200b\u2060\ufeff ", "\u3164", "\u2800", "\u0301", "\u00ad"])
+def test_what_cannot_be_seen_is_no_question(text):
+    assert talk(lambda socket: socket.ask(text))["code"] == "empty"
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("a" * 16_000, True),
+        ("a" * 16_001, False),
+        ("🙂" * 8_000, True),
+        ("🙂" * 8_001, False),
+        ("e\u0301" * 8_001, False),
+    ],
+)
+def test_length_is_counted_as_browsers_count_it(text, fits):
+    answer = talk(lambda socket: socket.ask(text))
+    assert answer["type"] == ("accepted" if fits else "error") and answer.get("code") in (None, "long")
+
+
 def test_a_second_tab_sees_the_whole_answer():
     async def scenario():
         async with Socket() as first, Socket() as second:
@@ -429,6 +484,8 @@ def test_hello_again_brings_what_other_tabs_did():
             await first.end_of(accepted["gids"][0])
             await second.end_of(accepted["gids"][0])
             await first.ask("Tiga", conversation=conversation, parent=accepted["messages"][1]["id"])
+            for _ in range(2):
+                await second.hear("message")
             return await second.hello(conversation, since=ready["now"])
 
     ready = run(scenario())

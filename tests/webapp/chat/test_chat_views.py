@@ -411,6 +411,22 @@ def test_the_local_user_keeps_no_rights_that_accounts_would_inherit(client, user
     assert not stored.is_staff and not stored.is_superuser and not stored.has_usable_password()
 
 
+def test_browsers_find_the_icon_where_they_look_for_it(client):
+    assert client.get("/favicon.ico").url == "/static/chat/klepon.svg"
+
+
+@pytest.mark.parametrize("finish", ["cancelled", "length", "error"])
+def test_a_pair_that_the_export_would_leave_out_takes_no_vote(client, talk, finish):
+    pair = pair_of(talk)
+    pair.answers.filter(target="base").update(finish=finish)
+    answer = client.post(f"/pairs/{pair.id}/vote", {"choice": "adapter"})
+    assert (answer.status_code, answer.json()) == (
+        409,
+        {"error": "An answer did not come to its end, so a vote would not count."},
+    )
+    assert client.post(f"/pairs/{pair.id}/vote", {"choice": "seen"}).status_code == 200
+
+
 # --- Health ----------------------------------------------------------------------------------------------------------
 
 

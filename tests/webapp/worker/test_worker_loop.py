@@ -1,15 +1,19 @@
 """The loop and the writer, in this process and step by step, against a real server."""
 
+import threading
+import time
 from dataclasses import replace
 
 import pytest
 import redis
-from chat_parts import Driven, about, request_for, text_of
+from chat_parts import Driven, FakeEngine, about, request_for, text_of
 from wire import claims as wire_claims
 from wire.claims import Claims
 from wire.events import Delta, Resume, Snapshot, Start
 from worker import answer as answers
 from worker import writer as writers
+from worker.loop import Worker
+from worker.writer import Writer
 
 
 @pytest.fixture
@@ -204,6 +208,21 @@ def test_a_poisonous_answer_ends_with_an_error_and_what_it_said(site, valkey, dr
     assert (end.finish, end.reason) == ("error", "crashed")
     assert site.shown[gid].text
     assert site.resumes(gid) == 2
+
+
+def test_a_worker_that_is_told_to_go_says_what_it_waits_for_and_not_for_long(site, valkey, caplog):
+    worker = Worker(FakeEngine(0.01), Writer(Claims(valkey.url, "w", "1"), about()))
+    running = threading.Thread(target=worker.run)
+    with caplog.at_level("INFO"):
+        running.start()
+        gid = site.ask("say forever", max_new_tokens=4_096)
+        site.until_tokens(gid, 3)
+        began = time.monotonic()
+        worker.stop()
+        running.join(20)
+    assert not running.is_alive() and time.monotonic() - began < 10
+    assert "waiting up to 4 s for 1 answers that are being written" in caplog.text
+    assert site.run(site.service.state(gid)) == "queued", "the next worker goes on with it"
 
 
 def test_what_is_handed_over_goes_on_elsewhere(site, driven):
