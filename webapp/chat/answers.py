@@ -2,6 +2,8 @@
 
 from uuid import UUID
 
+from django.db.models import TextField, Value
+from django.db.models.functions import Concat
 from django.utils import timezone
 from wire.events import Transcript
 from wire.messages import Finished
@@ -33,7 +35,7 @@ def store(record: Finished) -> bool:
     return bool(
         Message.objects.filter(id=UUID(record.gid), role=Message.Role.ASSISTANT).update(
             # PostgreSQL keeps no NUL, and no tokenizer should make one.
-            text=record.text.replace("\0", "\ufffd"),
+            text=Concat("given", Value(record.text.replace("\0", "\ufffd")), output_field=TextField()),
             state=Message.State.ENDED,
             finish=record.finish,
             detail=record.reason or "",

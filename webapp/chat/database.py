@@ -15,7 +15,7 @@ from django.db import OperationalError, connection
 P = ParamSpec("P")
 T = TypeVar("T")
 
-WRITE_SECONDS = 2.0
+WRITE_SECONDS = 1.5
 """So long a write waits for its turn: a person waits for it."""
 
 # A thread keeps its connection, and more of them would find nothing to do on the few cores that there are.

@@ -18,6 +18,7 @@ from chat.forms import checked_settings
 VERSION = 1
 MAX_FRAME = 65_536
 MAX_TEXT = 16_000
+MAX_SYSTEM = 4_000
 MAX_CURSORS = 64
 LAST_SECOND = 253_402_300_799
 """Of the year 9999, the last that dates can have."""
@@ -59,16 +60,21 @@ class Send:
     text: str
     settings: dict[str, Any]
     target: str
+    system: str = ""
+    """What the model is told before the conversation."""
 
 
 @dataclass(frozen=True)
 class Regenerate:
-    """Another answer to the same text."""
+    """Another answer to the same text; or, with what it begins with, the rest of one."""
 
     cid: str
     message: UUID
     settings: dict[str, Any] | None
     target: str | None
+    system: str | None = None
+    """None here, and for settings and target: as before."""
+    given: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ class Edit:
     text: str
     settings: dict[str, Any] | None
     target: str | None
+    system: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,11 +129,21 @@ def parse(text: str) -> Frame:
                 text=fields.text(),
                 settings=fields.settings() or fields.checked({}),
                 target=fields.target() or "adapter",
+                system=fields.system() or "",
             )
         case "regenerate":
-            frame = Regenerate(fields.cid(), fields.uuid("message"), fields.settings(), fields.target())
+            frame = Regenerate(
+                cid=fields.cid(),
+                message=fields.uuid("message"),
+                settings=fields.settings(),
+                target=fields.target(),
+                system=fields.system(),
+                given=fields.given(),
+            )
         case "edit":
-            frame = Edit(fields.cid(), fields.uuid("message"), fields.text(), fields.settings(), fields.target())
+            frame = Edit(
+                fields.cid(), fields.uuid("message"), fields.text(), fields.settings(), fields.target(), fields.system()
+            )
         case "stop":
             frame = Stop(str(fields.uuid("gid")))
         case "ping":
@@ -142,7 +159,7 @@ def is_blank(text: str) -> bool:
     return all(unicodedata.category(letter)[0] in "ZCM" or letter in _BLANKS for letter in text)
 
 
-def clean_text(text: str) -> str:
+def clean_text(text: str, most: int = MAX_TEXT) -> str:
     """What a person wrote, in NFC and with newlines as \\n.
 
     Raises:
@@ -150,10 +167,9 @@ def clean_text(text: str) -> str:
     """
     # As the browser counts: what was sent, in units of UTF-16.
     have = len(text.encode("utf-16-le", "surrogatepass")) // 2
-    if have > MAX_TEXT:
+    if have > most:
         raise FrameError(
-            "long",
-            _("The message has %(have)d characters; the limit is %(most)d.") % {"have": have, "most": MAX_TEXT},
+            "long", _("The message has %(have)d characters; the limit is %(most)d.") % {"have": have, "most": most}
         )
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
     for letter in text:
@@ -203,8 +219,21 @@ class _Fields:
             raise self.error("field", f"{name} is not an id.") from None
 
     def text(self) -> str:
+        return self._clean(self.take("text", str))
+
+    def system(self) -> str | None:
+        """None: not given; empty: none."""
+        value = self.take("system", str, optional=True)
+        return self._clean(value, MAX_SYSTEM).strip() if value and not is_blank(value) else value and ""
+
+    def given(self) -> str:
+        value = self.take("given", str, optional=True)
+        # An answer may be longer than a question.
+        return self._clean(value, 4 * MAX_TEXT) if value else ""
+
+    def _clean(self, text: str, most: int = MAX_TEXT) -> str:
         try:
-            return clean_text(self.take("text", str))
+            return clean_text(text, most)
         except FrameError as error:
             raise self.error(error.code, str(error)) from None
 

@@ -17,6 +17,8 @@ REASONS = {
     "server": _("The model's server did not answer as it should. Whoever runs this chat finds more in its log."),
     "no_adapter": _("The adapter that was asked is not there: choose another."),
     "no_room": _("The maximum answer length leaves no room for a question: choose a smaller one in the settings."),
+    "no_system": _("This model's chat template has no place for a system prompt: leave it empty."),
+    "no_look": _("The model's server does not tell what an answer is made of."),
     "too_long": _("The message is too long for this model: shorten it, or choose a smaller maximum answer length."),
 }
 """By what workers say (wire.messages.Reason); in the language of whoever reads."""
@@ -49,6 +51,8 @@ def message_json(message: Message) -> dict[str, Any]:
             "state": message.state,
             "finish": message.finish,
             "detail": reason_text(message.detail),
+            "given": message.given,
+            "system": message.system,
             "settings": message.settings,
             "seed": message.seed,
             "model": message.model,

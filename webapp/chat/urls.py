@@ -15,6 +15,7 @@ urlpatterns = [
     path("c/<uuid:conversation_id>/export.md", views.export_markdown, name="export-markdown"),
     path("c/<uuid:conversation_id>/export.json", views.export_json, name="export-json"),
     path("conversations", views.conversations, name="conversations"),
+    path("m/<uuid:message_id>/tokens", views.tokens, name="tokens"),
     path("pairs/<uuid:pair_id>/vote", views.vote, name="vote"),
     path("votes.jsonl", views.export_votes, name="export-votes"),
     path("preferences", views.preferences, name="preferences"),

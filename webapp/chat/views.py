@@ -3,6 +3,7 @@
 import logging
 import re
 import time
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -20,14 +21,15 @@ from django.utils.http import content_disposition_header
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
+from wire.messages import Request, Seen
 from wire.service import UnavailableError
 
-from chat import exports, lockout, samples
+from chat import exports, lockout, samples, turns
 from chat.forms import GenerationForm, TitleForm
-from chat.frames import MAX_TEXT
+from chat.frames import MAX_TEXT, FrameError
 from chat.hub import Hub
 from chat.models import Conversation, Message, Pair, Preferences
-from chat.payloads import message_json
+from chat.payloads import message_json, reason_text
 from chat.queries import OVERLAP_SECONDS
 from chat.strings import browser_strings
 
@@ -139,6 +141,31 @@ def export_votes(request: HttpRequest) -> HttpResponse:
     return _file(HttpResponse(lines, content_type="application/jsonl; charset=utf-8"), "klepon-votes", "jsonl")
 
 
+@require_GET
+@never_cache
+def tokens(request: HttpRequest, message_id: UUID) -> HttpResponse:
+    """A finished answer token by token (wire.messages.Seen as JSON), or why not, in words."""
+    message = get_object_or_404(
+        Message.objects.select_related("conversation", "parent"),
+        id=message_id,
+        conversation__owner=request.user,
+        role=Message.Role.ASSISTANT,
+        state=Message.State.ENDED,
+    )
+    try:
+        (asked,) = turns.requests_for([message])
+        seen = async_to_sync(_look)(replace(asked, given=""), message)
+    except (turns.UnfinishedError, FrameError):
+        return JsonResponse({"error": _("Answers above this one are not finished.")}, status=409)
+    except UnavailableError:
+        return JsonResponse({"error": _("The queue is not responding. Trying again.")}, status=503)
+    if seen is None:
+        return JsonResponse({"error": _("No model answered in time.")}, status=503)
+    if seen.reason:
+        return JsonResponse({"error": reason_text(seen.reason)}, status=409)
+    return HttpResponse(seen.to_json(), content_type="application/json")
+
+
 @require_POST
 def vote(request: HttpRequest, pair_id: UUID) -> JsonResponse:
     """Vote on a pair, once: what comes after the names are known is not blind."""
@@ -209,6 +236,10 @@ async def readyz(request: HttpRequest) -> HttpResponse:
     if not workers:
         return HttpResponse("no model is running\n", status=503, content_type="text/plain")
     return HttpResponse("ok\n", content_type="text/plain")
+
+
+async def _look(asked: Request, message: Message) -> Seen | None:
+    return await Hub.here().service.look(asked, message.text, message.finish == "stop")
 
 
 async def _cancel(gids: list[str]) -> None:

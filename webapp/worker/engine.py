@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from wire.messages import Reason, Request, Usage
+from wire.messages import Reason, Request, Seen, Usage
 
 
 class EngineError(ValueError):
@@ -65,6 +65,18 @@ class Engine(Protocol):
 
     def step(self) -> list[Step]:
         """One token more for every answer (or, where a server sends them, whatever has come)."""
+
+    def look(self, request: Request, text: str, ended: bool) -> Seen:
+        """A finished answer token by token.
+
+        Args:
+            request: what was asked.
+            text: all of the answer.
+            ended: the token that ends it is part of it.
+
+        Raises:
+            EngineRefusalError: if that cannot be told.
+        """
 
     def remove(self, gid: str) -> None:
         """Forget an answer; an unknown one is no error."""

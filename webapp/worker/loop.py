@@ -4,6 +4,8 @@ import logging
 import time
 from collections import deque
 
+from wire.messages import Look, Seen
+
 from worker.engine import Engine, EngineRefusalError
 from worker.writer import Begin, Drop, Writer
 
@@ -90,10 +92,24 @@ class Worker:
             match letter:
                 case Begin():
                     self._waiting.append(letter)
+                case Look():
+                    self._look(letter)
                 case Drop(gid):
                     self._waiting = deque(one for one in self._waiting if one.request.gid != gid)
                     if self._live.pop(gid, None):
                         self._engine.remove(gid)
+
+    def _look(self, asked: Look) -> None:
+        """As reading a prompt, it holds up the other answers for a moment."""
+        try:
+            seen = self._engine.look(asked.request, asked.text, asked.ended)
+        except EngineRefusalError as refusal:
+            log.info("an answer cannot be looked at: %s", refusal)
+            seen = Seen(refusal.reason)
+        except Exception:
+            log.exception("the engine failed at looking at an answer")
+            seen = Seen("failed")
+        self._writer.show(asked.id, seen)
 
     def _begin(self) -> None:
         while self._waiting:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from wire.messages import Request, Target, Usage
+from wire.messages import Request, Seen, Target, Usage
 
 from worker.engine import Added, EngineAwayError, EngineError, EngineRefusalError, Step
 
@@ -75,6 +75,9 @@ class OpenAIEngine:
                 news = self._news.get_nowait()
         except queue.Empty:
             return steps
+
+    def look(self, request: Request, text: str, ended: bool) -> Seen:
+        raise EngineRefusalError("no_look", "the server builds its prompts itself")
 
     def remove(self, gid: str) -> None:
         if answer := self._answers.pop(gid, None):
@@ -194,7 +197,7 @@ def body_of(request: Request, model: str, text: str) -> dict[str, Any]:
         if body.get("top_k") == 0:
             # No limit is -1 in vLLM and 0 in llama.cpp; left out, it is the server's own default.
             del body["top_k"]
-    if text:
+    if text := request.given + text:
         messages.append({"role": "assistant", "content": text})
         body |= {"continue_final_message": True, "add_generation_prompt": False}
     return body

@@ -85,7 +85,7 @@ def test_while_the_database_is_held_many_are_answered_in_words_within_three_seco
 
     async def scenario():
         with someone_else_writing(), mock.patch.object(consumers, "SOCKETS_PER_USER", 30):
-            return await asyncio.gather(*(one() for _ in range(24)))
+            return await asyncio.gather(*(one() for _ in range(16)))
 
     found = run(scenario())
     assert {code for code, _ in found} == {"storage"}
@@ -190,6 +190,72 @@ def test_an_answer_is_generated_exactly_again_when_its_seed_is_named():
     talk(scenario)
     old, new = world.requests
     assert (old.seed, old.settings, old.turns) == (new.seed, new.settings, new.turns)
+
+
+def test_a_cut_answer_is_continued_and_what_is_stored_is_all_of_it():
+    async def scenario(socket):
+        first = await socket.ask("Ceritakan.", settings={"max_new_tokens": 7})
+        (gid,) = first["gids"]
+        world.start(gid)
+        world.tell(gid, "Pada suatu")
+        world.end(gid, "length")
+        await socket.end_of(gid)
+        await socket.say(type="regenerate", cid="more", message=gid, given="Pada zaman dahulu ")
+        second = await socket.hear("accepted")
+        (more,) = second["gids"]
+        world.answer(more, "kala ada klepon")
+        await socket.end_of(more)
+        record = answers.finished(more, Transcript.of(world.generations[more].events))
+        for _ in range(2):
+            await database_sync_to_async(answers.store)(record)
+        third = await socket.ask("Lalu?", conversation=first["conversation"]["id"], parent=more)
+        return second, third
+
+    second, third = talk(scenario)
+    (message,) = second["messages"]
+    assert (message["text"], message["given"]) == ("Pada zaman dahulu ", "Pada zaman dahulu ")
+    assert world.requests[1].given == "Pada zaman dahulu "
+    assert [turn.content for turn in world.requests[2].turns] == [
+        "Ceritakan.",
+        "Pada zaman dahulu kala ada klepon",
+        "Lalu?",
+    ]
+    assert third["type"] == "accepted"
+
+
+def test_one_side_of_a_pair_is_continued_alone():
+    async def scenario(socket):
+        gids = (await socket.ask(target="both"))["gids"]
+        for gid in gids:
+            world.answer(gid, "Satu")
+            await socket.end_of(gid)
+        await socket.say(type="regenerate", cid="more", message=gids[0], given="Satu")
+        return await socket.hear("accepted")
+
+    (message,) = talk(scenario)["messages"]
+    assert (message["target"], message["pair"]) == ("base", None)
+
+
+def test_a_system_prompt_goes_with_the_question_and_with_every_answer_to_it():
+    async def scenario(socket):
+        first = await socket.ask("Halo", system=" Jawab singkat. ")
+        (gid,) = first["gids"]
+        world.answer(gid, "Ya.")
+        await socket.end_of(gid)
+        await socket.say(type="regenerate", cid="again", message=gid)
+        again = await socket.hear("accepted")
+        await socket.say(type="edit", cid="edit", message=first["messages"][0]["id"], text="Hai", system="")
+        return first, again, await socket.hear("accepted")
+
+    first, again, edited = talk(scenario)
+    assert [[turn.role for turn in request.turns] for request in world.requests] == [
+        ["system", "user"],
+        ["system", "user"],
+        ["user"],
+    ]
+    assert world.requests[0].turns[0].content == "Jawab singkat."
+    assert first["messages"][1]["system"] == again["messages"][0]["system"] == "Jawab singkat."
+    assert edited["messages"][1]["system"] == ""
 
 
 def test_an_edited_text_is_a_sibling_and_the_old_branch_stays():

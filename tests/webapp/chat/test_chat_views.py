@@ -10,6 +10,7 @@ from django.db import connection
 from django.test import AsyncClient, Client, override_settings
 from fake_service import world
 from socket_client import run
+from wire.messages import Chosen, Likely, Piece, Seen
 
 WITH_ACCOUNTS = override_settings(
     ACCOUNTS=True, MIDDLEWARE=[one for one in settings.MIDDLEWARE if one != "chat.users.local_user_middleware"]
@@ -386,7 +387,12 @@ def test_someone_elses_things_are_not_found(talk):
     client = Client(headers={"accept": "application/json"})
     client.force_login(guest)
     pair = pair_of(talk)
-    gets = [f"/c/{talk.id}/", f"/c/{talk.id}/export.md", f"/c/{talk.id}/export.json"]
+    gets = [
+        f"/m/{Message.objects.get(text='Kue.').id}/tokens",
+        f"/c/{talk.id}/",
+        f"/c/{talk.id}/export.md",
+        f"/c/{talk.id}/export.json",
+    ]
     posts = [f"/c/{talk.id}/rename", f"/c/{talk.id}/delete", f"/pairs/{pair.id}/vote"]
     assert {client.get(address).status_code for address in gets} == {404}
     assert {client.post(address, {"title": "x", "choice": "base"}).status_code for address in posts} == {404}
@@ -425,6 +431,33 @@ def test_a_pair_that_the_export_would_leave_out_takes_no_vote(client, talk, fini
         {"error": "An answer did not come to its end, so a vote would not count."},
     )
     assert client.post(f"/pairs/{pair.id}/vote", {"choice": "seen"}).status_code == 200
+
+
+# --- Token by token --------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_shown_token_by_token(client, talk):
+    second = Message.objects.get(text="Kue **hijau** bulat.")
+    likely = (Likely("Kue", 0.75),)
+    world.seen = Seen(None, (Piece("Apa itu klepon?", True),), (Chosen("Kue", 0.5, 0.75, likely, likely),))
+    found = client.get(f"/m/{second.id}/tokens").json()
+    assert found["prompt"] == [{"text": "Apa itu klepon?", "written": True}]
+    assert (found["answer"][0]["base"], found["answer"][0]["adapter"]) == (0.5, 0.75)
+    request, text, ended = world.looked
+    assert ([turn.content for turn in request.turns], text, ended) == (["Apa itu klepon?"], second.text, True)
+
+
+def test_what_cannot_be_shown_token_by_token_is_told_in_words(client, talk):
+    second = Message.objects.get(text="Kue **hijau** bulat.")
+    answer = client.get(f"/m/{second.id}/tokens")
+    assert (answer.status_code, answer.json()) == (503, {"error": "No model answered in time."})
+    world.seen = Seen("no_look")
+    answer = client.get(f"/m/{second.id}/tokens")
+    assert (answer.status_code, answer.json()["error"][:18]) == (409, "The model's server")
+    world.online = False
+    assert client.get(f"/m/{second.id}/tokens").status_code == 503
+    Message.objects.filter(id=second.id).update(state="queued")
+    assert client.get(f"/m/{second.id}/tokens").status_code == 404
 
 
 # --- Health ----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 import redis
 from chat_parts import Driven, FakeEngine, about, request_for, text_of
 from wire import claims as wire_claims
+from wire import service
 from wire.claims import Claims
 from wire.events import Delta, Resume, Snapshot, Start
 from worker import answer as answers
@@ -223,6 +224,31 @@ def test_a_worker_that_is_told_to_go_says_what_it_waits_for_and_not_for_long(sit
     assert not running.is_alive() and time.monotonic() - began < 10
     assert "waiting up to 4 s for 1 answers that are being written" in caplog.text
     assert site.run(site.service.state(gid)) == "queued", "the next worker goes on with it"
+
+
+@pytest.mark.parametrize(("text", "reason"), [("Kue", None), ("refuse", "no_look"), ("raise", "failed")])
+def test_a_finished_answer_is_looked_at_while_others_are_written(site, valkey, text, reason):
+    worker = Worker(FakeEngine(0.01), Writer(Claims(valkey.url, "w", "1"), about()))
+    running = threading.Thread(target=worker.run)
+    running.start()
+    try:
+        seen = site.run(site.service.look(request_for("Apa?"), text, True))
+        gid = site.ask("say forever", max_new_tokens=4_096)
+        site.until_tokens(gid, 3)
+        again = site.run(site.service.look(request_for("Apa?"), text, True))
+        count = len(site.shown[gid].ids)
+        site.until_tokens(gid, count + 3)
+    finally:
+        worker.stop(0.0)
+        running.join(20)
+    assert seen == again and seen.reason == reason
+    if reason is None:
+        assert (seen.prompt[0].text, seen.answer[0].text, seen.answer[0].adapter) == ("Apa?", "Kue", 0.75)
+
+
+def test_a_look_that_nobody_answers_ends(site, monkeypatch):
+    monkeypatch.setattr(service, "LOOK_SECONDS", 1)
+    assert site.run(site.service.look(request_for("Apa?"), "Kue", True)) is None
 
 
 def test_what_is_handed_over_goes_on_elsewhere(site, driven):
