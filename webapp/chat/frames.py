@@ -165,13 +165,13 @@ def clean_text(text: str, most: int = MAX_TEXT) -> str:
     Raises:
         FrameError: if it is empty, too long or holds a control character.
     """
-    # As the browser counts: what was sent, in units of UTF-16.
-    have = len(text.encode("utf-16-le", "surrogatepass")) // 2
+    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
+    # As lengthOf in static/chat/page.js.
+    have = len(text)
     if have > most:
         raise FrameError(
             "long", _("The message has %(have)d characters; the limit is %(most)d.") % {"have": have, "most": most}
         )
-    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
     for letter in text:
         category = unicodedata.category(letter)
         if category in ("Cc", "Cs") and letter not in "\n\t":

@@ -58,6 +58,7 @@ def page(request: HttpRequest, conversation_id: UUID | None = None) -> HttpRespo
     chosen = Preferences.objects.filter(owner=request.user).first()
     form = GenerationForm(initial=chosen.settings if chosen else None)
     data = {
+        "user": str(request.user.pk),
         "conversation": str(conversation.id) if conversation else None,
         "title": conversation.title if conversation else "",
         "messages": [message_json(message) for message in messages],

@@ -1,6 +1,7 @@
 // An answer token by token: the exact prompt, and how likely each token was under base model and adapter.
 
-import { $, say } from "./page.js";
+import { $ } from "./page.js";
+import { ask } from "./site.js";
 
 const dialog = $("#tokens");
 const list = $(".tokens.answer", dialog);
@@ -20,16 +21,9 @@ async function open(id) {
   $("#tokens-found").hidden = true;
   tell(dialog.dataset.loading);
   dialog.showModal();
-  let sentence = say("somethingWrong");
-  try {
-    const response = await fetch(`/m/${id}/tokens`, { headers: { Accept: "application/json" } });
-    const value = await response.json();
-    if (response.ok) return show(value);
-    sentence = value.error ?? sentence;
-  } catch {
-    // No connection, or a page to log in.
-  }
-  tell(sentence);
+  const { ok, value } = await ask(`/m/${id}/tokens`);
+  if (ok) show(value);
+  else tell(value.error);
 }
 
 function tell(sentence) {
