@@ -984,7 +984,7 @@ def test_a_stopped_answer_goes_on_where_it_was_and_from_what_it_is_made_to_be(vi
     page.reload()
     expect(answer(page).locator(".body")).to_contain_text("lalu tamat.")
     page.get_by_label("Asal jawaban ini").click()
-    page.get_by_text("Sunting jawaban dan lanjutkan").click()
+    page.get_by_role("button", name="Sunting jawaban dan lanjutkan").click()
     page.locator("#rewrite-text").fill("Pada zaman dahulu, ")
     page.locator("#rewrite").get_by_role("button", name="Lanjutkan").click()
     expect(answer(page).locator(".body")).to_have_text("Pada zaman dahulu, lalu tamat.")
@@ -1008,7 +1008,7 @@ def test_a_system_prompt_goes_with_the_conversation_and_is_marked_as_not_trained
     write(page, "Halo lagi")
     expect(answer(page).locator(".body")).to_have_text("Ya.")
     expect(page.locator(".side-answer")).to_have_count(2)
-    assert [turn.content for turn in world.requests[-1].turns][0] == "Jawab singkat."
+    assert world.requests[-1].turns[0].content == "Jawab singkat."
     page.get_by_label("Asal jawaban ini").last.click()
     expect(page.locator(".origin-card").last).to_contain_text("Jawab singkat.")
 
