@@ -1,6 +1,8 @@
-// Which conversation is open, with its title and its unsent draft; and the list of all conversations.
+// Which conversation is open, with its title; and the list of all conversations.
 
-import { $, data, post, problem, say } from "./page.js";
+import { keep, keepForm, reopenForm } from "./drafts.js";
+import { $, data, problem, say } from "./page.js";
+import { ask, failed } from "./site.js";
 
 /** The open conversation; it has no id before its first text is stored. */
 export const current = { id: data.conversation };
@@ -18,6 +20,11 @@ function address() {
   return current.id ? `${data.urls.new}c/${current.id}/` : data.urls.new;
 }
 
+// Whoever changes the language stays in the conversation, also in one that began on this page.
+$(".language").addEventListener("submit", (event) => {
+  event.target.elements.next.value = location.pathname + location.search;
+});
+
 function entitle(title) {
   $("#title").textContent = title;
   document.title = `${title} · Klepon`;
@@ -26,26 +33,15 @@ function entitle(title) {
 // The skip link leads to a place in this page, not to another conversation.
 addEventListener("popstate", () => location.pathname === address() || location.reload());
 
-// --- The draft: what is written and not yet stored --------------------------------------------------------------------
-
-const draftKey = () => `draft:${current.id ?? ""}`;
-
-export function draft() {
-  return sessionStorage.getItem(draftKey()) ?? "";
-}
-
-export function keepDraft(text) {
-  sessionStorage.setItem(draftKey(), text);
-}
-
 // --- The list ---------------------------------------------------------------------------------------------------------
 
 /** Show all conversations, or those that hold what is searched for. */
 export async function listConversations() {
   const query = $("#search").value;
-  const response = await fetch(`${data.urls.conversations}?q=${encodeURIComponent(query)}`);
-  if (!response.ok) return;
-  const rows = (await response.json()).conversations;
+  const answer = await ask(`${data.urls.conversations}?q=${encodeURIComponent(query)}`);
+  if (query !== $("#search").value) return;
+  if (!answer.ok) return failed(answer);
+  const rows = answer.value.conversations;
   $("#conversations").replaceChildren(...rows.map((row) => {
     const [item, link] = [document.createElement("li"), document.createElement("a")];
     [link.href, link.textContent] = [row.url, row.title];
@@ -70,6 +66,7 @@ $(".search").addEventListener("submit", (event) => {
 // --- A new title, and deletion ----------------------------------------------------------------------------------------
 
 export function askForTitle() {
+  problem("");
   $("#new-title").value = $("#title").textContent;
   $("#rename").showModal();
   $("#new-title").select();
@@ -77,17 +74,23 @@ export function askForTitle() {
 
 $("#rename-form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const { ok, value } = await post(`/c/${current.id}/rename`, new FormData(event.target));
-  if (!ok) return problem(Object.values(value.errors ?? {}).flat().join(" ") || say("somethingWrong"));
-  entitle(value.title);
+  problem("");
+  const answer = await ask(`/c/${current.id}/rename`, new FormData(event.target));
+  if (answer.status === 401) keepForm(event.target);
+  if (answer.value.errors) return problem(Object.values(answer.value.errors).flat().join(" "));
+  if (!answer.ok) return failed(answer);
+  entitle(answer.value.title);
   $("#rename").close();
   listConversations();
 });
 
 $("#delete-form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const { ok } = await post(`/c/${current.id}/delete`, {});
-  if (!ok) return problem(say("somethingWrong"));
-  sessionStorage.removeItem(draftKey());
+  problem("");
+  const answer = await ask(`/c/${current.id}/delete`, {});
+  if (!answer.ok) return failed(answer);
+  keep(`draft:${current.id}`, "");
   location.assign(data.urls.new);
 });
+
+reopenForm($("#rename-form"));

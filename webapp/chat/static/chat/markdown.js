@@ -65,6 +65,8 @@ export class Rendered {
 
   /** Show a text; `open` says that more will come. */
   show(text, open) {
+    if (text === this.text && open === this.open) return;
+    [this.text, this.open] = [text, open];
     const env = {};
     const tokens = parser.parse(text, env);
     const lines = text.split("\n");
