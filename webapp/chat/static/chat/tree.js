@@ -49,7 +49,7 @@ export class Tree {
       message.place = null;
       switch (event.type) {
         case "start":
-          message.text = ""; // what an earlier worker wrote is void
+          message.text = message.given ?? ""; // what an earlier worker wrote is void
           message.model = event.model;
           message.adapter_sha = event.adapter_sha;
           message.worker = event.worker;
