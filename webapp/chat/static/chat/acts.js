@@ -104,6 +104,7 @@ export class Acts {
     const answer = await ask(`/pairs/${pair.id}/vote`, { choice });
     if (!answer.ok && !(answer.status === 409 && answer.value.choice)) return failed(answer);
     for (const { id } of turn.group.messages) this.chat.tree.put({ id, pair: answer.value });
+    if (choice === "base" || choice === "adapter") $("#votes").hidden = false;
     this.chat.draw();
   }
 
@@ -140,7 +141,7 @@ export class Acts {
     const turn = this.chat.view.turnOf(event.target);
     const { value } = $("textarea", event.target);
     if (blank(value) || this.refuses()) return;
-    const have = lengthOf(value);
+    const have = value.length;
     if (have > data.limit) return problem(say("tooMany", { have, most: data.limit }));
     keep(this.draft(turn), value);
     this.closeEditor(turn);
