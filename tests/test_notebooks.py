@@ -317,6 +317,17 @@ def test_success_leaves_the_executed_notebook_and_its_record(tmp_path):
     assert 0.01 < record["peak_memory_gb"] < 4
 
 
+def test_a_notebook_uses_the_lib_of_its_own_clone_whichever_installed_the_environment(tmp_path):
+    shutil.copytree(ROOT / "lib", tmp_path / "lib", ignore=shutil.ignore_patterns("__pycache__", "demo"))
+    (tmp_path / "notebooks").mkdir()
+    source = a_notebook(tmp_path / "notebooks", "import lib\nlib.__file__")
+    without = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-m", "lib.running.notebooks", str(source), "work.out.ipynb", "run=trial"]
+    subprocess.run(command, cwd=tmp_path, env=without, check=True, capture_output=True, timeout=120)
+    executed = nbformat.read(tmp_path / "work.out.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0]["data"]["text/plain"] == repr(str(tmp_path / "lib" / "__init__.py"))
+
+
 def test_a_failed_cell_is_named_and_leaves_what_was_done_to_read(tmp_path):
     source = a_notebook(
         tmp_path, "print('done before')", "raise ValueError('the corpus has no rows')", "print('never')"

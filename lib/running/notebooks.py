@@ -59,6 +59,9 @@ def run(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
     # Libraries ask for notebook widgets; our progress goes to the terminal.
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
     os.environ.setdefault("GLIBC_TUNABLES", KEPT_PAGES)
+    # The kernel starts in the notebook's folder, and would import the `lib` of the clone that made the environment.
+    given = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *given])
     begun, kills = time.monotonic(), memory.kills()
     try:
         papermill.execute_notebook(
