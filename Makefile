@@ -23,6 +23,8 @@ LLAMA_CPP  ?=
 REPO       ?=
 PRIVATE    ?= 1
 YES        ?=
+# A file of votes, as the chat offers it for download; empty: those in the database of the run's chat.
+VOTES      ?=
 # A tracker that trainings also report to: tensorboard, trackio or wandb.
 TRACKER    ?=
 # For `make compare`: the results.csv of the run that RUN should reproduce.
@@ -36,7 +38,7 @@ JOBS       ?= $(if $(cluster),16,$(if $(filter demo,$(PROFILE)),$(if $(word 3,$(
 
 # All of these are texts. Make reads nothing into them, and neither does the shell.
 TEXTS := PROFILE RUN CORPUS SUBSETS BASE_MODEL ITERATIONS SEEDS STUDIES BENCHMARKS ADAPTER ENGINE_URL PORT WORKERS LLAMA_CPP \
-    REPO PRIVATE YES WITH TRACKER
+    REPO PRIVATE YES WITH TRACKER VOTES
 $(foreach name,$(TEXTS),$(eval override $(name) := $$(value $(name))))
 quoted = '$(subst ','\'',$(1))'
 # Evaluation and training read them where they run.
@@ -118,7 +120,8 @@ SAMPLING      := $(GROUND) $(call rooms,demo corpus sampling)
 PREPROCESSING := $(GROUND) $(call rooms,model demo corpus training)
 TRAINING      := $(GROUND) $(call rooms,model training)
 EVALUATION    := $(GROUND) $(call rooms,model demo corpus sampling evaluation)
-REPORT        := $(EVALUATION) $(call rooms,training release report) $(wildcard reports/published/*.csv)
+REPORT        := $(EVALUATION) $(call rooms,training preference release report) $(wildcard reports/published/*.csv)
+PREFERENCE    := $(EVALUATION) $(call rooms,training preference release)
 
 # --- The stages ------------------------------------------------------------------------------------------------------
 VARIABLES = --run=$(call quoted,$(RUN)) --profile=$(call quoted,$(PROFILE)) --corpus=$(call quoted,$(CORPUS)) \
@@ -182,10 +185,16 @@ MISSING := $(filter $(KLEPON_MISSING),$(STAGED))
 BASE    := $(REPORTS)/4_evaluation_base.ipynb
 SCORED  := $(filter-out $(BASE),$(filter $(REPORTS)/4_evaluation_%,$(PRESENT)))
 $(REPORTS)/5_report.ipynb: notebooks/5_report.ipynb $(SETTINGS)/report.json $(PRESENT) $(REPORT) \
-    $(wildcard $(NAMES:%=$(ARTIFACTS)/failures/%.json))
+    $(wildcard $(NAMES:%=$(ARTIFACTS)/failures/%.json) $(ARTIFACTS)/stages/6_preference.json)
 	$(call run_notebook,$<,$@) iterations=$(call quoted,$(ITERATIONS)) seeds=$(call quoted,$(SEEDS)) \
 	    studies=$(call quoted,$(STUDIES)) benchmarks=$(call quoted,$(BENCHMARKS)) $(heard)
 	echo "The report: $(REPORTS)/report.html"
+
+# What follows a finished run and takes its settings from there, so that it needs no variable but RUN. No report waits
+# for it: `make preference` has it made, after lib.running.preference wrote what it depends on.
+$(REPORTS)/6_preference.ipynb: notebooks/6_preference.ipynb $(ARTIFACTS)/preference/settings.json \
+    $(ARTIFACTS)/preference/votes.jsonl $(PREFERENCE)
+	exec $(PY) -m lib.running.notebooks $< $@ run=$(RUN)
 endif
 
 .PHONY: settings stages page
@@ -194,13 +203,13 @@ page: settings $(if $(filter $(FIRST) $(BASE),$(MISSING)),,$(if $(SCORED),$(REPO
 	$(if $(MISSING),exit 1)
 
 # --- Commands --------------------------------------------------------------------------------------------------------
-.PHONY: help report advice compare chat chat-doctor merge gguf publish hosted test unsloth vllm readers quick-test lab bench lint clean base-model example
+.PHONY: help report advice compare chat chat-doctor preference merge gguf publish hosted test unsloth vllm readers quick-test lab bench lint clean base-model example
 help: ## list these commands
 	echo "Klepon: a report that can be run again. Commands:"
 	grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/  make /'
 	echo $(call quoted,Variables: PROFILE=$(PROFILE) RUN=$(RUN) CORPUS=$(CORPUS) SUBSETS=$(SUBSETS) BASE_MODEL=$(BASE_MODEL) ITERATIONS="$(ITERATIONS)" SEEDS="$(SEEDS)" STUDIES="$(STUDIES)" BENCHMARKS="$(BENCHMARKS)" JOBS=$(JOBS))
 	echo $(call quoted,           RAY_ADDRESS=$(RAY_ADDRESS) ADAPTER=$(ADAPTER) ENGINE_URL=$(ENGINE_URL) PORT=$(PORT) WORKERS=$(WORKERS))
-	echo $(call quoted,           LLAMA_CPP=$(LLAMA_CPP) REPO=$(REPO) PRIVATE=$(PRIVATE) YES=$(YES) WITH=$(WITH) TRACKER=$(TRACKER))
+	echo $(call quoted,           LLAMA_CPP=$(LLAMA_CPP) REPO=$(REPO) PRIVATE=$(PRIVATE) YES=$(YES) WITH=$(WITH) TRACKER=$(TRACKER) VOTES=$(VOTES))
 
 # In two steps, so that a failed row costs no other: all that can run, then the page. Each step is a make of its own,
 # which is given the graph and this one's variables, but not its options. The notebooks' output goes to the terminal by
@@ -248,6 +257,9 @@ chat: $(ENVIRONMENT) ## talk to the final adapter of RUN on http://127.0.0.1:800
 
 chat-doctor: $(ENVIRONMENT) ## what chat needs, what is there, and how to get the rest
 	PYTHONPATH=webapp $(PY) -m serve.doctor $(CHAT)
+
+preference: $(ENVIRONMENT) ## train the final adapter of RUN further on people's votes (VOTES, or its chat's), score and report it
+	$(PY) -m lib.running.preference --run=$(call quoted,$(RUN)) --votes=$(call quoted,$(VOTES))
 
 merge: $(ENVIRONMENT) ## merge the final adapter of RUN into 16-bit weights, and check the result: artifacts/<run>/merged
 	$(PY) -m lib.release.merging --run=$(call quoted,$(RUN))

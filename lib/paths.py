@@ -147,6 +147,21 @@ class RunPaths:
         return self.artifacts / "final_adapter"
 
     @property
+    def votes(self) -> Path:
+        """The votes that the final adapter was last trained further on, a line each, as the chat exports them."""
+        return self.artifacts / "preference" / "votes.jsonl"
+
+    @property
+    def preference_settings(self) -> Path:
+        """Everything else that that training depends on."""
+        return self.artifacts / "preference" / "settings.json"
+
+    @property
+    def voted(self) -> Path:
+        """What became of each vote: its part, its group, and how much likelier its chosen answer is."""
+        return self.artifacts / "preference" / "votes.parquet"
+
+    @property
     def merged(self) -> Path:
         """The final adapter merged into its base model: a model's folder, in 16 bits."""
         return self.artifacts / "merged"

@@ -238,6 +238,9 @@ def test_a_whole_number_may_stand_for_a_float(files):
         '[sampling]\nmethod = "stratified"',
         "[prompt]\nbos_tokens = 0",
         "[prompt]\nmin_answer_tokens = 0",
+        "[preference]\nbeta = 0.0",
+        "[preference]\nheld_out_share = 1.0",
+        "[preference]\nleast_votes = 0",
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused(files, written):

@@ -214,8 +214,12 @@ def _is_whole(checkpoint: Path) -> bool:
     return True
 
 
-def save_adapter(model: PeftModel, tokenizer: Any, config: Config, folder: Path) -> None:
-    """Write a PEFT folder with the tokenizer, its chat template, and a record of how it was trained."""
+def save_adapter(model: PeftModel, tokenizer: Any, config: Config, folder: Path, **more: Any) -> None:
+    """Write a PEFT folder with the tokenizer, its chat template, and a record of how it was trained.
+
+    Args:
+        more: what that record also says, or says instead.
+    """
     with whole(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
@@ -236,7 +240,8 @@ def save_adapter(model: PeftModel, tokenizer: Any, config: Config, folder: Path)
                 "prompt": asdict(config.prompt),
                 "lora": asdict(config.lora),
                 "training": asdict(config.training),
-            },
+            }
+            | more,
         )
 
 

@@ -6,6 +6,7 @@ from chat.models import Conversation, Message, Pair, Preferences
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.cache import cache
+from django.core.management import call_command
 from django.db import connection
 from django.test import AsyncClient, Client, override_settings
 from fake_service import world
@@ -331,6 +332,14 @@ def test_a_vote_becomes_a_line_of_preference_data(client, talk, choice, chosen):
     assert value["rejected"][0]["content"] != chosen
     assert [turn["content"] for turn in value["prompt"]] == ["Apa itu klepon?", "Kue **hijau** bulat.", "Isinya apa?"]
     assert (value["left"], value["seed"]) == ("base", 3)
+
+
+def test_the_command_exports_the_votes_of_everybody_as_the_page_does(client, talk, tmp_path):
+    client.post(f"/pairs/{pair_of(talk).id}/vote", {"choice": "adapter"})
+    # Somebody who has not voted.
+    get_user_model().objects.create_user("lain")
+    call_command("votes", str(tmp_path / "votes.jsonl"))
+    assert (tmp_path / "votes.jsonl").read_bytes() == client.get("/votes.jsonl").content != b""
 
 
 @pytest.mark.parametrize("choice", ["tie", "both_bad", "seen"])
