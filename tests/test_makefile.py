@@ -43,9 +43,10 @@ LEFT = {
         *("artifacts/{run}/benchmarks/{name}.parquet", "reports/{run}/figures/bleu_{name}.png"),
     ],
     "5": [
-        *(f"artifacts/{{run}}/final_adapter/{file}" for file in (*ADAPTER, "starters.json")),
+        *(f"artifacts/{{run}}/final_adapter/{file}" for file in (*ADAPTER, "starters.json", "references.json")),
         *(f"reports/{{run}}/{name}" for name in ("report.html", "results.csv", "summary.csv", "manifest.json")),
     ],
+    "6": ["artifacts/{run}/stages/6_preference.json"],
 }
 STUB = """\
 #!{python} -S
@@ -356,6 +357,53 @@ def test_a_changed_template_reruns_the_report_alone(whole):
 def test_a_changed_fact_table_reruns_from_the_sampling_on(whole):
     whole.touch(str(next((ROOT / "lib/demo/tables").iterdir()).relative_to(ROOT)))
     assert whole.ran() >= AFTER["1_sampling"]
+
+
+@pytest.fixture(scope="module")
+def voted(one_row, tmp_path_factory):
+    """A graph in which the final adapter was trained further on votes, too."""
+    made = one_row.copy(tmp_path_factory.mktemp("graph"))
+    for name in ("artifacts/demo/preference/votes.jsonl", "artifacts/demo/preference/settings.json"):
+        (made.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (made.folder / name).write_text("{}")
+    made.make(target=FURTHER)
+    return made
+
+
+FURTHER = "reports/demo/6_preference.ipynb"
+
+
+def test_training_on_votes_is_told_of_the_run_alone_and_runs_once(voted):
+    told = [json.loads(line) for line in (voted.folder / "arguments.txt").read_text().splitlines()]
+    assert [given for given in told if given[1] == FURTHER] == [["notebooks/6_preference.ipynb", FURTHER, "run=demo"]]
+    assert voted.make("-n", target=FURTHER).stdout == ""
+
+
+@pytest.mark.parametrize("module", sorted({room(module): module for module in MODULES}.values()))
+def test_training_on_votes_runs_again_for_what_it_uses_and_no_report_waits_for_it(voted, module):
+    changed = ("-W", str(module_file(module).relative_to(ROOT)))
+    uses = room(module) in {room(used) for used in reached("6_preference")}
+    assert ("lib.running.notebooks" in voted.make("-n", *changed, target=FURTHER).stdout) == uses
+    assert "6_preference" not in voted.planned(*changed)
+
+
+@pytest.mark.parametrize("file", ["notebooks/6_preference.ipynb", "artifacts/demo/preference/votes.jsonl"])
+def test_other_votes_and_another_notebook_train_on_votes_again(voted, file):
+    assert "lib.running.notebooks" in voted.make("-n", "-W", file, target=FURTHER).stdout
+
+
+def test_the_page_is_made_again_once_there_was_training_on_votes(made):
+    record = made.folder / "artifacts/demo/stages/6_preference.json"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text("{}")
+    assert made.ran() == {"5_report"}
+    assert made.ran() == set()
+
+
+def test_training_on_votes_is_asked_for_with_run_and_votes(made):
+    (made.folder / "lib/running/preference.py").write_text("import json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    told = made.make("RUN=mine", "VOTES=a b.jsonl", target="preference").stdout
+    assert json.loads(told) == ["--run=mine", "--votes=a b.jsonl"]
 
 
 @pytest.mark.parametrize("stage", sorted(AFTER))
@@ -914,7 +962,7 @@ def test_the_help_shows_each_variable_with_its_value(whole):
         assert "JOBS=2" in whole.make(more, target="help").stdout
         assert "JOBS=1" in whole.make(more, "PROFILE=paper", target="help").stdout, "they would share a GPU"
     assert "ADAPTER= ENGINE_URL= PORT=8000 WORKERS=1" in shown
-    assert "LLAMA_CPP= REPO= PRIVATE=1 YES= WITH=" in shown
+    assert "LLAMA_CPP= REPO= PRIVATE=1 YES= WITH= TRACKER= VOTES=" in shown
 
 
 @pytest.mark.parametrize(("target", "module"), [("chat", "serve"), ("chat-doctor", "serve.doctor")])

@@ -124,10 +124,13 @@ def test_the_makefile_passes_only_parameters_that_the_notebook_has(path):
     head = r"^\S+: notebooks/(\w+)\.ipynb[^\n]*(?:\n[^\t\n][^\n]*)*"
     rules = re.findall(head + r"\n\t\$\(call run_notebook,\$<,\$@(?:,\$\(on_ray\))?\) (.*)$", makefile, re.MULTILINE)
     own = [arguments for name, arguments in rules if name == path.stem]
+    own = [f"{common} {arguments.replace('$(iteration_and_seed)', seeded)}" for arguments in own]
+    # What follows a finished run is told of the run alone.
+    after = re.findall(head + r"\n\texec \$\(PY\) -m lib\.running\.notebooks \$< \$@ (.*)$", makefile, re.MULTILINE)
+    own += [arguments for name, arguments in after if name == path.stem]
     assert own, f"no rule runs {path.name}"
     known = set(papermill.inspect_notebook(str(path)))
-    for arguments in own:
-        given = f"{common} {arguments.replace('$(iteration_and_seed)', seeded)}"
+    for given in own:
         assert set(re.findall(r"(\w+)=", given)) <= known
 
 

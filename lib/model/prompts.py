@@ -170,6 +170,18 @@ def encode_prompt(
     return [token for ids, _ in pieces for token in ids], cut or left_out > 0
 
 
+def prompt_pieces(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, settings: Prompt
+) -> list[tuple[list[int], bool]]:
+    """A conversation with the assistant's turn opened, as (token ids, is somebody's text) in order: the ids are those
+    of `encode_prompt` where nothing is cut.
+
+    Raises:
+        PromptError, ChatTemplateError: if it cannot be encoded.
+    """
+    return _pieces(tokenizer, messages, settings, add_generation_prompt=True)
+
+
 def encode_example(
     tokenizer: PreTrainedTokenizerBase, messages: Messages, settings: Prompt, max_tokens: int, earlier: int = 0
 ) -> Example | None:

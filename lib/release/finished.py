@@ -70,7 +70,8 @@ def _config(run: str, manifest: dict[str, Any]) -> Config:
     """The settings as the run had them, whatever the parameter files say by now."""
     told = manifest["final_adapter"]
     names = ("iteration", "seed", "sampled_as", "prepared_as", "trained_as")
-    settings = {name: type(getattr(Config(), name))(**told["settings"][name]) for name in SECTIONS}
+    # A manifest may be older than a section.
+    settings = {name: type(getattr(Config(), name))(**told["settings"].get(name, {})) for name in SECTIONS}
     return Config(
         run=run,
         profile=manifest["profile"],

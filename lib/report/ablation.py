@@ -181,6 +181,12 @@ def against_floors(config: Config, protocol: str = "clean") -> pd.DataFrame:
     return _tested(sides, metrics.OF_COMPLETIONS, len(sides) * len(metrics.OF_COMPLETIONS))
 
 
+def voted(before: Config, after: Config) -> pd.DataFrame:
+    """The final adapter after its training on votes against before, as `comparisons` has trainings against a model."""
+    sides = {after.iteration: (scoring.read_pairs(before, "clean"), scoring.read_pairs(after, "clean"))}
+    return _tested(sides, metrics.METRICS, len(metrics.METRICS))
+
+
 def _tested(
     sides: dict[str, tuple[pd.DataFrame, pd.DataFrame]], names: tuple[str, ...], comparisons: int
 ) -> pd.DataFrame:

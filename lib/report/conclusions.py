@@ -7,6 +7,7 @@ from IPython.display import Markdown
 
 from lib.config import Config
 from lib.evaluation.metrics import LOWER_IS_BETTER, METRIC_NAMES
+from lib.preference import outcome
 from lib.report import drawing, look
 from lib.sampling.draws import Sample
 from lib.training.examples import Examples
@@ -180,6 +181,55 @@ def report(
         f"{', '.join(up) or 'nothing'} and worse in {', '.join(down) or 'nothing'}, and better than every answer "
         f"without a model in {', '.join(ahead) or 'nothing'}. {_english(picked, cost)}** "
         f"The report is `{page.name}`."
+    )
+
+
+def preference(table: pd.DataFrame, compared: pd.DataFrame) -> Markdown:
+    """What training on votes changed.
+
+    Args:
+        table: the votes, of `lib.preference.dpo.train`.
+        compared: of `ablation.voted`.
+    """
+    return Markdown(f"{votes(table)} **{voted(table, compared)}**")
+
+
+def votes(table: pd.DataFrame) -> str:
+    """What became of the votes (a table with the column `part`)."""
+    counts = table["part"].value_counts()
+    named = {
+        "alike to a test row": "since a user's text in them is alike to a row that is tested on",
+        "too long": "since they do not fit into a training example",
+        "equal answers": "since both answers are the same",
+    }
+    left_out = [f"{counts[part]:,} left out {why}" for part, why in named.items() if part in counts]
+    return (
+        f"Of {len(table):,} votes, {counts['trained on']:,} were trained on and {counts['held out']:,} held out, in "
+        f"whole groups of prompts that are alike{''.join(f'; {one}' for one in left_out)}."
+    )
+
+
+def voted(table: pd.DataFrame, compared: pd.DataFrame) -> str:
+    """Whether people's votes made the adapter better: by votes that were held out, and by the test rows.
+
+    Args:
+        table, compared: as for `preference`.
+    """
+    found = outcome.held_out(table)
+    if found["low"] > 0:
+        verdict = "So what the other votes taught holds for these"
+    elif found["high"] < 0:
+        verdict = "So what the other votes taught does not hold for these: it went the other way"
+    else:
+        verdict = "The interval leaves open whether what the other votes taught holds for these"
+    own = compared[compared["differs"]]
+    gains = own["difference"].where(~own["metric"].isin(LOWER_IS_BETTER), -own["difference"])
+    better, worse = ([METRIC_NAMES[m] for m in own.loc[some, "metric"]] for some in (gains > 0, gains < 0))
+    return (
+        f"In {found['gained']} of {found['votes']} held-out votes the chosen answer became likelier, as compared with "
+        f"the rejected one: by {found['nats']:+.2f} nats on average, 95 % interval {found['low']:+.2f} to "
+        f"{found['high']:+.2f} over {found['groups']} groups. {verdict}. On the test rows the adapter is, by more than "
+        f"chance, better than before in {', '.join(better) or 'no metric'}, and worse in {', '.join(worse) or 'none'}."
     )
 
 

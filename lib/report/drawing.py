@@ -102,6 +102,8 @@ def words(name: str) -> str:
     """How texts name a model: `base`, `row 5`, or the words of a study."""
     if name.isdigit():
         return f"row {name}"
+    if name == "preference":
+        return "after votes"
     return re.sub(r"\blora(plus)?(?![a-z])", lambda found: "LoRA+" if found[1] else "LoRA", name.replace("_", " "))
 
 

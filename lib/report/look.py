@@ -406,6 +406,18 @@ def _no_benchmarks() -> Styler:
     return pd.DataFrame({"": ["This run names no benchmarks (BENCHMARKS)."]}).style.hide(axis="index")
 
 
+def held_out(found: dict[str, Any]) -> Styler:
+    """What training on votes did to those that it has not seen (`lib.preference.outcome.held_out`)."""
+    shown = {
+        "votes": f"{found['votes']} in {found['groups']} groups",
+        "the chosen answer gained": f"in {found['gained']}",
+        "nats gained on average": f"{found['nats']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]",
+        "the chosen answer is the likelier, before": f"in {found['agree_before']}",
+        "and after": f"in {found['agree_after']}",
+    }
+    return pd.DataFrame({"held-out votes": shown}).style
+
+
 def side_by_side(samples: pd.DataFrame) -> Styler:
     """Prompts, and what each model wrote."""
     return _texts(samples).hide(axis="index").set_properties(**{"vertical-align": "top"})

@@ -18,6 +18,7 @@ from lib.corpus import likeness, splits
 from lib.evaluation import benchmarks, completions, floors, metrics, scoring, statistics
 from lib.evaluation.metrics import METRIC_NAMES
 from lib.model import generation
+from lib.preference import outcome
 from lib.release import cards, finished
 from lib.report import ablation, conclusions, inline, look, provenance
 from lib.storage import whole, write_json
@@ -158,6 +159,7 @@ def write(
         benchmarks_say=conclusions.benchmarks(benchmarked),
         answer=conclusions.answer(picked, benchmarked),
         tries_say=conclusions.tries(tried),
+        voted=_voted(configs[0], picked),
         recipes=list(ablation.recipes(configs)),
         runs=int(summary["runs"].max()),
         seeds=sorted({c.seed for c in trained}),
@@ -198,6 +200,36 @@ def verdicts(summary: pd.DataFrame, comparison: pd.DataFrame, bounds: pd.DataFra
             if ceiling > floor:
                 found[metric]["share"] = (after - floor) / (ceiling - floor)
     return found
+
+
+def _voted(base: Config, picked: Config) -> dict[str, Any] | None:
+    """What training on people's votes made of the picked adapter; None where it was not trained on any."""
+    after = outcome.scored(picked)
+    if after is None:
+        return None
+    table, compared = pd.read_parquet(picked.paths.voted), ablation.voted(picked, after)
+    models = [base, picked, after]
+    # Iterations that share a training have the same scores, under the name of the first.
+    tables = [
+        pd.read_csv(one.paths.scores(one.name), dtype={"iteration": str}).assign(iteration=one.iteration)
+        for one in models
+    ]
+    scores = ablation.of_models(pd.concat(tables), "clean")
+    shown = statistics.summarise(scores, scoring.all_pairs(models, ["clean"]))
+    asked = benchmarks.compare([picked], [after])
+    return {
+        "votes": conclusions.votes(table),
+        "says": conclusions.voted(table, compared),
+        "held_out": outcome.held_out(table),
+        "english": _english([picked, after]),
+        "settings": json.loads((picked.paths.adapter(after.name) / paths.ADAPTER_RECORD).read_text())["preference"],
+        "scores": look.scores(shown).set_uuid("voted_scores").to_html(),
+        "compared": look.comparisons(compared).set_uuid("voted").to_html(),
+        "benchmarks": ""
+        if asked.empty
+        else look.benchmarked(asked, "before", "after").set_uuid("voted_benchmarks").to_html(),
+        "adapter": picked.paths.adapter(after.name).relative_to(paths.ROOT),
+    }
 
 
 def _equal_groups(config: Config) -> float:

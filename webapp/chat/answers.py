@@ -2,6 +2,8 @@
 
 from uuid import UUID
 
+from django.db.models import TextField, Value
+from django.db.models.functions import Concat
 from django.utils import timezone
 from wire.events import Transcript
 from wire.messages import Finished
@@ -17,7 +19,7 @@ def finished(gid: str, transcript: Transcript) -> Finished | None:
     return Finished(
         gid=gid,
         finish=end.finish,
-        message=end.message,
+        reason=end.reason,
         text=transcript.text,
         ids=tuple(transcript.ids),
         worker=start.worker if start else None,
@@ -33,10 +35,10 @@ def store(record: Finished) -> bool:
     return bool(
         Message.objects.filter(id=UUID(record.gid), role=Message.Role.ASSISTANT).update(
             # PostgreSQL keeps no NUL, and no tokenizer should make one.
-            text=record.text.replace("\0", "\ufffd"),
+            text=Concat("given", Value(record.text.replace("\0", "\ufffd")), output_field=TextField()),
             state=Message.State.ENDED,
             finish=record.finish,
-            detail=record.message or "",
+            detail=record.reason or "",
             model=record.model or "",
             adapter_sha=record.adapter_sha or "",
             worker=record.worker or "",

@@ -9,22 +9,22 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
+from uuid import UUID
 
 import orjson
-from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
-from django.db import DatabaseError, IntegrityError
+from django.db import DatabaseError, IntegrityError, OperationalError
 from django.utils import translation
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 from wire.events import ORIGIN, Transcript
 from wire.service import Busy, UnavailableError
 
-from chat import answers, frames, payloads, queries, turns
+from chat import answers, database, frames, payloads, queries, turns
 from chat.allowance import Allowance
 from chat.follower import Follower
 from chat.frames import Edit, Frame, FrameError, Hello, Ping, Regenerate, Send, Stop
@@ -42,16 +42,21 @@ class ChatConsumer(AsyncWebsocketConsumer):
     """One socket of one user."""
 
     open_sockets: ClassVar[Counter[int]] = Counter()
+    looking: ClassVar[defaultdict[UUID, set["ChatConsumer"]]] = defaultdict(set)
+    """Sockets of this process by the conversation that they have open."""
 
     async def connect(self) -> None:
         """Accept, and then close with a code that the browser can read if this user may not come in."""
-        self.user: Any = await database_sync_to_async(socket_user)(self.scope)
-        self.counted = self.greeted = False
+        self.user: Any = await database.read(socket_user, self.scope)
+        self.counted = self.greeted = self.gone = False
+        self.conversation: UUID | None = None
         self.language = settings.LANGUAGE_CODE
         self.allowance = Allowance()
         # Timers instead of tasks that sleep: an idle socket has no task.
         self.timers: dict[str, asyncio.TimerHandle] = {}
         self.tasks: set[asyncio.Task[Any]] = set()
+        self.opening: set[asyncio.Task[Any]] = set()
+        self.one_by_one = asyncio.Lock()
         await self.accept()
         if self.user is None:
             await self.close(4401)
@@ -69,6 +74,8 @@ class ChatConsumer(AsyncWebsocketConsumer):
 
     async def disconnect(self, code: int) -> None:
         """Forget the socket. What it asked for goes on."""
+        self.gone = True
+        self._look_at(None)
         for timer in self.timers.values():
             timer.cancel()
         for task in self.tasks:
@@ -96,22 +103,46 @@ class ChatConsumer(AsyncWebsocketConsumer):
                     raise FrameError("json", "Frames are text, not bytes.")
                 frame = frames.parse(text_data)
                 cid = getattr(frame, "cid", None)
-                await self._do(frame)
             except FrameError as error:
-                await self.say(type="error", cid=error.cid or cid, code=error.code, message=str(error))
-            except UnavailableError:
-                # It may have arrived all the same: the client sends its frame again, which asks for the same ids.
-                message = _("The queue is not responding. Trying again.")
-                await self.say(type="error", cid=cid, code="unavailable", message=message)
-            except Exception:
-                # The text of the frame stays out of the log.
-                log.exception("a frame of user %s failed", self.user.pk)
-                message = _("Something went wrong. What you wrote is kept; try again.")
-                await self.say(type="error", cid=cid, code="internal", message=message)
+                await self.say(type="error", cid=error.cid, code=error.code, message=str(error))
+                return
+            if isinstance(frame, Send | Edit | Regenerate):
+                # Apart: a write may have to wait, and a stop that comes after it must not.
+                self._start(self._in_turn(frame, cid), self.opening)
+            else:
+                await self._answer(frame, cid)
+
+    async def _in_turn(self, frame: Frame, cid: str | None) -> None:
+        async with self.one_by_one:
+            await self._answer(frame, cid)
+
+    async def _answer(self, frame: Frame, cid: str | None) -> None:
+        """Do what a frame asks for, or say why not."""
+        try:
+            await self._do(frame)
+        except FrameError as error:
+            await self.say(type="error", cid=error.cid or cid, code=error.code, message=str(error))
+        except UnavailableError:
+            # It may have arrived all the same: the client sends its frame again, which asks for the same ids.
+            message = _("The queue is not responding. Trying again.")
+            await self.say(type="error", cid=cid, code="unavailable", message=message)
+        except OperationalError as error:
+            log.warning("the database did not take a frame of user %s: %s", self.user.pk, error)
+            message = _("This cannot be stored right now. What you wrote is kept; try again.")
+            await self.say(type="error", cid=cid, code="storage", message=message)
+        except Exception:
+            # The text of the frame stays out of the log.
+            log.exception("a frame of user %s failed", self.user.pk)
+            message = _("Something went wrong. What you wrote is kept; try again.")
+            await self.say(type="error", cid=cid, code="internal", message=message)
 
     async def say(self, **frame: Any) -> None:
-        """Send a frame."""
-        await self.send(text_data=orjson.dumps(frame).decode())
+        """Send a frame. Once the socket is closed nobody hears it: what it tells is found with the next hello."""
+        if not self.gone:
+            # News comes from tasks that other sockets began, in their languages.
+            with translation.override(self.language):
+                text = orjson.dumps(frame, default=str).decode()
+            await self.send(text_data=text)
 
     # --- What the client says ----------------------------------------------------------------------------------------
 
@@ -125,7 +156,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             case Ping():
                 await self.say(type="pong")
             case Stop():
-                if not await database_sync_to_async(queries.is_own)(self.user, frame.gid):
+                if not await database.read(queries.is_own, self.user, frame.gid):
                     raise FrameError("unknown", _("There is no such answer."))
                 await self.hub.service.cancel(frame.gid)
             case Send() | Edit() | Regenerate():
@@ -139,7 +170,8 @@ class ChatConsumer(AsyncWebsocketConsumer):
             self.greeted = True
             self.timers.pop("hello").cancel()
         now = time.time()
-        conversation, messages, live = await database_sync_to_async(queries.state_of)(self.user, frame)
+        conversation, messages, live = await database.read(queries.state_of, self.user, frame)
+        self._look_at(conversation.id if conversation else None)
         status = self.hub.status
         await self.say(
             type="ready",
@@ -160,12 +192,12 @@ class ChatConsumer(AsyncWebsocketConsumer):
     async def _open(self, frame: Send | Edit | Regenerate) -> None:
         """Store, submit and say so; or take everything back."""
         try:
-            opened = await self._stored(frame)
+            opened = await database.write(self._stored, frame)
         except turns.UnfinishedError as unfinished:
             for gid in unfinished.gids:
                 await self._settle(gid)
             try:
-                opened = await self._stored(frame)
+                opened = await database.write(self._stored, frame)
             except turns.UnfinishedError:
                 message = _("The answer above is still being written: wait for it to finish, or stop it.")
                 raise FrameError("unfinished", message) from None
@@ -174,7 +206,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             return
         busy = await self._submit(frame.cid, opened)
         if busy:
-            await database_sync_to_async(turns.withdraw)(opened)
+            await database.write(turns.withdraw, opened)
             await self.say(
                 type="busy",
                 cid=frame.cid,
@@ -190,10 +222,34 @@ class ChatConsumer(AsyncWebsocketConsumer):
             messages=[payloads.message_json(message) for message in opened.messages],
             gids=[one.gid for one in opened.requests],
         )
-        for one in opened.requests:
-            await self.follower.follow(one.gid, ORIGIN)
+        if not self.gone:
+            self._look_at(opened.conversation.id)
+        # In other windows it is a branch; those that were closed or hidden find it with their next hello.
+        for socket in self.looking.get(opened.conversation.id, set()) - {self}:
+            socket._start(socket._see(opened), socket.tasks)
+        await self._follow(opened)
 
-    @database_sync_to_async
+    async def _see(self, opened: turns.Opened) -> None:
+        """What was asked in another window."""
+        for message in opened.messages:
+            await self.say(type="message", message=payloads.message_json(message))
+        await self._follow(opened)
+
+    async def _follow(self, opened: turns.Opened) -> None:
+        for one in opened.requests:
+            if not self.gone:
+                await self.follower.follow(one.gid, ORIGIN)
+
+    def _look_at(self, conversation: UUID | None) -> None:
+        """From now on this conversation is open here."""
+        if self.conversation is not None:
+            self.looking[self.conversation].discard(self)
+            if not self.looking[self.conversation]:
+                del self.looking[self.conversation]
+        self.conversation = conversation
+        if conversation is not None:
+            self.looking[conversation].add(self)
+
     def _stored(self, frame: Send | Edit | Regenerate) -> turns.Opened | None:
         """Store what a frame opens; None if this user may not be here any more."""
         if not self._still_allowed():
@@ -220,17 +276,17 @@ class ChatConsumer(AsyncWebsocketConsumer):
         """Store an answer that has ended but did not reach the database yet."""
         replay = await self.hub.service.replay(gid)
         if record := answers.finished(gid, Transcript.of(replay.items)):
-            await database_sync_to_async(answers.store)(record)
+            await database.write(answers.store, record)
 
     # --- Whether the client may still be here ------------------------------------------------------------------------
 
     def _later(self, name: str, seconds: float, then: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self.timers[name] = asyncio.get_running_loop().call_later(seconds, lambda: self._start(then()))
+        self.timers[name] = asyncio.get_running_loop().call_later(seconds, lambda: self._start(then(), self.tasks))
 
-    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _start(self, coroutine: Coroutine[Any, Any, None], among: set[asyncio.Task[Any]]) -> None:
         task = asyncio.create_task(coroutine)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        among.add(task)
+        task.add_done_callback(among.discard)
 
     async def _no_hello(self) -> None:
         await self.close(4408)
@@ -238,7 +294,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
     async def _check(self) -> None:
         self._later("check", CHECK_SECONDS, self._check)
         with contextlib.suppress(DatabaseError):
-            if not await database_sync_to_async(self._still_allowed)():
+            if not await database.read(self._still_allowed):
                 await self.close(4401)
 
     def _still_allowed(self) -> bool:

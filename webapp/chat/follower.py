@@ -7,11 +7,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from channels.db import database_sync_to_async
 from django.contrib.auth.models import AbstractBaseUser
+from django.db import OperationalError
 from wire.service import Place, UnavailableError
 
-from chat import answers, payloads, queries
+from chat import answers, database, payloads, queries
 from chat.hub import Hub
 from chat.models import Message
 
@@ -83,7 +83,7 @@ class Follower:
                         await self._bring(self._stirred.pop())
         except TimeoutError:
             await self._close(4408)
-        except UnavailableError:
+        except (UnavailableError, OperationalError):
             # What could not be read is asked for again; a client that is told twice passes it over.
             self._again = asyncio.get_running_loop().call_later(1, self._all_again)
         except OSError:
@@ -114,7 +114,7 @@ class Follower:
             self._forget(gid)
 
     async def _lost(self, gid: str) -> None:
-        message = await _stored_as_lost(self._user, gid)
+        message = await database.write(_stored_as_lost, self._user, gid)
         self._forget(gid)
         if message:
             await self._say(type="message", message=payloads.message_json(message))
@@ -125,7 +125,6 @@ class Follower:
         self._places.pop(gid, None)
 
 
-@database_sync_to_async
 def _stored_as_lost(user: AbstractBaseUser, gid: str) -> Message | None:
     answers.store_lost(gid)
     return queries.owned(user, [gid]).first()

@@ -18,9 +18,14 @@ from chat.forms import checked_settings
 VERSION = 1
 MAX_FRAME = 65_536
 MAX_TEXT = 16_000
+MAX_SYSTEM = 4_000
 MAX_CURSORS = 64
+LAST_SECOND = 253_402_300_799
+"""Of the year 9999, the last that dates can have."""
 TARGETS = ("adapter", "base", "both")
 
+#: Letters and symbols to Unicode that leave their place empty.
+_BLANKS = "\u115f\u1160\u2800\u3164\uffa0"
 _CID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CURSOR = re.compile(r"\d{1,20}-\d{1,20}")
 
@@ -55,16 +60,21 @@ class Send:
     text: str
     settings: dict[str, Any]
     target: str
+    system: str = ""
+    """What the model is told before the conversation."""
 
 
 @dataclass(frozen=True)
 class Regenerate:
-    """Another answer to the same text."""
+    """Another answer to the same text; or, with what it begins with, the rest of one."""
 
     cid: str
     message: UUID
     settings: dict[str, Any] | None
     target: str | None
+    system: str | None = None
+    """None here, and for settings and target: as before."""
+    given: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,7 @@ class Edit:
     text: str
     settings: dict[str, Any] | None
     target: str | None
+    system: str | None = None
 
 
 @dataclass(frozen=True)
@@ -118,11 +129,21 @@ def parse(text: str) -> Frame:
                 text=fields.text(),
                 settings=fields.settings() or fields.checked({}),
                 target=fields.target() or "adapter",
+                system=fields.system() or "",
             )
         case "regenerate":
-            frame = Regenerate(fields.cid(), fields.uuid("message"), fields.settings(), fields.target())
+            frame = Regenerate(
+                cid=fields.cid(),
+                message=fields.uuid("message"),
+                settings=fields.settings(),
+                target=fields.target(),
+                system=fields.system(),
+                given=fields.given(),
+            )
         case "edit":
-            frame = Edit(fields.cid(), fields.uuid("message"), fields.text(), fields.settings(), fields.target())
+            frame = Edit(
+                fields.cid(), fields.uuid("message"), fields.text(), fields.settings(), fields.target(), fields.system()
+            )
         case "stop":
             frame = Stop(str(fields.uuid("gid")))
         case "ping":
@@ -133,19 +154,23 @@ def parse(text: str) -> Frame:
     return frame
 
 
-def clean_text(text: str) -> str:
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen: white space, characters without width, marks without a letter."""
+    return all(unicodedata.category(letter)[0] in "ZCM" or letter in _BLANKS for letter in text)
+
+
+def clean_text(text: str, most: int = MAX_TEXT) -> str:
     """What a person wrote, in NFC and with newlines as \\n.
 
     Raises:
         FrameError: if it is empty, too long or holds a control character.
     """
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    if not text.strip():
-        raise FrameError("empty", _("The message is empty."))
-    if len(text) > MAX_TEXT:
+    # As lengthOf in static/chat/page.js.
+    have = len(text)
+    if have > most:
         raise FrameError(
-            "long",
-            _("The message has %(have)d characters; the limit is %(most)d.") % {"have": len(text), "most": MAX_TEXT},
+            "long", _("The message has %(have)d characters; the limit is %(most)d.") % {"have": have, "most": most}
         )
     for letter in text:
         category = unicodedata.category(letter)
@@ -155,6 +180,8 @@ def clean_text(text: str) -> str:
                 _("The message contains the character U+%(code)04X, which cannot be displayed.")
                 % {"code": ord(letter)},
             )
+    if is_blank(text):
+        raise FrameError("empty", _("The message is empty."))
     return text
 
 
@@ -192,8 +219,21 @@ class _Fields:
             raise self.error("field", f"{name} is not an id.") from None
 
     def text(self) -> str:
+        return self._clean(self.take("text", str))
+
+    def system(self) -> str | None:
+        """None: not given; empty: none."""
+        value = self.take("system", str, optional=True)
+        return self._clean(value, MAX_SYSTEM).strip() if value and not is_blank(value) else value and ""
+
+    def given(self) -> str:
+        value = self.take("given", str, optional=True)
+        # An answer may be longer than a question.
+        return self._clean(value, 4 * MAX_TEXT) if value else ""
+
+    def _clean(self, text: str, most: int = MAX_TEXT) -> str:
         try:
-            return clean_text(self.take("text", str))
+            return clean_text(text, most)
         except FrameError as error:
             raise self.error(error.code, str(error)) from None
 
@@ -234,11 +274,13 @@ def _hello(fields: _Fields) -> Hello:
             known[str(UUID(gid))] = cursor
         except ValueError:
             raise fields.error("field", "A cursor is an answer's id with <number>-<number>.") from None
-    since = fields.take("since", (int, float), optional=True)
+    since = fields.take("since", (int, float), optional=True) or 0
+    if not 0 <= since <= LAST_SECOND:
+        raise fields.error("field", "since is not a time of the server.")
     return Hello(
         conversation=fields.uuid("conversation", optional=True),
         cursors=known,
-        since=float(since or 0),
+        since=float(since),
         language=fields.take("language", str, optional=True) or "",
     )
 

@@ -47,8 +47,7 @@ class LocalOnly:
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Pass the connection on, or answer 403. A Unix socket has no client address and is of this machine."""
-        client = scope.get("client")
-        if scope["type"] == "lifespan" or not client or not client[0] or is_loopback(client[0]):
+        if scope["type"] == "lifespan" or _is_local(scope):
             await self._inner(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
@@ -58,3 +57,12 @@ class LocalOnly:
             headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(text))]
             await send({"type": "http.response.start", "status": 403, "headers": headers})
             await send({"type": "http.response.body", "body": text})
+
+
+def _is_local(scope: Scope) -> bool:
+    """Whether a connection comes from this machine, and not through a proxy on it for somebody elsewhere."""
+    client = scope.get("client")
+    passed_on = b",".join(value for name, value in scope.get("headers", ()) if name == b"x-forwarded-for")
+    said = [one.strip() for one in passed_on.decode("latin-1").split(",") if one.strip()]
+    # Whoever lies in the header only shuts themselves out.
+    return all(is_loopback(one) for one in [client[0] if client else "", *said] if one)

@@ -86,7 +86,11 @@ class Message(models.Model):
     finish = models.CharField(max_length=16, blank=True)
     """stop, length, cancelled or error, once it has ended."""
     detail = models.TextField(blank=True)
-    """What went wrong."""
+    """What went wrong: one of wire.messages.Reason."""
+    given = models.TextField(blank=True)
+    """What its text began with when it was asked for: the start of another answer, maybe as somebody changed it."""
+    system = models.TextField(blank=True)
+    """The system prompt that it was asked with."""
     settings = models.JSONField(default=dict, blank=True)
     seed = models.BigIntegerField(null=True, blank=True)
     model = models.CharField(max_length=200, blank=True)

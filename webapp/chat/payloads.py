@@ -3,10 +3,30 @@
 from collections.abc import Sequence
 from typing import Any
 
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
 from wire.events import Delta, End, Event, Resume, Snapshot, Start
 
 from chat.hub import Status
 from chat.models import Conversation, Message
+
+REASONS = {
+    "unreadable": _("The model runs in another version than this site."),
+    "crashed": _("The model broke down several times while it answered this."),
+    "failed": _("The model failed on this question."),
+    "server": _("The model's server did not answer as it should. Whoever runs this chat finds more in its log."),
+    "no_adapter": _("The adapter that was asked is not there: choose another."),
+    "no_room": _("The maximum answer length leaves no room for a question: choose a smaller one in the settings."),
+    "no_system": _("This model's chat template has no place for a system prompt: leave it empty."),
+    "no_look": _("The model's server does not tell what an answer is made of."),
+    "too_long": _("The message is too long for this model: shorten it, or choose a smaller maximum answer length."),
+}
+"""By what workers say (wire.messages.Reason); in the language of whoever reads."""
+
+
+def reason_text(reason: str | None) -> str | Promise:
+    """Why an answer failed, as a sentence; empty where nobody knows."""
+    return REASONS.get(reason or "", "")
 
 
 def conversation_json(conversation: Conversation | None) -> dict[str, Any] | None:
@@ -30,7 +50,9 @@ def message_json(message: Message) -> dict[str, Any]:
             "pair": {"id": str(pair.id), "left": pair.left, "choice": pair.choice} if pair else None,
             "state": message.state,
             "finish": message.finish,
-            "detail": message.detail,
+            "detail": reason_text(message.detail),
+            "given": message.given,
+            "system": message.system,
             "settings": message.settings,
             "seed": message.seed,
             "model": message.model,
@@ -63,7 +85,7 @@ def event_json(event: Event) -> dict[str, Any]:
             return {
                 "type": "end",
                 "finish": event.finish,
-                "detail": event.message,
+                "detail": reason_text(event.reason),
                 "usage": event.usage,
                 "timings": event.timings,
             }

@@ -5,7 +5,7 @@ All functions here use the database and run in its thread. Ids of messages are m
 """
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 from wire.messages import Request, Settings, Turn
 
 from chat.forms import SEEDS
-from chat.frames import Edit, FrameError, Regenerate, Send
+from chat.frames import Edit, FrameError, Regenerate, Send, is_blank
 from chat.models import Conversation, Message, Pair, Target
 from chat.queries import own_conversation, own_message
 
@@ -77,7 +77,8 @@ def open_send(user: AbstractBaseUser, frame: Send) -> Opened:
         parent = own_message(user, frame.parent, Message.Role.ASSISTANT) if frame.parent else None
         if parent and parent.conversation_id != conversation.id:
             raise FrameError("unknown", _("There is no such message."), frame.cid)
-    return _ask(user, frame.cid, conversation, parent, frame.text, frame.settings, frame.target)
+    asked = _Asked(frame.settings, frame.target, frame.system)
+    return _ask(user, frame.cid, conversation, parent, frame.text, asked)
 
 
 @transaction.atomic
@@ -86,8 +87,8 @@ def open_edit(user: AbstractBaseUser, frame: Edit) -> Opened:
     if again := _again(user, frame.cid):
         return again
     old = own_message(user, frame.message, Message.Role.USER)
-    settings, target = _as_before(old.children.last(), frame.settings, frame.target)
-    return _ask(user, frame.cid, old.conversation, old.parent, frame.text, settings, target)
+    asked = _as_before(old.children.last(), frame)
+    return _ask(user, frame.cid, old.conversation, old.parent, frame.text, asked)
 
 
 @transaction.atomic
@@ -96,12 +97,16 @@ def open_regenerate(user: AbstractBaseUser, frame: Regenerate) -> Opened:
     if again := _again(user, frame.cid):
         return again
     old = own_message(user, frame.message, Message.Role.ASSISTANT)
-    settings, target = _as_before(old, frame.settings, frame.target)
+    asked = _as_before(old, frame)
+    if frame.given:
+        if asked.target == "both":
+            raise FrameError("field", "One answer is continued, not a pair.", frame.cid)
+        asked = replace(asked, given=frame.given)
     if frame.settings is None:
         # "Again" with the old seed would give the old text.
-        settings = settings | {"seed": None}
+        asked = replace(asked, settings=asked.settings | {"seed": None})
     assert old.parent is not None
-    return _answers(user, frame.cid, old.parent, [], settings, target)
+    return _answers(user, frame.cid, old.parent, [], asked)
 
 
 def withdraw(opened: Opened) -> None:
@@ -136,18 +141,19 @@ def requests_for(answers: list[Message]) -> list[Request]:
     path.reverse()
     if unfinished := [str(row.id) for row in path if row.state == Message.State.QUEUED]:
         raise UnfinishedError(unfinished)
-    if any(not row.text.strip() for row in path):
+    if any(is_blank(row.text) for row in path):
         raise FrameError("hollow", _("The answer above is empty: ask for another one first."))
-    turns = tuple(Turn(role=row.role, content=row.text) for row in path)
+    said = [Turn(role=row.role, content=row.text) for row in path]
     return [
         Request(
             gid=str(answer.id),
             user=str(conversation.owner_id),
             conversation=str(conversation.id),
-            turns=turns,
+            turns=(*([Turn("system", answer.system)] if answer.system else []), *said),
             target=answer.target,
             seed=answer.seed,
             settings=Settings(**{name: value for name, value in answer.settings.items() if name != "seed"}),
+            given=answer.given,
         )
         for answer in answers
     ]
@@ -177,14 +183,28 @@ def _again(user: AbstractBaseUser, cid: str) -> Opened | None:
     return Opened(messages[0].conversation, messages, requests_for(waiting))
 
 
-def _as_before(
-    answer: Message | None, settings: dict[str, Any] | None, target: str | None
-) -> tuple[dict[str, Any], str]:
+@dataclass(frozen=True)
+class _Asked:
+    """How answers are asked for."""
+
+    settings: dict[str, Any]
+    target: str
+    system: str
+    given: str = ""
+
+
+def _as_before(answer: Message | None, frame: Edit | Regenerate) -> _Asked:
+    """What a frame asks for; what it does not say is as with an earlier answer."""
+    settings, target, system = frame.settings, frame.target, frame.system
     if settings is None:
         settings = dict(answer.settings) if answer else {"max_new_tokens": 256}
     if target is None:
-        target = "both" if answer and answer.pair_id else (answer.target if answer else "adapter")
-    return settings, target
+        # One side of a pair is continued alone.
+        pair = answer and answer.pair_id and not getattr(frame, "given", "")
+        target = "both" if pair else (answer.target if answer else "adapter")
+    if system is None:
+        system = answer.system if answer else ""
+    return _Asked(settings, target, system)
 
 
 def _ask(
@@ -193,13 +213,12 @@ def _ask(
     conversation: Conversation,
     parent: Message | None,
     text: str,
-    settings: dict[str, Any],
-    target: str,
+    asked: _Asked,
 ) -> Opened:
     question = Message(
         id=_name(user, cid, "user"), conversation=conversation, parent=parent, role=Message.Role.USER, text=text
     )
-    return _answers(user, cid, question, [question], settings, target)
+    return _answers(user, cid, question, [question], asked)
 
 
 def _answers(
@@ -207,13 +226,12 @@ def _answers(
     cid: str,
     question: Message,
     new: list[Message],
-    settings: dict[str, Any],
-    target: str,
+    asked: _Asked,
 ) -> Opened:
     conversation = question.conversation
-    targets = [Target.BASE, Target.ADAPTER] if target == "both" else [Target(target)]
-    pair = Pair.objects.create(left=secrets.choice(Target.values)) if target == "both" else None
-    seed = settings.get("seed")
+    targets = [Target.BASE, Target.ADAPTER] if asked.target == "both" else [Target(asked.target)]
+    pair = Pair.objects.create(left=secrets.choice(Target.values)) if asked.target == "both" else None
+    seed = asked.settings.get("seed")
     seed = secrets.randbelow(SEEDS) if seed is None else seed
     answers = [
         Message(
@@ -224,7 +242,10 @@ def _answers(
             target=one,
             pair=pair,
             state=Message.State.QUEUED,
-            settings=settings,
+            text=asked.given,
+            given=asked.given,
+            system=asked.system,
+            settings=asked.settings,
             seed=seed,
         )
         for one in targets

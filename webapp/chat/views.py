@@ -3,6 +3,7 @@
 import logging
 import re
 import time
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -10,35 +11,33 @@ from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.views import LoginView
-from django.core.cache import cache
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.templatetags.static import static
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.decorators import method_decorator
+from django.utils.formats import date_format
 from django.utils.http import content_disposition_header
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
-from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_POST
+from wire.messages import Request, Seen
 from wire.service import UnavailableError
 
-from chat import exports, samples
+from chat import exports, lockout, samples, turns
 from chat.forms import GenerationForm, TitleForm
-from chat.frames import MAX_TEXT
+from chat.frames import MAX_TEXT, FrameError
 from chat.hub import Hub
 from chat.models import Conversation, Message, Pair, Preferences
-from chat.payloads import message_json
+from chat.payloads import message_json, reason_text
 from chat.queries import OVERLAP_SECONDS
 from chat.strings import browser_strings
 
 log = logging.getLogger(__name__)
 
 SHOWN = 200
-"""Conversations in the list; search finds the others."""
-LOGIN_TRIES = 5
-LOGIN_SECONDS = 300
+"""Conversations that are listed at a time."""
 
 
 def chrome(request: HttpRequest) -> dict[str, Any]:
@@ -60,6 +59,7 @@ def page(request: HttpRequest, conversation_id: UUID | None = None) -> HttpRespo
     chosen = Preferences.objects.filter(owner=request.user).first()
     form = GenerationForm(initial=chosen.settings if chosen else None)
     data = {
+        "user": str(request.user.pk),
         "conversation": str(conversation.id) if conversation else None,
         "title": conversation.title if conversation else "",
         "messages": [message_json(message) for message in messages],
@@ -73,9 +73,14 @@ def page(request: HttpRequest, conversation_id: UUID | None = None) -> HttpRespo
             "login": reverse("login"),
         },
     }
+    rows, following = _listed(request)
     context = {
         "conversation": conversation,
-        "conversations": _found(request, query)[:SHOWN],
+        "conversations": rows,
+        "next": following,
+        "votes": Pair.objects.filter(
+            answers__conversation__owner=request.user, choice__in=[Pair.Choice.BASE, Pair.Choice.ADAPTER]
+        ).exists(),
         "query": query,
         "form": form,
         "samples": samples.of_adapter(settings.ADAPTER),
@@ -87,9 +92,9 @@ def page(request: HttpRequest, conversation_id: UUID | None = None) -> HttpRespo
 @require_GET
 @never_cache
 def conversations(request: HttpRequest) -> JsonResponse:
-    """The list of conversations, or those that hold what is searched for."""
-    rows = _found(request, request.GET.get("q", ""))[:SHOWN]
-    return JsonResponse({"conversations": [_row(one) for one in rows]})
+    """The list of conversations, or those that hold what is searched for, after the first `from` of them."""
+    rows, following = _listed(request)
+    return JsonResponse({"conversations": rows, "next": following})
 
 
 @require_POST
@@ -120,11 +125,25 @@ def delete(request: HttpRequest, conversation_id: UUID) -> HttpResponseBase:
 @require_GET
 def export_markdown(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
     """One branch of a conversation: that of the message `leaf`, or the newest."""
-    conversation = get_object_or_404(Conversation, id=conversation_id, owner=request.user)
-    messages = list(conversation.messages.select_related("pair"))
-    leaf = next((message for message in messages if str(message.id) == request.GET.get("leaf")), None)
-    text = exports.as_markdown(conversation, exports.path_to(messages, leaf))
+    conversation, path = _branch(request, conversation_id)
+    text = exports.as_markdown(conversation, path)
     return _file(HttpResponse(text, content_type="text/markdown; charset=utf-8"), conversation.title, "md")
+
+
+@require_GET
+def export_page(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
+    """The same as a page in one file, to give to others."""
+    conversation, path = _branch(request, conversation_id)
+    page = exports.as_page(conversation, path, alone=True)
+    return _file(HttpResponse(page, content_type="text/html; charset=utf-8"), conversation.title, "html")
+
+
+@require_GET
+@never_cache
+def read(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
+    """The same to read here, for browsers without scripts."""
+    conversation, path = _branch(request, conversation_id)
+    return HttpResponse(exports.as_page(conversation, path, alone=False))
 
 
 @require_GET
@@ -143,6 +162,31 @@ def export_votes(request: HttpRequest) -> HttpResponse:
     return _file(HttpResponse(lines, content_type="application/jsonl; charset=utf-8"), "klepon-votes", "jsonl")
 
 
+@require_GET
+@never_cache
+def tokens(request: HttpRequest, message_id: UUID) -> HttpResponse:
+    """A finished answer token by token (wire.messages.Seen as JSON), or why not, in words."""
+    message = get_object_or_404(
+        Message.objects.select_related("conversation", "parent"),
+        id=message_id,
+        conversation__owner=request.user,
+        role=Message.Role.ASSISTANT,
+        state=Message.State.ENDED,
+    )
+    try:
+        (asked,) = turns.requests_for([message])
+        seen = async_to_sync(_look)(replace(asked, given=""), message)
+    except (turns.UnfinishedError, FrameError):
+        return JsonResponse({"error": _("Answers above this one are not finished.")}, status=409)
+    except UnavailableError:
+        return JsonResponse({"error": _("The queue is not responding. Trying again.")}, status=503)
+    if seen is None:
+        return JsonResponse({"error": _("No model answered in time.")}, status=503)
+    if seen.reason:
+        return JsonResponse({"error": reason_text(seen.reason)}, status=409)
+    return HttpResponse(seen.to_json(), content_type="application/json")
+
+
 @require_POST
 def vote(request: HttpRequest, pair_id: UUID) -> JsonResponse:
     """Vote on a pair, once: what comes after the names are known is not blind."""
@@ -150,8 +194,14 @@ def vote(request: HttpRequest, pair_id: UUID) -> JsonResponse:
     choice = request.POST.get("choice", "")
     if choice not in Pair.Choice.values:
         return JsonResponse({"error": _("There is no such choice.")}, status=400)
-    if pair.answers.filter(state=Message.State.QUEUED).exists() and choice != Pair.Choice.SEEN:
-        return JsonResponse({"error": _("Both answers must be finished first.")}, status=409)
+    if choice != Pair.Choice.SEEN:
+        if pair.answers.filter(state=Message.State.QUEUED).exists():
+            return JsonResponse({"error": _("Both answers must be finished first.")}, status=409)
+        # As in chat.exports, which would leave it out.
+        if pair.answers.exclude(finish="stop").exists():
+            return JsonResponse(
+                {"error": _("An answer did not come to its end, so a vote would not count.")}, status=409
+            )
     new = Pair.objects.filter(id=pair.id, choice="").update(choice=choice, voted=timezone.now())
     pair.answers.update(changed=timezone.now())
     pair.refresh_from_db()
@@ -168,31 +218,26 @@ def preferences(request: HttpRequest) -> HttpResponseBase:
     return _done(request, "new", settings=form.cleaned_data)
 
 
-@method_decorator(sensitive_post_parameters("password"), name="dispatch")
 class Login(LoginView):
-    """Log-in that lets nobody try all passwords: after five failures a name and address wait for five minutes."""
+    """Log-in that lets nobody try all passwords."""
 
     template_name = "chat/login.html"
+    authentication_form = lockout.LoginForm
     redirect_authenticated_user = True
 
-    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Try a name and a password."""
-        if cache.get(self._key(), 0) >= LOGIN_TRIES:
-            form = self.get_form()
-            form.cleaned_data = {}
-            form.add_error(None, _("Too many attempts. Wait five minutes."))
-            return self.render_to_response(self.get_context_data(form=form), status=429)
-        return super().post(request, *args, **kwargs)
-
     def form_invalid(self, form: Any) -> HttpResponse:
-        """Count the failure."""
-        cache.add(self._key(), 0, LOGIN_SECONDS)
-        cache.incr(self._key())
-        return super().form_invalid(form)
+        """Say why."""
+        answer = super().form_invalid(form)
+        if lockout.is_locked(form):
+            answer.status_code = lockout.TOO_MANY
+        return answer
 
-    def _key(self) -> str:
-        name = self.request.POST.get("username", "").casefold()[:150]
-        return f"login:{self.request.META.get('REMOTE_ADDR', '')}:{name.encode().hex()}"
+
+@login_not_required
+@require_GET
+def favicon(request: HttpRequest) -> HttpResponseBase:
+    """Where browsers look without being told."""
+    return redirect(static("chat/klepon.svg"))
 
 
 @login_not_required
@@ -214,6 +259,10 @@ async def readyz(request: HttpRequest) -> HttpResponse:
     return HttpResponse("ok\n", content_type="text/plain")
 
 
+async def _look(asked: Request, message: Message) -> Seen | None:
+    return await Hub.here().service.look(asked, message.text, message.finish == "stop")
+
+
 async def _cancel(gids: list[str]) -> None:
     try:
         for gid in gids:
@@ -231,8 +280,25 @@ def _found(request: HttpRequest, query: str) -> QuerySet[Conversation]:
     return rows
 
 
+def _listed(request: HttpRequest) -> tuple[list[dict[str, Any]], int | None]:
+    """Some rows of the list, and where those after them begin, if there are any."""
+    given = request.GET.get("from", "")
+    first = int(given) if given.isdecimal() and len(given) < 8 else 0
+    found = _found(request, request.GET.get("q", ""))[first : first + SHOWN + 1]
+    return [_row(one) for one in found[:SHOWN]], first + SHOWN if len(found) > SHOWN else None
+
+
+def _branch(request: HttpRequest, conversation_id: UUID) -> tuple[Conversation, list[Message]]:
+    conversation = get_object_or_404(Conversation, id=conversation_id, owner=request.user)
+    messages = list(conversation.messages.select_related("pair"))
+    leaf = next((message for message in messages if str(message.id) == request.GET.get("leaf")), None)
+    return conversation, exports.path_to(messages, leaf)
+
+
 def _row(conversation: Conversation) -> dict[str, Any]:
     return {
+        "updated": conversation.updated.isoformat(),
+        "date": date_format(conversation.updated, "SHORT_DATE_FORMAT"),
         "id": str(conversation.id),
         "title": conversation.title,
         "url": reverse("conversation", args=[conversation.id]),

@@ -104,6 +104,9 @@ else:
     }
 
 # --- People ----------------------------------------------------------------------------------------------------------
+AUTHENTICATION_BACKENDS = ["chat.lockout.LockingBackend"]
+# It counts who tries to log in. With Django's 300 places, tries at other names would push those at one out.
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "OPTIONS": {"MAX_ENTRIES": 100_000}}}
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "new"
 LOGOUT_REDIRECT_URL = "login"

@@ -10,11 +10,12 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
 from lib import paths
-from lib.model import packaged
+from lib.model import adapter_files, packaged
 from lib.paths import ADAPTER_RECORD
 from serve import redis_server
 from serve.settings import Settings, record, shown
@@ -111,7 +112,7 @@ def adapter(settings: Settings) -> Finding:
     """Whether the adapter is there, and its chat template the one that it was trained with."""
     folder = settings.adapter
     if settings.engine_url:
-        return Finding("adapter", f"whatever {settings.engine_url} serves")
+        return _engine(settings.engine_url)
     if not (folder / "adapter_config.json").is_file():
         cure = f"run `{paths.command_for(folder)}` first, or set ADAPTER to an adapter's folder"
         return Finding("adapter", f"no adapter in {shown(folder)}", cure)
@@ -122,11 +123,30 @@ def adapter(settings: Settings) -> Finding:
     template, prompt = folder / "chat_template.jinja", told.get("prompt")
     if template.is_file() and isinstance(prompt, dict):
         # As lib.model.prompts.chat_template_hash, without loading a tokenizer.
-        text = f"{template.read_text(encoding='utf-8')}\0{prompt.get('date')}\0{prompt.get('bos_tokens')}"
+        text = template.read_text(encoding="utf-8", errors="replace")
+        text = f"{text}\0{prompt.get('date')}\0{prompt.get('bos_tokens')}"
         if hashlib.sha256(text.encode()).hexdigest() != told["chat_template_sha256"]:
             cure = f"restore the template, or remove the folder and run `{paths.command_for(folder)}`"
             return Finding("adapter", f"{shown(template)} is not the one that the adapter was trained with", cure)
+    base = paths.DEMO_BASE_MODEL if settings.base_model == "demo" else Path(paths.located(settings.base_model))
+    if fault := adapter_files.fault(folder, base if base.is_dir() else None):
+        cure = f"copy the whole folder again, or remove it and run `{paths.command_for(folder)}`"
+        return Finding(
+            "adapter", f"the adapter in {shown(folder)} cannot be loaded on {settings.base_model}: {fault}", cure
+        )
     return Finding("adapter", f"{shown(folder)}, chat template {str(told['chat_template_sha256'])[:12]}")
+
+
+def _engine(url: str) -> Finding:
+    try:
+        parts = urlsplit(url)
+        # Looking at the port raises where it is none.
+        well = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        well = False
+    if not well:
+        return Finding("adapter", f"ENGINE_URL={url!r} is no address of a server", "write it as http://host:port/v1")
+    return Finding("adapter", f"whatever {url} serves")
 
 
 def base_model(settings: Settings) -> Finding:
@@ -151,6 +171,9 @@ def base_model(settings: Settings) -> Finding:
 
 def address(settings: Settings) -> Finding:
     """Whether only those are let in who should be."""
+    if settings.https and not settings.proxies:
+        cure = "name its address in KLEPON_PROXIES, such as 127.0.0.1 where it is on this machine"
+        return Finding("address", "KLEPON_ORIGINS is https, so a proxy stands before the site, but none is named", cure)
     if settings.loopback:
         return Finding("address", f"{settings.host}, this machine alone")
     if not settings.accounts:

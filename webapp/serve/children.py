@@ -32,6 +32,8 @@ class Child:
     """Seconds that it may take to end before it is killed."""
     descriptors: tuple[int, ...] = ()
     """Open files that it inherits."""
+    refusal: int = 0
+    """The exit status by which it says that it cannot run as it is set up, if it has one."""
 
     @property
     def role(self) -> str:
@@ -129,8 +131,8 @@ class Kept:
 
     def __init__(self, child: Child, group: int, log: Log) -> None:
         self.child = child
-        self.ready, self.died = asyncio.Event(), asyncio.Event()
-        """That it was ready once; that it died once."""
+        self.ready, self.died, self.refused = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        """That it was ready once; that it died once; that it ended with its refusal."""
         self._group, self._log = group, log
         self._ending = asyncio.Event()
         self._running: Running | None = None
@@ -151,24 +153,27 @@ class Kept:
         deaths = 0
         while not self._ending.is_set():
             began = time.monotonic()
-            how = await self._live()
+            status, how = await self._live()
             self._running = None
             if self._ending.is_set():
                 return
             self.died.set()
+            if status and status == self.child.refusal:
+                self.refused.set()
             deaths = 0 if time.monotonic() - began >= HEALTHY else deaths
             delay = min(FIRST_DELAY * 2**deaths, LONGEST_DELAY)
             deaths += 1
-            self._log(self.child.name, f"{how}; restarting in {delay:g} s")
+            # While all is starting, a refusal ends everything.
+            self._log(self.child.name, how if self.refused.is_set() else f"{how}; restarting in {delay:g} s")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), delay)
 
-    async def _live(self) -> str:
-        """One life; returns how it ended."""
+    async def _live(self) -> tuple[int | None, str]:
+        """One life; returns its exit status and how it ended."""
         try:
             self._running = await Running.start(self.child, self._group, self._log)
         except OSError as error:
-            return f"cannot be started ({error})"
+            return None, f"cannot be started ({error})"
         if self._ending.is_set():
             # Asked to end while it was starting.
             await self._running.end()
@@ -176,7 +181,7 @@ class Kept:
         watch.add_done_callback(lambda task: None if task.cancelled() else self.ready.set())
         status = await self._running.wait()
         watch.cancel()
-        return ending(status)
+        return status, ending(status)
 
 
 def ending(status: int) -> str:

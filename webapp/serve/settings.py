@@ -38,6 +38,10 @@ class Settings:
     workers: int = 1
     accounts: bool = False
     """Whether people log in; without, whoever reaches the address is the one local user."""
+    proxies: str = ""
+    """Addresses and networks of the proxies before the site, comma by comma: who they say is calling is believed."""
+    origins: str = ""
+    """The addresses that browsers use, comma by comma; empty: this machine's."""
 
     @property
     def loopback(self) -> bool:
@@ -57,6 +61,12 @@ class Settings:
         """The host by which this machine itself reaches the site."""
         return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)
 
+    @property
+    def https(self) -> bool:
+        """Whether browsers use the site behind TLS alone, so behind a proxy."""
+        named = [one.strip().lower() for one in self.origins.split(",") if one.strip()]
+        return bool(named) and all(one.startswith("https:") for one in named)
+
     def environment(self, redis_url: str) -> dict[str, str]:
         """What the children are told."""
         told = os.environ | {
@@ -70,6 +80,8 @@ class Settings:
             "KLEPON_HOST": self.host,
             "KLEPON_PORT": str(self.port),
             "KLEPON_ACCOUNTS": str(int(self.accounts)),
+            # Uvicorn would believe all that this machine's own programs say of whom they speak for.
+            "FORWARDED_ALLOW_IPS": self.proxies,
         }
         if self.workers > 1:
             # More threads than cores would wait for each other.
@@ -111,6 +123,8 @@ def read(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         port=_whole("PORT", given.port, 1, 65_535),
         workers=_whole("WORKERS", given.workers, 1, 64),
         accounts=accounts == "1",
+        proxies=_proxies(environ.get("KLEPON_PROXIES", "")),
+        origins=environ.get("KLEPON_ORIGINS", ""),
     )
 
 
@@ -126,6 +140,19 @@ def record(adapter: Path) -> dict[str, object]:
 def shown(path: Path) -> Path:
     """A path, without the project's folder where it is inside that."""
     return path.relative_to(paths.ROOT) if path.is_relative_to(paths.ROOT) else path
+
+
+def _proxies(text: str) -> str:
+    named = [one.strip() for one in text.split(",") if one.strip()]
+    for one in named:
+        try:
+            ipaddress.ip_network(one)
+        except ValueError:
+            raise SettingsError(
+                f"KLEPON_PROXIES={text!r} must be addresses or networks of proxies, as in 127.0.0.1 or 10.0.0.0/8, "
+                "separated by commas"
+            ) from None
+    return ",".join(named)
 
 
 def _whole(name: str, text: str, least: int, most: int) -> int:

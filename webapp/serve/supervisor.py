@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from serve import checks, redis_server
 from serve.children import Child, Kept, Running
@@ -25,6 +26,8 @@ ENDS = ("site", "worker", "finalizer", "redis")
 #: Run to their end before the site is started.
 FIRST = ("migrate", "static")
 FILES = 65_536
+#: A worker that ends with this status has said why it cannot run as it is set up.
+REFUSAL = 2
 COLOURS = {"site": 36, "worker": 32, "finalizer": 35, "redis": 33, "chat": 1}
 
 Commands = dict[str, list[str]]
@@ -125,7 +128,24 @@ class _App:
         self._environment = self._settings.environment(await self._redis())
         numbers = range(1, self._settings.workers + 1)
         for name in ["worker"] if len(numbers) == 1 else [f"worker-{n}" for n in numbers]:
-            self._keep("worker", name=name, patience=25)
+            self._keep("worker", name=name, patience=25, refusal=REFUSAL)
+        workers = [kept for kept in self._kept if kept.child.role == "worker"]
+        refusals = [asyncio.create_task(kept.refused.wait()) for kept in workers]
+        rest = asyncio.create_task(self._rest())
+        try:
+            await asyncio.wait([rest, *refusals], return_when=asyncio.FIRST_COMPLETED)
+            if not rest.done():
+                for kept in workers:
+                    kept.give_up()
+                raise CannotRunError("the worker cannot run as it is set up: see above")
+            rest.result()
+        finally:
+            for task in (rest, *refusals):
+                task.cancel()
+            await asyncio.wait([rest])
+
+    async def _rest(self) -> None:
+        """All but Redis and the workers; returns when the site says that a worker is there too."""
         statuses = await asyncio.gather(*map(self._once, FIRST))
         failed = [name for name, status in zip(FIRST, statuses, strict=True) if status]
         if failed:
@@ -170,9 +190,8 @@ class _App:
             raise CannotRunError(f"{program} does not start on {shown(data)}: see above")
         return server.url
 
-    def _keep(self, role: str, name: str = "", patience: float = 10, descriptors: tuple[int, ...] = ()) -> None:
-        argv = self._commands[role]
-        child = Child(name or role, argv, self._environment, patience=patience, descriptors=descriptors)
+    def _keep(self, role: str, name: str = "", **more: Any) -> None:
+        child = Child(name or role, self._commands[role], self._environment, **more)
         self._kept.append(Kept(child, self._group, say))
 
     async def _once(self, role: str) -> int:

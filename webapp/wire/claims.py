@@ -15,7 +15,7 @@ from redis.retry import Retry
 from wire import events, scripts
 from wire.events import Event, Snapshot, Start, Transcript
 from wire.keys import Keys
-from wire.messages import Finished, WorkerState
+from wire.messages import Finished, Seen, WorkerState
 from wire.strict import WireError
 
 #: Redis did not answer, or not yet: whatever was asked may or may not have happened.
@@ -184,6 +184,15 @@ class Claims:
         self.redis.eval(
             scripts.RELEASE, 4, keys.generation(gid), keys.wait, keys.leases, keys.jobs, gid, self.owner, epoch
         )
+
+    def look(self) -> str | None:
+        """What somebody wants to look at next, as JSON."""
+        found: Any = self.redis.lpop(self.keys.looks)
+        return found
+
+    def show(self, look: str, seen: Seen) -> None:
+        """Tell whoever asked."""
+        self.redis.set(self.keys.seen(look), seen.to_json(), ex=60)
 
     def leave(self) -> None:
         """Say that this worker is no more."""

@@ -7,7 +7,7 @@ was replaced is older than what its successor wrote. Whoever reads keeps the las
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from wire.messages import Finish, Target, Timings, Usage
+from wire.messages import Finish, Reason, Target, Timings, Usage
 from wire.strict import WireError, build, dump, parse
 
 ORIGIN = "0-0"
@@ -58,7 +58,7 @@ class End:
     """The last event."""
 
     finish: Finish
-    message: str | None
+    reason: Reason | None
     usage: Usage
     timings: Timings
 

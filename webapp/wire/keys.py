@@ -30,6 +30,15 @@ class Keys:
         return f"{self.shared}:jobs"
 
     @property
+    def looks(self) -> str:
+        """List of answers that somebody wants to look at token by token."""
+        return f"{self.shared}:looks"
+
+    def seen(self, look: str) -> str:
+        """What a worker saw there, as JSON."""
+        return f"{self.shared}:seen:{look}"
+
+    @property
     def pace(self) -> str:
         """Moving average of the milliseconds that an answer takes."""
         return f"{self.shared}:pace"

@@ -9,6 +9,17 @@ from wire.strict import WireError, dump, load
 Target = Literal["base", "adapter"]
 Finish = Literal["stop", "length", "cancelled", "error"]
 GenerationState = Literal["queued", "running", "ended", "lost"]
+Reason = Literal[
+    "unreadable", "crashed", "failed", "server", "no_adapter", "no_room", "too_long", "no_system", "no_look"
+]
+"""Why an answer ended with an error. The site has a sentence for each, in the language of whoever asked; details are in
+the worker's log.
+
+unreadable: the request is of another version. crashed: the model's process died several times. failed: it raised.
+server: the model's server did not answer as it should. no_adapter: there is none of that name. no_room: the answer may
+take all that the model can read. too_long: the question does not fit beside it. no_system: the chat template has no
+place for a system prompt. no_look: the model's server does not tell what an answer is made of.
+"""
 
 MAX_NEW_TOKENS = 4_096
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -18,7 +29,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 class Turn:
     """One message of a conversation."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["system", "user", "assistant"]
     content: str
 
 
@@ -55,17 +66,29 @@ class Request:
     target: Target
     seed: int
     settings: Settings = field(default_factory=Settings)
+    given: str = ""
+    """What the answer begins with already: the rest is generated, and is all that the events tell."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.gid):
             raise WireError(f"gid={self.gid!r:.80}: up to 64 letters, digits, dots, dashes or underscores")
         if not 0 <= self.seed < 2**32:
             raise WireError(f"seed={self.seed}: choose from 0 to 2**32 - 1")
-        for n, turn in enumerate(self.turns):
-            if turn.role != ("user", "assistant")[n % 2]:
-                raise WireError(f"turns[{n}]: user and assistant take turns, the user begins; got {turn.role}")
-        if len(self.turns) % 2 == 0:
+        if len(self.said) % 2 == 0:
             raise WireError("turns: the last one must be the user's")
+        for n, turn in enumerate(self.said, start=len(self.system)):
+            if turn.role != ("user", "assistant")[(n - len(self.system)) % 2]:
+                raise WireError(f"turns[{n}]: user and assistant take turns, the user begins; got {turn.role}")
+
+    @property
+    def system(self) -> tuple[Turn, ...]:
+        """The system's turn, if there is one."""
+        return tuple(turn for turn in self.turns[:1] if turn.role == "system")
+
+    @property
+    def said(self) -> tuple[Turn, ...]:
+        """The turns of user and assistant."""
+        return self.turns[len(self.system) :]
 
     def to_json(self) -> str:
         """As JSON."""
@@ -74,6 +97,80 @@ class Request:
     @classmethod
     def from_json(cls, text: str | bytes) -> "Request":
         """From JSON; WireError if it is no request."""
+        return load(cls, text)
+
+
+@dataclass(frozen=True)
+class Look:
+    """A finished answer, to be looked at token by token."""
+
+    id: str
+    request: Request
+    """What was asked, without anything given."""
+    text: str
+    """All of the answer."""
+    ended: bool
+    """It came to its end by itself, so the token that ended it is part of it."""
+
+    def to_json(self) -> str:
+        """As JSON."""
+        return dump(self)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Look":
+        """From JSON; WireError if it is none."""
+        return load(cls, text)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A token of a prompt."""
+
+    text: str
+    written: bool
+    """Part of what somebody wrote; else of the chat template."""
+
+
+@dataclass(frozen=True)
+class Likely:
+    """A token that a model might have chosen."""
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A token of an answer, and what either model makes of it where everything before it is given."""
+
+    text: str
+    """Empty where it ends within a character: that comes with the next."""
+    base: float
+    """Its probability."""
+    adapter: float | None
+    """None: there is no adapter."""
+    base_likely: tuple[Likely, ...]
+    """The likeliest tokens in its place, the likeliest first."""
+    adapter_likely: tuple[Likely, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An answer as the models see it: the exact prompt, and each token's probability under base and adapter."""
+
+    reason: Reason | None = None
+    """Why it cannot be looked at."""
+    prompt: tuple[Piece, ...] = ()
+    answer: tuple[Chosen, ...] = ()
+    turns_left_out: int = 0
+
+    def to_json(self) -> str:
+        """As JSON."""
+        return dump(self)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Seen":
+        """From JSON; WireError if it is none."""
         return load(cls, text)
 
 
@@ -104,7 +201,7 @@ class Finished:
 
     gid: str
     finish: Finish
-    message: str | None
+    reason: Reason | None
     """Why, after an error."""
     text: str
     ids: tuple[int, ...]

@@ -18,7 +18,7 @@ from wire import events, scripts
 from wire.claims import read_events
 from wire.events import End, Event, Transcript, id_of
 from wire.keys import Keys
-from wire.messages import Finished, GenerationState, Request, Timings, Usage, WorkerState
+from wire.messages import Finished, GenerationState, Look, Request, Seen, Timings, Usage, WorkerState
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,6 +28,8 @@ WORKER_SILENCE_MS = 6_000
 MAX_BLOCK_MS = 30_000
 #: Events of one generation in one answer of `read`.
 READ_COUNT = 512
+LOOK_SECONDS = 30
+MAX_LOOKS = 20
 
 
 class UnavailableError(ConnectionError):
@@ -233,6 +235,25 @@ class PredictionService:
         whole = Transcript.of(items)
         newer = [(event_id, event) for event_id, event in items if id_of(event_id) > seen]
         return Replay(gap=not items, items=newer, text=whole.text, last=whole.last, ended=whole.end is not None)
+
+    @_reachable
+    async def look(self, request: Request, text: str, ended: bool) -> Seen | None:
+        """An answer token by token, from whichever worker is first; None if none answers within `LOOK_SECONDS`."""
+        look, keys = Look(uuid.uuid4().hex, request, text, ended), self.keys
+        pipe = self._commands.pipeline(transaction=False)
+        pipe.rpush(keys.looks, look.to_json())
+        # Nobody waits for the first of so many any more.
+        pipe.ltrim(keys.looks, -MAX_LOOKS, -1)
+        pipe.expire(keys.looks, LOOK_SECONDS)
+        pipe.xadd(keys.jobs, {"look": look.id}, maxlen=100)
+        await pipe.execute()
+        end = time.monotonic() + LOOK_SECONDS
+        while time.monotonic() < end:
+            # Asked again and again: a connection that blocks would be one less for all that cannot wait.
+            if found := await self._commands.get(keys.seen(look.id)):
+                return Seen.from_json(found)
+            await asyncio.sleep(0.1)
+        return None
 
     @_reachable
     async def workers(self) -> list[WorkerState]:

@@ -10,7 +10,8 @@ ENGINE_KEY       its key
 KLEPON_BATCH     answers decoded at once (8)
 KLEPON_CHAT      folder for the worker's lock
 
-It ends with status 0 when it was told to, 2 if it cannot start as it is set up, 1 after a failure.
+It ends with status 0 when it was told to, 2 if it cannot start as it is set up, 1 after a failure, and while the server
+at ENGINE_URL is not there.
 """
 
 import fcntl
@@ -29,7 +30,7 @@ from wire.claims import Claims
 from wire.messages import WorkerState
 
 from lib.allocator import keep_pages
-from worker.engine import Engine, EngineError
+from worker.engine import Engine, EngineAwayError, EngineError
 from worker.loop import DRAIN_SECONDS, Worker
 from worker.writer import Writer
 
@@ -44,7 +45,7 @@ def main() -> int:
         engine = _engine(batch)
     except EngineError as error:
         print(f"worker: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, EngineAwayError) else 2
     about = WorkerState(
         name=name,
         engine=engine.kind,

@@ -3,16 +3,19 @@
 Nothing here waits, and nothing here is called by two threads at once: the writer sees to both.
 """
 
+import logging
 import time
 from dataclasses import dataclass, field
 
 from wire import events
 from wire.claims import Claim, Write
 from wire.events import Delta, End, Event, Resume, Snapshot, Start, Transcript
-from wire.messages import Finish, Finished, Request, Timings, Usage, WorkerState
+from wire.messages import Finish, Finished, Reason, Request, Timings, Usage, WorkerState
 from wire.strict import WireError
 
 from worker.engine import Added, Step
+
+log = logging.getLogger(__name__)
 
 SNAPSHOT_EVENTS = 1_000
 """After so many events comes a snapshot; what is older than the snapshot before goes."""
@@ -37,7 +40,7 @@ class Answer:
     first_at: float | None = None
     last_at: float | None = None
     timed_tokens: int = 0
-    ending: tuple[Finish, str | None] | None = None
+    ending: tuple[Finish, Reason | None] | None = None
     finished: Finished | None = None
     """The final record, once the end has an id."""
 
@@ -65,9 +68,11 @@ class Answer:
         try:
             answer.request = Request.from_json(claim.spec)
         except WireError as error:
-            answer.ending = ("error", f"The request cannot be read: {error}")
+            log.warning("the request of %s cannot be read: %s", claim.gid, error)
+            answer.ending = ("error", "unreadable")
         if claim.poisonous:
-            answer.ending = ("error", f"The model's process died {claim.takeovers} times while answering this.")
+            log.warning("%s is given up: %d workers died with it", claim.gid, claim.takeovers)
+            answer.ending = ("error", "crashed")
         elif claim.cancel and not answer.ending:
             answer.ending = ("cancelled", None)
         return answer
@@ -123,7 +128,7 @@ class Answer:
             self.last_at = now
         if step.finish:
             self.usage = step.usage
-            self.ending = (step.finish, step.message)
+            self.ending = (step.finish, step.reason)
         return urgent
 
     def compose(self) -> None:
@@ -184,7 +189,7 @@ class Answer:
         self.shown, self.shown_ids = len(self.text), len(self.ids)
         return Snapshot("".join(self.text), tuple(self.ids))
 
-    def _end(self, finish: Finish, message: str | None) -> None:
+    def _end(self, finish: Finish, reason: Reason | None) -> None:
         start = self.start
         usage = self.usage or Usage(
             prompt_tokens=start.prompt_tokens if start else None, completion_tokens=len(self.ids) or self.tokens
@@ -193,7 +198,7 @@ class Answer:
         self.finished = Finished(
             gid=self.claim.gid,
             finish=finish,
-            message=message,
+            reason=reason,
             text="".join(self.text),
             ids=tuple(self.ids),
             worker=start.worker if start else None,
@@ -202,7 +207,7 @@ class Answer:
             usage=usage,
             timings=timings,
         )
-        self._add(End(finish, message, usage, timings))
+        self._add(End(finish, reason, usage, timings))
 
     def _timings(self) -> Timings:
         first, last = self.first_at, self.last_at

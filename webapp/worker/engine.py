@@ -4,15 +4,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from wire.messages import Request, Usage
+from wire.messages import Reason, Request, Seen, Usage
 
 
 class EngineError(ValueError):
     """An engine that cannot be loaded as it was asked for; the message says why, and what to do."""
 
 
+class EngineAwayError(EngineError):
+    """An engine that is not there yet: trying again later may help."""
+
+
 class EngineRefusalError(ValueError):
-    """A request that this engine will not answer; the message tells the user why."""
+    """A request that this engine will not answer: why, and for the log the details."""
+
+    def __init__(self, reason: Reason, details: str) -> None:
+        super().__init__(details)
+        self.reason: Reason = reason
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Step:
     ids: tuple[int, ...] = ()
     finish: Literal["stop", "length", "error"] | None = None
     """The answer has ended, and the engine has forgotten it."""
-    message: str | None = None
+    reason: Reason | None = None
     """Why, after an error."""
     replaces: bool = False
     """The text is the whole answer, in place of all that came before."""
@@ -57,6 +65,18 @@ class Engine(Protocol):
 
     def step(self) -> list[Step]:
         """One token more for every answer (or, where a server sends them, whatever has come)."""
+
+    def look(self, request: Request, text: str, ended: bool) -> Seen:
+        """A finished answer token by token.
+
+        Args:
+            request: what was asked.
+            text: all of the answer.
+            ended: the token that ends it is part of it.
+
+        Raises:
+            EngineRefusalError: if that cannot be told.
+        """
 
     def remove(self, gid: str) -> None:
         """Forget an answer; an unknown one is no error."""

@@ -4,13 +4,16 @@ import logging
 import time
 from collections import deque
 
+from wire.messages import Look, Seen
+
 from worker.engine import Engine, EngineRefusalError
 from worker.writer import Begin, Drop, Writer
 
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.2
-DRAIN_SECONDS = 20.0
+DRAIN_SECONDS = 4.0
+"""For answers that are nearly at their end. The others are kept in Redis, and go on with the next worker."""
 HAND_OVER_SECONDS = 5.0
 
 
@@ -26,6 +29,7 @@ class Worker:
         self._waiting: deque[Begin] = deque()
         self._live: dict[str, Begin] = {}
         self._deadline: float | None = None
+        self._told = False
 
     def stop(self, drain_seconds: float = DRAIN_SECONDS) -> None:
         """Claim nothing more, and end after this time at the latest. It may be called by a signal's handler."""
@@ -50,6 +54,15 @@ class Worker:
     def _ended(self) -> bool:
         if self._deadline is None:
             return False
+        if not self._told:
+            self._told = True
+            if writing := len(self._live) + len(self._waiting):
+                log.info(
+                    "waiting up to %d s for %d answers that are being written; what is left of them goes on with the "
+                    "next worker, or when the chat is started again",
+                    max(0, round(self._deadline - time.monotonic())),
+                    writing,
+                )
         self._writer.stop_claiming()
         return time.monotonic() >= self._deadline or (self._writer.empty and not self._waiting and not self._live)
 
@@ -79,10 +92,24 @@ class Worker:
             match letter:
                 case Begin():
                     self._waiting.append(letter)
+                case Look():
+                    self._look(letter)
                 case Drop(gid):
                     self._waiting = deque(one for one in self._waiting if one.request.gid != gid)
                     if self._live.pop(gid, None):
                         self._engine.remove(gid)
+
+    def _look(self, asked: Look) -> None:
+        """As reading a prompt, it holds up the other answers for a moment."""
+        try:
+            seen = self._engine.look(asked.request, asked.text, asked.ended)
+        except EngineRefusalError as refusal:
+            log.info("an answer cannot be looked at: %s", refusal)
+            seen = Seen(refusal.reason)
+        except Exception:
+            log.exception("the engine failed at looking at an answer")
+            seen = Seen("failed")
+        self._writer.show(asked.id, seen)
 
     def _begin(self) -> None:
         while self._waiting:
@@ -99,7 +126,8 @@ class Worker:
                 self._writer.started(gid, self._engine.add(first.request, first.ids, first.text))
             except EngineRefusalError as refusal:
                 del self._live[gid]
-                self._writer.end(gid, "error", str(refusal))
+                log.info("%s is not answered: %s", gid, refusal)
+                self._writer.end(gid, "error", refusal.reason)
             except Exception as error:
                 log.exception("the engine failed at a prompt")
                 self._retry({gid}, error)
@@ -110,7 +138,8 @@ class Worker:
         again = []
         for gid, one in self._live.items():
             if gid in suspects and one.alone:
-                self._writer.end(gid, "error", f"The model failed on this: {type(error).__name__}.")
+                log.error("%s is given up: the model failed on it alone (%s)", gid, type(error).__name__)
+                self._writer.end(gid, "error", "failed")
                 continue
             ids, text = self._writer.written(gid)
             alone = one.alone or gid in suspects

@@ -7,6 +7,7 @@ come. The base model and the adapter are two names on that server (vLLM: `--enab
 import contextlib
 import http.client
 import json
+import logging
 import queue
 import socket
 import threading
@@ -14,9 +15,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from wire.messages import Request, Target, Usage
+from wire.messages import Request, Seen, Target, Usage
 
-from worker.engine import Added, EngineError, EngineRefusalError, Step
+from worker.engine import Added, EngineAwayError, EngineError, EngineRefusalError, Step
+
+log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.05
 """How long a step waits for something to come."""
@@ -27,7 +30,7 @@ MAX_LINE = 1 << 20
 
 
 class ServerError(Exception):
-    """The server did not do as asked; the message tells the user."""
+    """The server did not do as asked; the message is for the log."""
 
 
 class OpenAIEngine:
@@ -51,7 +54,7 @@ class OpenAIEngine:
     def add(self, request: Request, ids: Sequence[int], text: str) -> Added:
         name = self._names.get(request.target)
         if name is None:
-            raise EngineRefusalError("This worker's server has no adapter: only the base model can answer.")
+            raise EngineRefusalError("no_adapter", "the server has only a base model")
         answer = _Answer(request.gid, self._news)
         self._answers[request.gid] = answer
         body = body_of(request, name, text)
@@ -72,6 +75,9 @@ class OpenAIEngine:
                 news = self._news.get_nowait()
         except queue.Empty:
             return steps
+
+    def look(self, request: Request, text: str, ended: bool) -> Seen:
+        raise EngineRefusalError("no_look", "the server builds its prompts itself")
 
     def remove(self, gid: str) -> None:
         if answer := self._answers.pop(gid, None):
@@ -104,8 +110,11 @@ class _Answer:
             for step in steps_of(self._gid, chunks(connection, url, key, body)):
                 self._news.put((self, step))
         except (ServerError, OSError, http.client.HTTPException) as error:
-            reason = str(error) if isinstance(error, ServerError) else f"the model's server at {url}: {error!r}"
-            self._news.put((self, Step(self._gid, finish="error", message=reason)))
+            if not self._dropped:
+                log.warning(
+                    "the model's server at %s: %s", url, error if isinstance(error, ServerError) else repr(error)
+                )
+            self._news.put((self, Step(self._gid, finish="error", reason="server")))
         finally:
             if connection:
                 connection.close()
@@ -128,8 +137,12 @@ def load_engine(url: str, base: str | None, adapter: str | None, key: str | None
     Raises:
         EngineError: if it cannot be reached, or has no such model.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        well = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        well = False
+    if not well:
         raise EngineError(f"ENGINE_URL={url}: expected http://host:port/v1")
     try:
         connection = connect(url)
@@ -144,7 +157,7 @@ def load_engine(url: str, base: str | None, adapter: str | None, key: str | None
             )
         listed = [str(model["id"]) for model in json.loads(text)["data"]]
     except (OSError, http.client.HTTPException) as error:
-        raise EngineError(f"ENGINE_URL={url}: no answer ({error}); start the server first") from error
+        raise EngineAwayError(f"ENGINE_URL={url}: no answer ({error}); start the server first") from error
     except (ValueError, KeyError, TypeError) as error:
         raise EngineError(f"ENGINE_URL={url}: this is not an OpenAI-compatible server ({error!r})") from error
     for variable, name in (("ENGINE_BASE", base), ("ENGINE_ADAPTER", adapter)):
@@ -184,7 +197,7 @@ def body_of(request: Request, model: str, text: str) -> dict[str, Any]:
         if body.get("top_k") == 0:
             # No limit is -1 in vLLM and 0 in llama.cpp; left out, it is the server's own default.
             del body["top_k"]
-    if text:
+    if text := request.given + text:
         messages.append({"role": "assistant", "content": text})
         body |= {"continue_final_message": True, "add_generation_prompt": False}
     return body

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from wire.messages import Request, Target
+from wire.messages import Chosen, Likely, Piece, Request, Seen, Target
 
 from lib.config import Model, Prompt
 from lib.model import generation, loading, prompts
@@ -20,6 +21,7 @@ from worker.text import TextStream
 MAX_CONTEXT = 8_192
 #: With eight users on two cores a second thread holds a model of 4 million back, and helps one of 100 million.
 FEW_PARAMETERS = 50_000_000
+ALTERNATIVES = 5
 
 
 @dataclass
@@ -61,9 +63,9 @@ class TransformersEngine:
 
     def add(self, request: Request, ids: Sequence[int], text: str) -> Added:
         if request.target not in self._models:
-            raise EngineRefusalError("This worker was started without an adapter: only the base model can answer.")
+            raise EngineRefusalError("no_adapter", "this worker was started without an adapter")
         settings = request.settings
-        prompt, left_out = self._encode(request)
+        prompt, left_out, given = self._encode(request)
         decoding = generation.decoding_of(
             self._models["base"],
             self._end_of_turn,
@@ -75,31 +77,70 @@ class TransformersEngine:
         )
         # Position i draws number i, whoever draws it: another worker that goes on writes the same text.
         draws = generation.uniforms(request.seed, 0, 0, settings.max_new_tokens)
-        self._batches[request.target].add(request.gid, prompt, draws, decoding, written=list(ids))
-        self._sequences[request.gid] = _Sequence(
-            request.target, TextStream(self._tokenizer, ids), settings.max_new_tokens
-        )
-        return Added(len(prompt), left_out)
+        self._batches[request.target].add(request.gid, [*prompt, *given], draws, decoding, written=list(ids))
+        stream = TextStream(self._tokenizer, ids, before=given)
+        self._sequences[request.gid] = _Sequence(request.target, stream, settings.max_new_tokens)
+        return Added(len(prompt) + len(given), left_out)
 
-    def _encode(self, request: Request) -> tuple[list[int], int]:
-        room = self._context - request.settings.max_new_tokens
+    def _encode(self, request: Request) -> tuple[list[int], int, list[int]]:
+        """The prompt, how many turns it leaves out, and what the answer begins with, as tokens."""
+        # As the texts of people: what looks like a special token in it stays text.
+        own = self._tokenizer(request.given, add_special_tokens=False, split_special_tokens=True)
+        given = list(own["input_ids"])
+        room = self._context - request.settings.max_new_tokens - len(given)
         if room < 1:
             raise EngineRefusalError(
-                f"max_new_tokens={request.settings.max_new_tokens} leaves no room for a prompt: this model reads and "
-                f"writes {self._context} tokens in all. Choose fewer."
+                "no_room", f"max_new_tokens={request.settings.max_new_tokens} of {self._context} tokens in all"
             )
-        messages = [{"role": turn.role, "content": turn.content} for turn in request.turns]
+        system = [{"role": turn.role, "content": turn.content} for turn in request.system]
+        messages = [{"role": turn.role, "content": turn.content} for turn in request.said]
+        if system:
+            self._require_system()
         for left_out in range(0, len(messages), 2):
+            kept = [*system, *messages[left_out:]]
             try:
-                ids, cut = prompts.encode_prompt(self._tokenizer, messages[left_out:], self._prompt, room)
+                ids, cut = prompts.encode_prompt(self._tokenizer, kept, self._prompt, room)
             except prompts.PromptError:
                 continue
             if not cut:
-                return ids, left_out
-        raise EngineRefusalError(
-            f"The message is too long: {room} tokens are left for it, with {request.settings.max_new_tokens} reserved "
-            "for the answer. Shorten it, or allow fewer new tokens."
+                return ids, left_out, given
+        raise EngineRefusalError("too_long", f"{room} tokens are left for the question")
+
+    @torch.inference_mode()
+    def look(self, request: Request, text: str, ended: bool) -> Seen:
+        prompt, left_out, _ = self._encode(request)
+        said = [*request.system, *request.said[left_out:]]
+        messages = [{"role": turn.role, "content": turn.content} for turn in said]
+        own = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        answer = [*own, *([self._end_of_turn] if ended else [])][: self._context - len(prompt)]
+        if not answer:
+            raise EngineRefusalError("too_long", "nothing of the answer fits beside its prompt")
+        read = torch.tensor([[*prompt, *answer[:-1]]], device=self._models["base"].device)
+        found = {}
+        for target, model in self._models.items():
+            logits = model(input_ids=read, use_cache=False, logits_to_keep=len(answer)).logits[0]
+            found[target] = _likely(self._tokenizer, logits, answer)
+        texts = TextStream(self._tokenizer)
+        chosen = tuple(
+            Chosen(texts.add(token), one, other, likely, others)
+            for token, (one, likely), (other, others) in zip(
+                answer, found["base"], found.get("adapter", [(None, ())] * len(answer)), strict=True
+            )
         )
+        shown, inner = DecodeStream(skip_special_tokens=False), self._tokenizer.backend_tokenizer
+        pieces = tuple(
+            Piece(shown.step(inner, token) or "", is_text)
+            for ids, is_text in prompts.prompt_pieces(self._tokenizer, messages, self._prompt)
+            for token in ids
+        )
+        return Seen(prompt=pieces, answer=chosen, turns_left_out=left_out)
+
+    def _require_system(self) -> None:
+        turns = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]
+        try:
+            prompts.encode_prompt(self._tokenizer, turns, self._prompt, self._context)
+        except (prompts.PromptError, prompts.ChatTemplateError) as error:
+            raise EngineRefusalError("no_system", str(error)) from error
 
     def step(self) -> list[Step]:
         steps = []
@@ -135,6 +176,19 @@ class TransformersEngine:
         self.reset()
 
 
+def _likely(
+    tokenizer: PreTrainedTokenizerBase, logits: torch.Tensor, answer: list[int]
+) -> list[tuple[float, tuple[Likely, ...]]]:
+    """For each token of an answer its probability, and the likeliest in its place; logits (tokens, vocabulary)."""
+    probabilities = logits.float().softmax(-1)
+    own = probabilities.gather(-1, torch.tensor(answer, device=logits.device).unsqueeze(-1)).squeeze(-1)
+    best = probabilities.topk(min(ALTERNATIVES, probabilities.shape[-1]))
+    return [
+        (round(one, 6), tuple(Likely(tokenizer.decode([id]), round(p, 6)) for id, p in zip(ids, ps, strict=True)))
+        for one, ids, ps in zip(own.tolist(), best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+
+
 def load_engine(base_model: str | None, adapter: Path | None) -> TransformersEngine:
     """Load the base model and, if there is one, the adapter.
 
@@ -159,16 +213,16 @@ def load_engine(base_model: str | None, adapter: Path | None) -> TransformersEng
         loaded: dict[Target, PreTrainedModel] = {"base": loading.load_base(settings)}
         if adapter is not None:
             loaded["adapter"] = loading.load_adapter(settings, adapter)
-    except loading.ModelError as error:
+        settle_threads(loaded["base"])
+        return TransformersEngine(
+            loaded,
+            tokenizer,
+            prompt,
+            model=Path(base_model).name if Path(base_model).exists() else base_model,
+            adapter_sha=loading.fingerprint(adapter) if adapter is not None else None,
+        )
+    except (loading.ModelError, prompts.PromptError, prompts.ChatTemplateError) as error:
         raise EngineError(str(error)) from error
-    settle_threads(loaded["base"])
-    return TransformersEngine(
-        loaded,
-        tokenizer,
-        prompt,
-        model=Path(base_model).name if Path(base_model).exists() else base_model,
-        adapter_sha=loading.fingerprint(adapter) if adapter is not None else None,
-    )
 
 
 def settle_threads(model: PreTrainedModel) -> None:

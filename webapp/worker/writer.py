@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from wire.claims import OUTAGE, Claim, Claims, Write
-from wire.messages import Finish, Request, WorkerState
+from wire.messages import Finish, Look, Reason, Request, Seen, WorkerState
+from wire.strict import WireError
 
 from worker.answer import Answer
 from worker.engine import Added, Step
@@ -54,7 +55,7 @@ class Drop:
     gid: str
 
 
-Mail = Begin | Drop
+Mail = Begin | Drop | Look
 
 
 class Writer:
@@ -69,6 +70,8 @@ class Writer:
         self._changed = threading.Condition()
         self._answers: dict[str, Answer] = {}
         self._mail: list[Mail] = []
+        self._looking = False
+        self._seen: list[tuple[str, Seen]] = []
         self._own = "name"
         self._claiming, self._releasing, self._closed = True, False, False
         self._urgent = False
@@ -108,11 +111,18 @@ class Writer:
             if self._urgent:
                 self._changed.notify_all()
 
-    def end(self, gid: str, finish: Finish, message: str | None = None) -> None:
+    def show(self, look: str, seen: Seen) -> None:
+        """What somebody wanted to look at."""
+        with self._changed:
+            self._seen.append((look, seen))
+            self._urgent = True
+            self._changed.notify_all()
+
+    def end(self, gid: str, finish: Finish, reason: Reason | None = None) -> None:
         """An answer is at its end, without a step."""
         with self._changed:
             if (answer := self._answers.get(gid)) and not answer.ending:
-                answer.ending = (finish, message)
+                answer.ending = (finish, reason)
                 self._urgent = True
                 self._changed.notify_all()
 
@@ -193,7 +203,7 @@ class Writer:
             if self._backoff:
                 self._changed.wait_for(lambda: self._closed, self._backoff)
                 return
-            if self._answers or not self._claiming:
+            if self._answers or self._looking or not self._claiming:
                 while not (self._urgent or self._closed):
                     left = began + EXCHANGE_SECONDS - time.monotonic()
                     if left <= 0:
@@ -230,6 +240,7 @@ class Writer:
             self._settle(writes, exchange.verdicts)
             for claim in exchange.claims:
                 self._begin(claim, now)
+            self._look()
             self._release()
         except OUTAGE as error:
             self._outage(error)
@@ -313,6 +324,25 @@ class Writer:
             if not owned:
                 del self._answers[answer.claim.gid]
                 self._mail.append(Drop(answer.claim.gid))
+
+    def _look(self) -> None:
+        """Pass on what is wanted to be looked at, one at a time, and what was seen."""
+        with self._changed:
+            seen, self._seen = self._seen, []
+        for look, what in seen:
+            self._looking = False
+            self._claims.show(look, what)
+        if self._looking or not self._claiming or (spec := self._claims.look()) is None:
+            return
+        try:
+            asked = Look.from_json(spec)
+        except WireError as error:
+            log.warning("what is to be looked at cannot be read: %s", error)
+            return
+        self._looking = True
+        with self._changed:
+            self._mail.append(asked)
+            self._changed.notify_all()
 
     def _release(self) -> None:
         if not self._releasing:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from wire.events import ORIGIN, Delta, End, Event, Start, Transcript, id_of
-from wire.messages import Request, Timings, Usage, WorkerState
+from wire.messages import Request, Seen, Timings, Usage, WorkerState
 from wire.service import Accepted, Busy, Place, Replay, UnavailableError
 
 WORKER = WorkerState(
@@ -41,6 +41,8 @@ class World:
         self.online = True
         self.say: Callable[[Request], str] | None = None
         self.pause = 0.0
+        self.seen: Seen | None = None
+        self.looked: tuple[Request, str, bool] | None = None
 
     @property
     def requests(self) -> list[Request]:
@@ -61,13 +63,13 @@ class World:
     def tell(self, gid: str, *texts: str) -> None:
         self.write(gid, *(Delta(text, (1,)) for text in texts))
 
-    def end(self, gid: str, finish: str = "stop", message: str | None = None) -> None:
+    def end(self, gid: str, finish: str = "stop", reason: str | None = None) -> None:
         count = sum(isinstance(event, Delta) for _, event in self.generations[gid].events)
         self.write(
             gid,
             End(
                 finish,
-                message,
+                reason,
                 Usage(prompt_tokens=12, completion_tokens=count),
                 Timings(queued_ms=3.0, first_token_ms=40.0, total_ms=900.0, tokens_per_second=48.5),
             ),
@@ -171,6 +173,11 @@ class FakeService:
         whole = Transcript.of(events)
         newer = [item for item in events if id_of(item[0]) > id_of(after)]
         return Replay(not events, newer, whole.text, whole.last, whole.end is not None)
+
+    async def look(self, request: Request, text: str, ended: bool) -> Seen | None:
+        self._reach()
+        world.looked = (request, text, ended)
+        return world.seen
 
     async def workers(self) -> list[WorkerState]:
         self._reach()

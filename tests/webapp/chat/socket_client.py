@@ -15,10 +15,14 @@ _cids = itertools.count()
 class Socket:
     """One socket. Leaving the block closes it."""
 
-    def __init__(self, *, origin: str | None = ORIGIN, cookies: str = "", client: str = "127.0.0.1"):
+    def __init__(
+        self, *, origin: str | None = ORIGIN, cookies: str = "", client: str = "127.0.0.1", sent_for: str = ""
+    ):
         from klepon.asgi import application
 
         headers = [(b"cookie", cookies.encode())] if cookies else []
+        if sent_for:
+            headers.append((b"x-forwarded-for", sent_for.encode()))
         if origin is not None:
             headers.append((b"origin", origin.encode()))
         scope = {
@@ -53,7 +57,7 @@ class Socket:
         await self._inside.wait(5)
 
     async def say(self, **frame: Any) -> None:
-        await self.text(json.dumps(frame))
+        await self.text(json.dumps(frame, ensure_ascii=False))
 
     async def text(self, text: str) -> None:
         await self._inside.send_input({"type": "websocket.receive", "text": text})

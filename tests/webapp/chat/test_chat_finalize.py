@@ -25,7 +25,7 @@ def record(gid, **more):
     plain = Finished(
         gid=str(gid),
         finish="stop",
-        message=None,
+        reason=None,
         text="Halo juga",
         ids=(1, 2),
         worker="worker",

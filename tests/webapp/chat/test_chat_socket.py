@@ -1,4 +1,7 @@
 import asyncio
+import contextlib
+import sqlite3
+from typing import get_args
 from unittest import mock
 
 import pytest
@@ -13,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from fake_service import world
 from socket_client import Socket, run
 from wire.events import End, Resume, Snapshot, Transcript
-from wire.messages import Timings, Usage
+from wire.messages import Reason, Timings, Usage
 from wire.service import Busy
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
@@ -28,6 +31,65 @@ def talk(scenario, **options):
             return await scenario(socket)
 
     return run(whole())
+
+
+@contextlib.contextmanager
+def someone_else_writing():
+    """Another connection holds the database, as a long import or a backup would, until the block ends."""
+    with contextlib.closing(sqlite3.connect(settings.DATABASES["default"]["NAME"])) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.rollback()
+
+
+# --- While the database is held ---------------------------------------------------------------------------------------
+
+
+def test_while_the_database_is_held_a_stop_is_quick_streams_go_on_and_a_send_is_answered_in_words():
+    async def scenario(socket):
+        (gid,) = (await socket.ask("Satu"))["gids"]
+        (other,) = (await socket.ask("Dua"))["gids"]
+        world.start(gid)
+        with someone_else_writing():
+            clock = asyncio.get_running_loop().time
+            sent = clock()
+            await socket.say(type="send", cid="held", text="Kalimat yang panjang")
+            await socket.say(type="stop", gid=gid)
+            while world.generations[gid].state != "ended":
+                assert clock() - sent < 5
+                await asyncio.sleep(0.01)
+            stopped = clock() - sent
+            _, end = await socket.end_of(gid)
+            world.answer(other, "mengalir terus")
+            text, _ = await socket.end_of(other)
+            assert text == "mengalir terus" and clock() - sent < 1.5
+            refusal = await socket.hear("error")
+            answered = clock() - sent
+        await socket.say(type="send", cid="held", text="Kalimat yang panjang")
+        return stopped, end, refusal, answered, await socket.hear("accepted")
+
+    stopped, end, refusal, answered, accepted = talk(scenario)
+    assert stopped <= 0.5 and end["finish"] == "cancelled"
+    assert (refusal["cid"], refusal["code"]) == ("held", "storage") and "Tulisan Anda tetap ada" in refusal["message"]
+    assert answered <= 3
+    assert [message["text"] for message in accepted["messages"]] == ["Kalimat yang panjang", ""]
+    assert Message.objects.filter(text="Kalimat yang panjang").count() == 1
+
+
+def test_while_the_database_is_held_many_are_answered_in_words_within_three_seconds(user):
+    async def one():
+        async with Socket() as socket:
+            await socket.hello()
+            began = asyncio.get_running_loop().time()
+            return (await socket.ask())["code"], asyncio.get_running_loop().time() - began
+
+    async def scenario():
+        with someone_else_writing(), mock.patch.object(consumers, "SOCKETS_PER_USER", 30):
+            return await asyncio.gather(*(one() for _ in range(16)))
+
+    found = run(scenario())
+    assert {code for code, _ in found} == {"storage"}
+    assert max(seconds for _, seconds in found) <= 3
 
 
 # --- Asking and answering --------------------------------------------------------------------------------------------
@@ -128,6 +190,72 @@ def test_an_answer_is_generated_exactly_again_when_its_seed_is_named():
     talk(scenario)
     old, new = world.requests
     assert (old.seed, old.settings, old.turns) == (new.seed, new.settings, new.turns)
+
+
+def test_a_cut_answer_is_continued_and_what_is_stored_is_all_of_it():
+    async def scenario(socket):
+        first = await socket.ask("Ceritakan.", settings={"max_new_tokens": 7})
+        (gid,) = first["gids"]
+        world.start(gid)
+        world.tell(gid, "Pada suatu")
+        world.end(gid, "length")
+        await socket.end_of(gid)
+        await socket.say(type="regenerate", cid="more", message=gid, given="Pada zaman dahulu ")
+        second = await socket.hear("accepted")
+        (more,) = second["gids"]
+        world.answer(more, "kala ada klepon")
+        await socket.end_of(more)
+        record = answers.finished(more, Transcript.of(world.generations[more].events))
+        for _ in range(2):
+            await database_sync_to_async(answers.store)(record)
+        third = await socket.ask("Lalu?", conversation=first["conversation"]["id"], parent=more)
+        return second, third
+
+    second, third = talk(scenario)
+    (message,) = second["messages"]
+    assert (message["text"], message["given"]) == ("Pada zaman dahulu ", "Pada zaman dahulu ")
+    assert world.requests[1].given == "Pada zaman dahulu "
+    assert [turn.content for turn in world.requests[2].turns] == [
+        "Ceritakan.",
+        "Pada zaman dahulu kala ada klepon",
+        "Lalu?",
+    ]
+    assert third["type"] == "accepted"
+
+
+def test_one_side_of_a_pair_is_continued_alone():
+    async def scenario(socket):
+        gids = (await socket.ask(target="both"))["gids"]
+        for gid in gids:
+            world.answer(gid, "Satu")
+            await socket.end_of(gid)
+        await socket.say(type="regenerate", cid="more", message=gids[0], given="Satu")
+        return await socket.hear("accepted")
+
+    (message,) = talk(scenario)["messages"]
+    assert (message["target"], message["pair"]) == ("base", None)
+
+
+def test_a_system_prompt_goes_with_the_question_and_with_every_answer_to_it():
+    async def scenario(socket):
+        first = await socket.ask("Halo", system=" Jawab singkat. ")
+        (gid,) = first["gids"]
+        world.answer(gid, "Ya.")
+        await socket.end_of(gid)
+        await socket.say(type="regenerate", cid="again", message=gid)
+        again = await socket.hear("accepted")
+        await socket.say(type="edit", cid="edit", message=first["messages"][0]["id"], text="Hai", system="")
+        return first, again, await socket.hear("accepted")
+
+    first, again, edited = talk(scenario)
+    assert [[turn.role for turn in request.turns] for request in world.requests] == [
+        ["system", "user"],
+        ["system", "user"],
+        ["user"],
+    ]
+    assert world.requests[0].turns[0].content == "Jawab singkat."
+    assert first["messages"][1]["system"] == again["messages"][0]["system"] == "Jawab singkat."
+    assert edited["messages"][1]["system"] == ""
 
 
 def test_an_edited_text_is_a_sibling_and_the_old_branch_stays():
@@ -338,6 +466,62 @@ def test_an_answer_of_another_conversation_that_ended_meanwhile_still_brings_its
     assert (text, end["finish"]) == (" juga", "stop")
 
 
+def test_what_is_asked_in_another_window_appears_with_its_answer():
+    async def scenario():
+        async with Socket() as one, Socket() as two, Socket() as elsewhere:
+            await one.hello()
+            first = await one.ask("Satu")
+            world.answer(first["gids"][0], "Dua")
+            await one.end_of(first["gids"][0])
+            conversation = first["conversation"]["id"]
+            await two.hello(conversation)
+            await two.end_of(first["gids"][0])
+            await elsewhere.hello()
+            second = await one.ask("Tiga", conversation=conversation, parent=first["gids"][0])
+            shown = [(await two.hear("message"))["message"] for _ in range(2)]
+            world.answer(second["gids"][0], "Empat lima")
+            text, _ = await two.end_of(second["gids"][0])
+            await elsewhere.say(type="ping")
+            assert (await elsewhere.next())["type"] in ("pong", "status"), "another conversation is not told"
+            return second, shown, text
+
+    second, shown, text = run(scenario())
+    assert shown == second["messages"]
+    assert text == "Empat lima"
+    assert not consumers.ChatConsumer.looking, "closed windows are forgotten"
+
+
+@pytest.mark.parametrize("since", ["1e308", "-1e308", "1e999", str(10**400), "-1"])
+def test_a_time_that_is_none_is_told(since):
+    async def scenario():
+        async with Socket() as socket:
+            await socket.text(f'{{"type": "hello", "v": 1, "conversation": "{NOBODY}", "since": {since}}}')
+            return await socket.hear("error")
+
+    assert run(scenario())["code"] == "field"
+
+
+@pytest.mark.parametrize("text", ["\u200b", " \u200b\u2060\ufeff ", "\u3164", "\u2800", "\u0301", "\u00ad"])
+def test_what_cannot_be_seen_is_no_question(text):
+    assert talk(lambda socket: socket.ask(text))["code"] == "empty"
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("a" * 16_000, True),
+        ("a" * 16_001, False),
+        ("🙂" * 16_000, True),
+        ("🙂" * 16_001, False),
+        ("e\u0301" * 16_000, True),
+        ("e\u0301" * 16_001, False),
+    ],
+)
+def test_length_is_counted_as_browsers_count_it(text, fits):
+    answer = talk(lambda socket: socket.ask(text))
+    assert answer["type"] == ("accepted" if fits else "error") and answer.get("code") in (None, "long")
+
+
 def test_a_second_tab_sees_the_whole_answer():
     async def scenario():
         async with Socket() as first, Socket() as second:
@@ -367,6 +551,8 @@ def test_hello_again_brings_what_other_tabs_did():
             await first.end_of(accepted["gids"][0])
             await second.end_of(accepted["gids"][0])
             await first.ask("Tiga", conversation=conversation, parent=accepted["messages"][1]["id"])
+            for _ in range(2):
+                await second.hear("message")
             return await second.hello(conversation, since=ready["now"])
 
     ready = run(scenario())
@@ -512,6 +698,18 @@ def test_another_machine_is_not_the_local_user():
         return await Socket(client="192.168.1.7").open()
 
     assert run(scenario()) == 4403
+
+
+@pytest.mark.parametrize(("sent_for", "code"), [("192.168.1.7", 4403), ("127.0.0.1, 192.168.1.7", 4403), ("::1", None)])
+def test_whoever_comes_through_a_proxy_of_this_machine_is_not_the_local_user(sent_for, code):
+    async def scenario():
+        socket = Socket(sent_for=sent_for)
+        found = await socket.open()
+        if found is None:
+            await socket.leave()
+        return found
+
+    assert run(scenario()) == code
 
 
 @pytest.mark.parametrize(
@@ -746,7 +944,7 @@ def test_an_empty_answer_must_be_replaced_before_one_goes_on():
             gid,
             End(
                 "error",
-                "engine failed",
+                "failed",
                 Usage(prompt_tokens=1, completion_tokens=0),
                 Timings(queued_ms=None, first_token_ms=None, total_ms=None, tokens_per_second=None),
             ),
@@ -755,6 +953,38 @@ def test_an_empty_answer_must_be_replaced_before_one_goes_on():
         return await socket.ask("Dua", conversation=first["conversation"]["id"], parent=gid)
 
     assert talk(scenario)["code"] == "hollow"
+
+
+@pytest.mark.parametrize(
+    ("language", "sentence"),
+    [
+        ("id", "Pesannya terlalu panjang untuk model ini: persingkat, atau pilih panjang jawaban yang lebih kecil."),
+        ("en", "The message is too long for this model: shorten it, or choose a smaller maximum answer length."),
+    ],
+)
+def test_why_an_answer_failed_is_a_sentence_in_the_language_of_whoever_reads(language, sentence):
+    async def scenario():
+        async with Socket() as first, Socket() as socket:
+            # Its hub is begun by a socket in another language.
+            await first.hello(language="en" if language == "id" else "id")
+            await socket.hello(language=language)
+            accepted = await socket.ask()
+            (gid,) = accepted["gids"]
+            world.start(gid)
+            world.end(gid, "error", "too_long")
+            _, end = await socket.end_of(gid)
+            record = answers.finished(gid, Transcript.of(world.generations[gid].events))
+            await database_sync_to_async(answers.store)(record)
+            again = await socket.hello(accepted["conversation"]["id"], language=language)
+            return end["detail"], again["messages"][-1]["detail"]
+
+    assert run(scenario()) == (sentence, sentence)
+
+
+def test_every_reason_of_the_wire_has_a_sentence():
+    from chat.payloads import REASONS
+
+    assert set(REASONS) == set(get_args(Reason))
 
 
 def test_text_is_stored_in_nfc_with_plain_newlines():

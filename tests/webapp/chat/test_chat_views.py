@@ -5,10 +5,13 @@ import pytest
 from chat.models import Conversation, Message, Pair, Preferences
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.core.cache import cache
+from django.core.management import call_command
 from django.db import connection
 from django.test import AsyncClient, Client, override_settings
 from fake_service import world
 from socket_client import run
+from wire.messages import Chosen, Likely, Piece, Seen
 
 WITH_ACCOUNTS = override_settings(
     ACCOUNTS=True, MIDDLEWARE=[one for one in settings.MIDDLEWARE if one != "chat.users.local_user_middleware"]
@@ -259,6 +262,53 @@ def test_markdown_export_of_another_branch(client, talk):
     assert "Kue.\n" in text and "hijau" not in text
 
 
+def test_a_page_for_others_is_one_file_that_asks_nobody_for_anything(client, user):
+    conversation = Conversation.objects.create(owner=user, title="</title><script>alert(1)</script>")
+    question = Message.objects.create(conversation=conversation, role="user", text="<b>Apa</b>?")
+    text = (
+        "**Kue** \\(a_1 b_1\\) <script>alert(1)</script>\n\n![x](https://evil.example/b.png)\n\n"
+        "| a | b |\n|--:|---|\n| 1 | [k](javascript:alert(1)) |"
+    )
+    Message.objects.create(
+        conversation=conversation,
+        role="assistant",
+        parent=question,
+        text=text,
+        target="adapter",
+        model="klepon-demo",
+        adapter_sha="d278354a3f34c897",
+        seed=7,
+        settings={"max_new_tokens": 256, "temperature": 0.7, "greedy": False, "top_p": None, "seed": None},
+    )
+    answer = client.get(f"/c/{conversation.id}/export.html")
+    assert answer.headers["Content-Disposition"].endswith('.html"')
+    page = answer.content.decode()
+    assert "<script" not in page and "<img" not in page and "javascript:" not in page.replace("(javascript:", "")
+    assert not re.search(r"(src|href)=\"(?!https://evil.example/b.png)", page) and "url(" not in page
+    assert "<strong>Kue</strong>" in page and r"\(a_1 b_1\)" in page and 'class="to-right"' in page
+    assert "&lt;b&gt;Apa&lt;/b&gt;?" in page
+    for words in ("klepon-demo", "d278354a3f34", "seed 7", "max_new_tokens 256", "temperature 0.7"):
+        assert words in page
+    assert "top_p" not in page
+
+
+def test_a_conversation_can_be_read_without_scripts(client, talk):
+    assert f'href="/c/{talk.id}/read"' in client.get(f"/c/{talk.id}/").content.decode()
+    page = client.get(f"/c/{talk.id}/read").content.decode()
+    assert "<strong>hijau</strong>" in page and "<script" not in page and "<style" not in page
+
+
+def test_the_list_goes_on_beyond_its_first_rows(client, user):
+    Conversation.objects.bulk_create(Conversation(owner=user, title=f"Percakapan {n}") for n in range(201))
+    first = client.get("/conversations").json()
+    rest = client.get("/conversations", {"from": first["next"]}).json()
+    assert (len(first["conversations"]), first["next"], len(rest["conversations"]), rest["next"]) == (200, 200, 1, None)
+    assert len({row["id"] for row in first["conversations"] + rest["conversations"]}) == 201
+    assert 'href="?q=&amp;from=200"' in client.get("/").content.decode()
+    assert client.get("/", {"from": "200"}).content.decode().count("<li data-conversation=") == 2
+    assert client.get("/conversations", {"from": "-1"}).json()["next"] == 200
+
+
 def test_json_export_is_the_whole_tree(client, talk):
     value = json.loads(client.get(f"/c/{talk.id}/export.json").content)
     assert [message["text"] for message in value["messages"]][:2] == ["Apa itu klepn?", "Apa itu klepon?"]
@@ -282,6 +332,14 @@ def test_a_vote_becomes_a_line_of_preference_data(client, talk, choice, chosen):
     assert value["rejected"][0]["content"] != chosen
     assert [turn["content"] for turn in value["prompt"]] == ["Apa itu klepon?", "Kue **hijau** bulat.", "Isinya apa?"]
     assert (value["left"], value["seed"]) == ("base", 3)
+
+
+def test_the_command_exports_the_votes_of_everybody_as_the_page_does(client, talk, tmp_path):
+    client.post(f"/pairs/{pair_of(talk).id}/vote", {"choice": "adapter"})
+    # Somebody who has not voted.
+    get_user_model().objects.create_user("lain")
+    call_command("votes", str(tmp_path / "votes.jsonl"))
+    assert (tmp_path / "votes.jsonl").read_bytes() == client.get("/votes.jsonl").content != b""
 
 
 @pytest.mark.parametrize("choice", ["tie", "both_bad", "seen"])
@@ -343,13 +401,40 @@ def test_log_in_and_out():
     assert client.get("/").status_code == 302
 
 
+RIGHT = {"username": "sari", "password": "pandan-wangi-7"}
+DOORS = ["/login", "/admin/login/"]
+
+
 @WITH_ACCOUNTS
-def test_passwords_cannot_be_tried_without_end():
-    get_user_model().objects.create_user("sari", password="pandan-wangi-7")
-    client = Client()
-    codes = [client.post("/login", {"username": "sari", "password": f"x{n}"}).status_code for n in range(7)]
+@pytest.mark.parametrize("door", DOORS)
+def test_passwords_cannot_be_tried_without_end_and_the_lock_is_on_every_door(door):
+    get_user_model().objects.create_superuser(**RIGHT)
+    client = Client(headers={"accept-language": "en"})
+    codes = [client.post(door, {"username": "sari", "password": f"x{n}"}).status_code for n in range(7)]
     assert codes == [200] * 5 + [429] * 2
-    assert client.post("/login", {"username": "sari", "password": "pandan-wangi-7"}).status_code == 429
+    for other in DOORS:
+        answer = client.post(other, RIGHT)
+        assert answer.status_code == 429 and "Too many attempts. Wait five minutes." in answer.content.decode()
+    assert client.post(door, RIGHT, REMOTE_ADDR="10.1.2.3").status_code == 302, "others are not locked out"
+
+
+@WITH_ACCOUNTS
+def test_the_right_password_begins_the_count_anew():
+    get_user_model().objects.create_superuser(**RIGHT)
+    for _ in range(3):
+        for n in range(4):
+            assert Client().post("/login", {"username": "sari", "password": f"x{n}"}).status_code == 200
+        assert Client().post("/login", RIGHT).status_code == 302
+
+
+@WITH_ACCOUNTS
+def test_tries_at_other_names_do_not_make_the_site_forget_those_at_one():
+    get_user_model().objects.create_user(**RIGHT)
+    for n in range(5):
+        Client().post("/login", {"username": "sari", "password": f"x{n}"})
+    for n in range(400):
+        cache.add(f"login:10.1.2.3:{n:x}", 1, 300)
+    assert Client().post("/login", RIGHT).status_code == 429
 
 
 @WITH_ACCOUNTS
@@ -358,11 +443,12 @@ def test_someone_elses_things_are_not_found(talk):
     client = Client(headers={"accept": "application/json"})
     client.force_login(guest)
     pair = pair_of(talk)
-    gets = [f"/c/{talk.id}/", f"/c/{talk.id}/export.md", f"/c/{talk.id}/export.json"]
+    gets = [f"/c/{talk.id}/", f"/c/{talk.id}/read", f"/m/{Message.objects.get(text='Kue.').id}/tokens"]
+    gets += [f"/c/{talk.id}/export.{kind}" for kind in ("md", "json", "html")]
     posts = [f"/c/{talk.id}/rename", f"/c/{talk.id}/delete", f"/pairs/{pair.id}/vote"]
     assert {client.get(address).status_code for address in gets} == {404}
     assert {client.post(address, {"title": "x", "choice": "base"}).status_code for address in posts} == {404}
-    assert client.get("/conversations", {"q": "klepon"}).json() == {"conversations": []}
+    assert client.get("/conversations", {"q": "klepon"}).json()["conversations"] == []
     assert client.get("/votes.jsonl").content == b""
     assert Conversation.objects.get().title == "Tentang klepon"
 
@@ -381,6 +467,49 @@ def test_the_local_user_keeps_no_rights_that_accounts_would_inherit(client, user
     client.get("/admin/")
     stored = get_user_model().objects.get(username=user.username)
     assert not stored.is_staff and not stored.is_superuser and not stored.has_usable_password()
+
+
+def test_browsers_find_the_icon_where_they_look_for_it(client):
+    assert client.get("/favicon.ico").url == "/static/chat/klepon.svg"
+
+
+@pytest.mark.parametrize("finish", ["cancelled", "length", "error"])
+def test_a_pair_that_the_export_would_leave_out_takes_no_vote(client, talk, finish):
+    pair = pair_of(talk)
+    pair.answers.filter(target="base").update(finish=finish)
+    answer = client.post(f"/pairs/{pair.id}/vote", {"choice": "adapter"})
+    assert (answer.status_code, answer.json()) == (
+        409,
+        {"error": "An answer did not come to its end, so a vote would not count."},
+    )
+    assert client.post(f"/pairs/{pair.id}/vote", {"choice": "seen"}).status_code == 200
+
+
+# --- Token by token --------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_shown_token_by_token(client, talk):
+    second = Message.objects.get(text="Kue **hijau** bulat.")
+    likely = (Likely("Kue", 0.75),)
+    world.seen = Seen(None, (Piece("Apa itu klepon?", True),), (Chosen("Kue", 0.5, 0.75, likely, likely),))
+    found = client.get(f"/m/{second.id}/tokens").json()
+    assert found["prompt"] == [{"text": "Apa itu klepon?", "written": True}]
+    assert (found["answer"][0]["base"], found["answer"][0]["adapter"]) == (0.5, 0.75)
+    request, text, ended = world.looked
+    assert ([turn.content for turn in request.turns], text, ended) == (["Apa itu klepon?"], second.text, True)
+
+
+def test_what_cannot_be_shown_token_by_token_is_told_in_words(client, talk):
+    second = Message.objects.get(text="Kue **hijau** bulat.")
+    answer = client.get(f"/m/{second.id}/tokens")
+    assert (answer.status_code, answer.json()) == (503, {"error": "No model answered in time."})
+    world.seen = Seen("no_look")
+    answer = client.get(f"/m/{second.id}/tokens")
+    assert (answer.status_code, answer.json()["error"][:18]) == (409, "The model's server")
+    world.online = False
+    assert client.get(f"/m/{second.id}/tokens").status_code == 503
+    Message.objects.filter(id=second.id).update(state="queued")
+    assert client.get(f"/m/{second.id}/tokens").status_code == 404
 
 
 # --- Health ----------------------------------------------------------------------------------------------------------

@@ -8,8 +8,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from safetensors.numpy import save_file
 from serve import checks, doctor, redis_server
 from serve.settings import Settings, SettingsError, read, shown
 
@@ -21,17 +23,45 @@ ROOT = Path(__file__).resolve().parents[3]
 TEMPLATE = "{{ messages }}"
 
 
+PLACES = [f"model.layers.{n}.self_attn.{name}" for n in range(2) for name in ("q_proj", "v_proj")]
+
+
+def write_adapter(folder: Path, width: int = 6, places: list[str] = PLACES) -> None:
+    """The weights of an adapter and its configuration."""
+    (folder / "adapter_config.json").write_text('{"target_modules": ["q_proj", "v_proj"]}')
+    halves = {"A": (2, width), "B": (width, 2)}
+    names = {
+        f"base_model.model.{place}.lora_{half}.weight": shape for place in places for half, shape in halves.items()
+    }
+    save_file({name: np.ones(shape, np.float32) for name, shape in names.items()}, folder / "adapter_model.safetensors")
+
+
+@pytest.fixture
+def base(root):
+    """The base model of that adapter, or what is looked at of it."""
+    folder = root / "base"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    save_file({f"{place}.weight": np.ones((6, 6), np.float32) for place in PLACES}, folder / "model.safetensors")
+    return folder
+
+
 @pytest.fixture
 def adapter(root):
     """The final adapter of the demo, as `make report` leaves it."""
     folder = root / "artifacts/demo/final_adapter"
     folder.mkdir(parents=True)
-    (folder / "adapter_config.json").write_text("{}")
+    write_adapter(folder)
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     sha = hashlib.sha256(f"{TEMPLATE}\0today\0001".encode()).hexdigest()
     told = {"base_model": "demo", "chat_template_sha256": sha, "prompt": {"date": "today", "bos_tokens": 1}}
     (folder / "klepon.json").write_text(json.dumps(told))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def demo(root, base, monkeypatch):
+    monkeypatch.setattr(paths, "DEMO_BASE_MODEL", base)
 
 
 @pytest.fixture
@@ -124,6 +154,63 @@ def test_an_adapter_without_its_record_is_told(app, adapter, told):
     found = checks.adapter(app)
     assert found.found == "artifacts/demo/final_adapter has no klepon.json with the hash of its chat template"
     assert found.cure
+
+
+def damage(adapter: Path, how: str) -> None:
+    weights = adapter / "adapter_model.safetensors"
+    match how:
+        case "cut short":
+            weights.write_bytes(weights.read_bytes()[:-9])
+        case "cut in its header":
+            weights.write_bytes(weights.read_bytes()[:20])
+        case "missing":
+            weights.unlink()
+        case "broken JSON":
+            (adapter / "adapter_config.json").write_text('{"r": ')
+        case "a layer less":
+            write_adapter(adapter, places=PLACES[:-1])
+        case "another base's width":
+            write_adapter(adapter, width=8)
+        case "another base's layers":
+            write_adapter(adapter, places=[*PLACES, "model.layers.2.self_attn.q_proj"])
+
+
+DAMAGES = [
+    ("cut short", "adapter_model.safetensors is damaged or cut short"),
+    ("cut in its header", "adapter_model.safetensors is damaged or cut short"),
+    ("missing", "adapter_model.safetensors is missing"),
+    ("broken JSON", "adapter_config.json is damaged or cut short"),
+    ("a layer less", "lacks the matrices of model.layers.1.self_attn.v_proj"),
+    (
+        "another base's width",
+        "another base model's: model.layers.0.self_attn.q_proj has a side of 8 there and of 6 here",
+    ),
+    ("another base's layers", "another base model's: it has matrices for model.layers.2.self_attn.q_proj"),
+]
+
+
+@pytest.mark.parametrize(("how", "said"), DAMAGES)
+def test_an_adapter_that_cannot_be_loaded_is_one_sentence(app, adapter, base, how, said):
+    there = replace(app, base_model=str(base))
+    assert checks.adapter(there).cure == ""
+    damage(adapter, how)
+    found = checks.adapter(there)
+    assert said in found.found
+    assert found.cure.startswith("copy the whole folder again, or remove it and run `make report`")
+    assert "\n" not in found.sentence
+
+
+def test_where_the_base_model_is_not_here_the_adapter_alone_is_looked_at(app, adapter):
+    elsewhere = replace(app, base_model="unsloth/Llama-3.2-1B")
+    assert checks.adapter(elsewhere).cure == ""
+    damage(adapter, "cut short")
+    assert checks.adapter(elsewhere).cure
+
+
+@pytest.mark.parametrize("url", ["foo", "localhost:8001", "ftp://x", "http://", "http://x:port/v1"])
+def test_an_engines_address_that_is_none_is_told(app, url):
+    found = checks.adapter(replace(app, engine_url=url))
+    assert found.sentence == f"ENGINE_URL={url!r} is no address of a server; write it as http://host:port/v1"
 
 
 def test_the_hash_is_the_one_that_the_project_writes(app, adapter, tokenizer):
@@ -259,6 +346,7 @@ def test_the_environment_names_redis_the_address_and_the_folder(tmp_path):
         (["--port", "70000"], {}, "PORT='70000' must be a whole number from 1 to 65535"),
         (["--workers", "0"], {}, "WORKERS='0' must be a whole number from 1 to 64"),
         ([], {"KLEPON_ACCOUNTS": "yes"}, "KLEPON_ACCOUNTS='yes' must be 1"),
+        ([], {"KLEPON_PROXIES": "*"}, "KLEPON_PROXIES='\\*' must be addresses or networks of proxies"),
     ],
 )
 def test_a_setting_that_cannot_be_is_one_sentence(argv, told, said):

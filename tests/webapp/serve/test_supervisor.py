@@ -13,9 +13,11 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import redis
+from safetensors.numpy import save_file
 from serve.supervisor import _only_warnings
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -77,6 +79,9 @@ signal.signal(signal.SIGINT, lambda *_: note("interrupted"))
 note("started")
 if how == "fails":
     sys.exit("no such table")
+if how == "refuses":
+    print("worker: the adapter cannot be loaded")
+    sys.exit(2)
 if role in ("migrate", "static") and how != "sleeps":
     sys.exit(0)
 if role == "site":
@@ -121,6 +126,8 @@ class App:
         adapter = folder / "adapter"
         adapter.mkdir(exist_ok=True)
         (adapter / "adapter_config.json").write_text("{}")
+        halves = {f"base_model.model.q_proj.lora_{half}.weight": np.ones((2, 2)) for half in "AB"}
+        save_file(halves, adapter / "adapter_model.safetensors")
         (adapter / "klepon.json").write_text('{"chat_template_sha256": "0"}')
         (folder / "driver.py").write_text(DRIVER)
         (folder / "stub.py").write_text(STUB)
@@ -438,6 +445,20 @@ def test_two_apps_do_not_share_a_folder(start, tmp_path):
     assert app.end() == 0
 
 
+def test_a_worker_that_cannot_run_as_it_is_set_up_ends_all_with_its_sentence(start):
+    app = start({"worker": "refuses"})
+    assert app.wait() == 1
+    assert app.lines[-1] == "error: the worker cannot run as it is set up: see above"
+    assert sum("worker: the adapter cannot be loaded" in line for line in app.lines) == 1
+    assert not any("restarting" in line for line in app.lines)
+
+
+def test_an_engine_url_that_is_none_is_one_sentence(start):
+    assert refused(start(engine_url="foo")) == (
+        "error: ENGINE_URL='foo' is no address of a server; write it as http://host:port/v1"
+    )
+
+
 def test_a_failing_migration_is_told_and_ends_all(start):
     app = start({"migrate": "fails"})
     assert app.wait() == 1
@@ -465,6 +486,24 @@ def test_the_real_server_takes_the_socket_and_closes_with_1012(start):
             socket_.recv(timeout=20)
     assert closed.value.rcvd.code == 1012
     assert app.wait() == 0
+
+
+@pytest.mark.parametrize(("proxies", "seen"), [("", "127.0.0.1"), ("127.0.0.1", "203.0.113.9")])
+def test_forwarded_addresses_are_believed_only_from_proxies_that_are_named(start, proxies, seen):
+    app = start({"site": "uvicorn"}, proxies=proxies)
+    app.until("is ready")
+    sent = {"X-Forwarded-For": "198.51.100.1, 203.0.113.9"}
+    with connect(f"ws://127.0.0.1:{app.port}/ws", compression=None, additional_headers=sent) as socket_:
+        assert socket_.recv() == seen
+    assert app.end() == 0
+
+
+def test_https_without_a_named_proxy_is_one_sentence(start):
+    said = refused(start(accounts=True, origins="https://chat.example.org"))
+    assert said == (
+        "error: KLEPON_ORIGINS is https, so a proxy stands before the site, but none is named; "
+        "name its address in KLEPON_PROXIES, such as 127.0.0.1 where it is on this machine"
+    )
 
 
 def test_of_redis_only_what_somebody_should_know_is_told(capsys):

@@ -17,7 +17,7 @@ EVENTS = [
     Delta("日本 ", (1, 2)),
     Resume(2),
     Snapshot("日本 ", (1, 2)),
-    End("error", "Why not", USAGE, TIMINGS),
+    End("error", "too_long", USAGE, TIMINGS),
 ]
 
 
@@ -62,7 +62,7 @@ def test_events_come_back_from_json_as_they_were(event):
         ({"seed": 2**32}, "seed=4294967296: choose from 0"),
         ({"turns": {}}, "Request.turns: expected a list, got dict {}"),
         ({"turns": []}, "turns: the last one must be the user's"),
-        ({"turns.0.role": "system"}, "expected one of user, assistant, got str 'system'"),
+        ({"turns.0.role": "robot"}, "expected one of system, user, assistant, got str 'robot'"),
         ({"turns.0.role": "assistant"}, "turns[0]: user and assistant take turns, the user begins; got assistant"),
         ({"turns.0.content": None}, "Request.turns[0].content: expected str, got NoneType None"),
         ({"turns.0.content": "a\ud800"}, "Request.turns[0].content: half of a surrogate pair at character 1"),

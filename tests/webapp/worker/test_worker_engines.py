@@ -88,6 +88,86 @@ def test_the_text_is_the_evaluations_whatever_else_is_in_the_batch(
     assert engine.step() == []
 
 
+@pytest.mark.parametrize("given", ["Ibu kota", "Ibu kota ", "é 日<|eot_id|>"])
+@pytest.mark.parametrize("after", [0, 3])
+def test_an_answer_goes_on_from_what_somebody_gave_it(engine, tiny_model, tokenizer, settings, given, after):
+    request = request_for("Apa ibu kota Jepang?", max_new_tokens=12, greedy=True, given=given)
+    ids, _ = prompts.encode_prompt(tokenizer, [{"role": "user", "content": "Apa ibu kota Jepang?"}], settings, 400)
+    begun = tokenizer(given, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    decoding = generation.Decoding(
+        12, decoding_of(tiny_model, prompts.end_of_turn_id(tokenizer, settings), 12).end_ids, True
+    )
+    ((expected,),) = generation.decode(tiny_model, [[*ids, *begun]], np.zeros((1, 1, 12)), decoding)
+    # Also if another worker has to go on with it.
+    stream = TextStream(tokenizer, before=begun)
+    before = "".join(stream.add(token) for token in expected[:after])
+    added = engine.add(request, expected[:after], before)
+    steps = []
+    while not steps or not steps[-1].finish:
+        steps += engine.step()
+    assert added.prompt_tokens == len(ids) + len(begun)
+    assert [*expected[:after], *(token for step in steps for token in step.ids)] == expected
+    assert given + before + text_of_steps(steps) == tokenizer.decode([*begun, *expected], skip_special_tokens=True)
+
+
+def test_an_answer_is_seen_as_the_models_see_it(engine, tiny_model, other_model, tokenizer, settings):
+    request = request_for("Apa ibu kota <|eot_id|> Jepang?", target="adapter", system="Singkat.")
+    text = "Ibu kota é 日"
+    seen = engine.look(request, text, True)
+    messages = [{"role": turn.role, "content": turn.content} for turn in request.turns]
+    prompt, _ = prompts.encode_prompt(tokenizer, messages, settings, 400)
+    answer = tokenizer(text, add_special_tokens=False)["input_ids"] + [prompts.end_of_turn_id(tokenizer, settings)]
+    assert "".join(piece.text for piece in seen.prompt) == tokenizer.decode(prompt)
+    assert len(seen.prompt) == len(prompt)
+    assert "".join(piece.text for piece in seen.prompt if piece.written) == "Singkat.Apa ibu kota <|eot_id|> Jepang?"
+    assert "".join(token.text for token in seen.answer) == text
+    for model, name in ((tiny_model, "base"), (other_model, "adapter")):
+        with torch.inference_mode():
+            expected = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1].softmax(-1)
+        told = [getattr(token, name) for token in seen.answer]
+        own = expected[range(len(answer)), answer].tolist()
+        assert told == pytest.approx(own, abs=2e-6)
+        for likely, row in zip((getattr(token, f"{name}_likely") for token in seen.answer), expected, strict=True):
+            assert [one.probability for one in likely] == pytest.approx(row.topk(5).values.tolist(), abs=2e-6)
+            assert likely[0].text == tokenizer.decode([int(row.argmax())])
+
+
+def test_a_look_does_not_disturb_what_is_being_written(engine):
+    request = request_for("Siapa kamu?", seed=4, max_new_tokens=12)
+    undisturbed = [token for step in decoded(engine, request)[request.gid] for token in step.ids]
+    engine.add(request, [], "")
+    steps = []
+    while not steps or not steps[-1].finish:
+        steps += engine.step()
+        engine.look(request_for("Apa?"), "Kue", False)
+    assert [token for step in steps for token in step.ids] == undisturbed
+
+
+def test_a_server_that_builds_prompts_itself_cannot_be_looked_into(server):
+    with pytest.raises(EngineRefusalError) as refused:
+        load_engine(server.url, None, None).look(request_for("Apa?"), "Kue", True)
+    assert refused.value.reason == "no_look"
+
+
+def test_a_system_prompt_comes_first_and_stays_when_old_turns_are_left_out(tiny_model, tokenizer, settings):
+    engine = TransformersEngine({"base": tiny_model}, tokenizer, settings, model="tiny", max_context=130)
+    seen = []
+    engine._batches["base"].add = lambda gid, prompt, *_, **__: seen.append(prompt)
+    said = [Turn("user", "Halo " * 20), Turn("assistant", "Ya " * 20), Turn("user", "Apa kabar?")]
+    request = Request("g", "u", "c", (Turn("system", "Jawab singkat."), *said), "base", 0, Settings(max_new_tokens=8))
+    assert engine.add(request, [], "").turns_left_out == 2
+    messages = [{"role": "system", "content": "Jawab singkat."}, {"role": "user", "content": "Apa kabar?"}]
+    assert seen == [prompts.encode_prompt(tokenizer, messages, settings, 400)[0]]
+
+
+def test_a_template_without_a_place_for_a_system_prompt_says_so(tiny_model, tokenizer, settings):
+    tokenizer.chat_template = "{% for m in messages if m.role != 'system' %}{{ m.content }}<|eot_id|>{% endfor %}"
+    engine = TransformersEngine({"base": tiny_model}, tokenizer, settings, model="tiny")
+    with pytest.raises(EngineRefusalError) as refused:
+        engine.add(request_for("Apa?", system="Jawab singkat."), [], "")
+    assert refused.value.reason == "no_system"
+
+
 @pytest.mark.parametrize("after", [0, 1, 5, 11])
 def test_an_answer_goes_on_where_another_worker_left_it(engine, after):
     request = request_for("Siapa kamu?", seed=4, max_new_tokens=12)
@@ -152,8 +232,8 @@ def test_a_conversation_that_is_too_long_loses_its_oldest_turns(tiny_model, toke
 def test_what_cannot_be_answered_is_refused_with_a_reason(tiny_model, tokenizer, settings):
     engine = TransformersEngine({"base": tiny_model}, tokenizer, settings, model="tiny", max_context=100)
     for request, reason in (
-        (request_for("kata " * 200, max_new_tokens=20), "80 tokens are left for it, with 20 reserved for the answer"),
-        (request_for("Apa?", max_new_tokens=100), "leaves no room for a prompt"),
+        (request_for("kata " * 200, max_new_tokens=20), "80 tokens are left for the question"),
+        (request_for("Apa?", max_new_tokens=100), "max_new_tokens=100 of 100 tokens in all"),
         (request_for("Apa?", target="adapter", max_new_tokens=20), "without an adapter"),
     ):
         with pytest.raises(EngineRefusalError, match=reason):
@@ -266,8 +346,8 @@ def test_a_server_answers_as_base_and_as_adapter(server):
 
 def test_a_server_goes_on_after_the_text_that_there_is(server):
     engine = load_engine(server.url, None, None)
-    request = request_for("Apa?", greedy=True)
-    engine.add(request, [], "Ibu kota")
+    request = request_for("Apa?", greedy=True, given="Ibu ")
+    engine.add(request, [], "kota")
     ended(engine, request.gid)
     body, _ = server.asked[-1]
     assert body["messages"][-1] == {"role": "assistant", "content": "Ibu kota"}
@@ -276,12 +356,13 @@ def test_a_server_goes_on_after_the_text_that_there_is(server):
 
 
 @pytest.mark.parametrize(("prompt", "reason"), [("bad", "answers 400: too long by 3"), ("break", "broke off")])
-def test_a_server_that_fails_ends_the_answer_with_its_reason(server, prompt, reason):
+def test_what_a_server_says_of_its_failure_is_in_the_log_and_not_in_the_answer(server, caplog, prompt, reason):
     engine = load_engine(server.url, None, None)
     request = request_for(prompt)
     engine.add(request, [], "")
     last = ended(engine, request.gid)[-1]
-    assert last.finish == "error" and reason in last.message
+    assert (last.finish, last.reason, last.text) == ("error", "server", "")
+    assert reason in caplog.text
 
 
 def test_an_answer_that_is_stopped_is_stopped_at_the_server_too(server):
@@ -295,19 +376,20 @@ def test_an_answer_that_is_stopped_is_stopped_at_the_server_too(server):
     assert engine.step() == []
 
 
-def test_a_server_that_went_away_is_an_error_of_the_answer(server):
+def test_a_server_that_went_away_is_an_error_of_the_answer(server, caplog):
     engine = load_engine(server.url, None, None)
     engine._url = "http://127.0.0.1:9/v1"
     request = request_for("Apa?")
     engine.add(request, [], "")
     last = ended(engine, request.gid)[-1]
-    assert last.finish == "error" and "the model's server at http://127.0.0.1:9/v1" in last.message
+    assert (last.finish, last.reason) == ("error", "server")
+    assert "the model's server at http://127.0.0.1:9/v1" in caplog.text
 
 
 def test_a_server_without_an_adapter_answers_as_base_only(server):
     server.models[:] = ["llama"]
     engine = load_engine(server.url, None, None)
-    with pytest.raises(EngineRefusalError, match="only the base model"):
+    with pytest.raises(EngineRefusalError, match="only a base model"):
         engine.add(request_for("Apa?", target="adapter"), [], "")
 
 

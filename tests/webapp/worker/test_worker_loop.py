@@ -1,15 +1,20 @@
 """The loop and the writer, in this process and step by step, against a real server."""
 
+import threading
+import time
 from dataclasses import replace
 
 import pytest
 import redis
-from chat_parts import Driven, about, request_for, text_of
+from chat_parts import Driven, FakeEngine, about, request_for, text_of
 from wire import claims as wire_claims
+from wire import service
 from wire.claims import Claims
 from wire.events import Delta, Resume, Snapshot, Start
 from worker import answer as answers
 from worker import writer as writers
+from worker.loop import Worker
+from worker.writer import Writer
 
 
 @pytest.fixture
@@ -43,7 +48,7 @@ def test_an_answer_is_told_from_start_to_end(site, driven):
     one.turn(12)
     end = site.end_of(gid)
     assert site.shown[gid].text == text_of(site.asked[gid])
-    assert (end.finish, end.message) == ("stop", None)
+    assert (end.finish, end.reason) == ("stop", None)
     assert end.usage == {"prompt_tokens": 5, "completion_tokens": 6}
     assert end.timings["queued_ms"] >= 0 and end.timings["first_token_ms"] >= 0 and end.timings["total_ms"] > 0
     assert end.timings["tokens_per_second"] > 0
@@ -83,7 +88,7 @@ def test_a_refusal_is_an_end_with_its_reason(site, driven):
     gid = site.ask("refuse this")
     driven().turn(3)
     end = site.end_of(gid)
-    assert (end.finish, end.message) == ("error", "This will not be answered.")
+    assert (end.finish, end.reason) == ("error", "too_long")
 
 
 def test_a_request_that_cannot_be_read_ends_with_an_error_and_holds_nobody_up(site, valkey, driven):
@@ -92,7 +97,7 @@ def test_a_request_that_cannot_be_read_ends_with_an_error_and_holds_nobody_up(si
         client.hset(site.service.keys.generation(gid), "spec", '{"from": "another version"}')
     driven().turn(8)
     end = site.end_of(gid)
-    assert end.finish == "error" and "cannot be read" in end.message
+    assert (end.finish, end.reason) == ("error", "unreadable")
     assert site.end_of(other).finish == "stop"
 
 
@@ -201,9 +206,49 @@ def test_a_poisonous_answer_ends_with_an_error_and_what_it_said(site, valkey, dr
         lapse()
     driven("last").turn(3)
     end = site.end_of(gid)
-    assert end.finish == "error" and "died 3 times" in end.message
+    assert (end.finish, end.reason) == ("error", "crashed")
     assert site.shown[gid].text
     assert site.resumes(gid) == 2
+
+
+def test_a_worker_that_is_told_to_go_says_what_it_waits_for_and_not_for_long(site, valkey, caplog):
+    worker = Worker(FakeEngine(0.01), Writer(Claims(valkey.url, "w", "1"), about()))
+    running = threading.Thread(target=worker.run)
+    with caplog.at_level("INFO"):
+        running.start()
+        gid = site.ask("say forever", max_new_tokens=4_096)
+        site.until_tokens(gid, 3)
+        began = time.monotonic()
+        worker.stop()
+        running.join(20)
+    assert not running.is_alive() and time.monotonic() - began < 10
+    assert "waiting up to 4 s for 1 answers that are being written" in caplog.text
+    assert site.run(site.service.state(gid)) == "queued", "the next worker goes on with it"
+
+
+@pytest.mark.parametrize(("text", "reason"), [("Kue", None), ("refuse", "no_look"), ("raise", "failed")])
+def test_a_finished_answer_is_looked_at_while_others_are_written(site, valkey, text, reason):
+    worker = Worker(FakeEngine(0.01), Writer(Claims(valkey.url, "w", "1"), about()))
+    running = threading.Thread(target=worker.run)
+    running.start()
+    try:
+        seen = site.run(site.service.look(request_for("Apa?"), text, True))
+        gid = site.ask("say forever", max_new_tokens=4_096)
+        site.until_tokens(gid, 3)
+        again = site.run(site.service.look(request_for("Apa?"), text, True))
+        count = len(site.shown[gid].ids)
+        site.until_tokens(gid, count + 3)
+    finally:
+        worker.stop(0.0)
+        running.join(20)
+    assert seen == again and seen.reason == reason
+    if reason is None:
+        assert (seen.prompt[0].text, seen.answer[0].text, seen.answer[0].adapter) == ("Apa?", "Kue", 0.75)
+
+
+def test_a_look_that_nobody_answers_ends(site, monkeypatch):
+    monkeypatch.setattr(service, "LOOK_SECONDS", 1)
+    assert site.run(site.service.look(request_for("Apa?"), "Kue", True)) is None
 
 
 def test_what_is_handed_over_goes_on_elsewhere(site, driven):
@@ -223,8 +268,8 @@ def test_the_one_at_fault_fails_alone_and_the_others_are_answered(site, driven):
     fine = [site.ask("say 9", seed=n) for n in range(2)]
     bad = site.ask("say 20 and raise")
     one.turn(60)
-    assert site.end_of(bad).finish == "error"
-    assert "RuntimeError" in site.shown[bad].end.message and "fifth" not in site.shown[bad].end.message
+    end = site.end_of(bad)
+    assert (end.finish, end.reason) == ("error", "failed")
     for gid in fine:
         assert site.end_of(gid).finish == "stop"
         assert site.shown[gid].text == text_of(site.asked[gid])

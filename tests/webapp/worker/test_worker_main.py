@@ -1,13 +1,30 @@
 """`python -m worker`: what the environment says, and what is said when it says nonsense."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 from chat_parts import WEBAPP, OpenAIServer
 from worker.__main__ import take_name
+
+from lib.config import Lora, Prompt
+from lib.model import loading, prompts
+
+PATH = os.pathsep.join([str(WEBAPP), str(WEBAPP.parent)])
+
+
+@pytest.fixture
+def small(base_model, tiny_model, tokenizer, tmp_path):
+    """The folders of a tiny base model and of an adapter for it."""
+    adapter = tmp_path / "adapter"
+    loading.attach_lora(tiny_model, Lora()).save_pretrained(adapter)
+    told = {"base_model": str(base_model), "chat_template_sha256": prompts.chat_template_hash(tokenizer, Prompt())}
+    (adapter / "klepon.json").write_text(json.dumps(told | {"prompt": asdict(Prompt())}))
+    return base_model, adapter
 
 
 def environment(**variables):
@@ -46,7 +63,8 @@ def test_a_worker_with_a_server_behind_it_answers_until_it_is_told_to_go(site, v
         ({"REDIS_URL": "x://y", "ENGINE_URL": "http://127.0.0.1:9/v1"}, "REDIS_URL begins with 'x:/'"),
         ({"REDIS_URL": "unix:///x", "KLEPON_BATCH": "many"}, "KLEPON_BATCH=many: set it to a number from 1"),
         ({"REDIS_URL": "unix:///x", "KLEPON_BATCH": "0"}, "KLEPON_BATCH=0: set it to a number from 1"),
-        ({"REDIS_URL": "unix:///x", "ENGINE_URL": "http://127.0.0.1:9/v1"}, "start the server first"),
+        ({"REDIS_URL": "unix:///x", "ENGINE_URL": "foo"}, "ENGINE_URL=foo: expected http://host:port/v1"),
+        ({"REDIS_URL": "unix:///x", "ENGINE_URL": "http://x:y"}, "ENGINE_URL=http://x:y: expected http://host:port/v1"),
     ],
 )
 def test_a_worker_that_cannot_start_says_why_and_ends_with_2(tmp_path, variables, reason):
@@ -60,6 +78,36 @@ def test_a_worker_that_cannot_start_says_why_and_ends_with_2(tmp_path, variables
     )
     assert done.returncode == 2
     assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_worker_whose_server_is_not_there_yet_says_so_and_may_be_started_again(tmp_path):
+    told = environment(KLEPON_CHAT=str(tmp_path), REDIS_URL="unix:///x", ENGINE_URL="http://127.0.0.1:9/v1")
+    done = subprocess.run([sys.executable, "-m", "worker"], cwd=WEBAPP, env=told, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "start the server first" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("how", ["cut short", "missing", "broken JSON", "another base's"])
+def test_a_broken_adapter_is_one_sentence_and_2(small, tmp_path, how):
+    base, adapter = small
+    weights = adapter / "adapter_model.safetensors"
+    match how:
+        case "cut short":
+            weights.write_bytes(weights.read_bytes()[:-9])
+        case "missing":
+            weights.unlink()
+        case "broken JSON":
+            (adapter / "adapter_config.json").write_text("{")
+        case "another base's":
+            base = "demo"
+    told = environment(
+        KLEPON_CHAT=str(tmp_path), REDIS_URL="unix:///x", BASE_MODEL=str(base), ADAPTER=str(adapter), PYTHONPATH=PATH
+    )
+    done = subprocess.run([sys.executable, "-m", "worker"], cwd=WEBAPP, env=told, capture_output=True, text=True)
+    said = [line for line in done.stderr.splitlines() if line.startswith("worker: ")]
+    assert done.returncode == 2, done.stderr
+    assert len(said) == 1 and str(adapter) in said[0]
     assert "Traceback" not in done.stderr
 
 

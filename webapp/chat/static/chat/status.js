@@ -1,12 +1,13 @@
 // How the connection, the queue and the models are: the banner, and the model's name above the conversation.
 
-import { $, data, say } from "./page.js";
+import { $, loginLink, say } from "./page.js";
 
 let trouble = "connecting";
 let server = { online: true, workers: null };
 
 /** The connection is "open", or this is why not. */
 export function connectionIs(state) {
+  if (trouble === "expired") return;
   trouble = state === "open" ? "" : state;
   show();
 }
@@ -29,12 +30,7 @@ function show() {
   if (element.textContent === banner && trouble !== "expired") return;
   element.textContent = banner;
   element.hidden = !banner;
-  if (trouble === "expired") {
-    const link = document.createElement("a");
-    link.href = `${data.urls.login}?next=${encodeURIComponent(location.pathname)}`;
-    link.textContent = say("logInAgain");
-    element.append(" ", link);
-  }
+  if (trouble === "expired") element.append(" ", loginLink());
 }
 
 show();

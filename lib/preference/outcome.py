@@ -1,0 +1,72 @@
+"""What training on votes made of the final adapter: as a model of its own, which is scored like any row's."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lib.config import Config
+from lib.model import loading
+from lib.parameters import load_config
+from lib.paths import ADAPTER_RECORD
+
+#: As an iteration: what names its files.
+NAME = "preference"
+
+
+def after(final: Config) -> Config:
+    """The settings of the final adapter as it is after training on votes, under a name of its own.
+
+    The section `preference` is what the parameter files say now; all else is as the run had it.
+
+    Args:
+        final: of `lib.release.finished.read`.
+    """
+    settings = load_config(final.run, final.profile, final.iteration).preference
+    return replace(final, iteration=NAME, trained_as=NAME, preference=settings)
+
+
+def scored(final: Config) -> Config | None:
+    """The same where it is trained from this very adapter and wholly scored; else None.
+
+    Args:
+        final: the training whose adapter is the final one.
+    """
+    config = replace(final, iteration=NAME, trained_as=NAME)
+    record = config.paths.adapter(config.name) / ADAPTER_RECORD
+    if not (config.paths.stage_record("6_preference").is_file() and record.is_file()):
+        return None
+    trained_from = json.loads(record.read_text(encoding="utf-8"))["final_adapter"]
+    return config if trained_from == loading.fingerprint(config.paths.adapter(final.name)) else None
+
+
+def held_out(voted: pd.DataFrame, resamples: int = 1_000, seed: int = 0) -> dict[str, Any]:
+    """Whether the chosen answers of held-out votes have become likelier, as compared with the rejected ones.
+
+    Args:
+        voted: the table of `lib.preference.dpo.train`, or its file.
+
+    Returns:
+        votes and groups, how many there are; gained, how many chosen answers gained on the rejected ones; nats, how
+        much on average (the difference of their log-probabilities after the training less that before); low and high,
+        its 95 % percentile interval over resampled groups (NaN for a single one); agree_before and agree_after, of how
+        many votes the model itself finds the chosen answer the likelier.
+    """
+    table = voted[voted["part"] == "held out"]
+    gain = table["after"] - table["before"]
+    by_group = gain.groupby(table["group"]).agg(["sum", "size"]).to_numpy()
+    drawn = np.random.default_rng(seed).integers(len(by_group), size=(resamples, len(by_group)))
+    sums = by_group[drawn].sum(axis=1)
+    low, high = np.quantile(sums[:, 0] / sums[:, 1], [0.025, 0.975]) if len(by_group) > 1 else (np.nan, np.nan)
+    return {
+        "votes": len(table),
+        "groups": len(by_group),
+        "gained": int((gain > 0).sum()),
+        "nats": float(gain.mean()),
+        "low": float(low),
+        "high": float(high),
+        "agree_before": int((table["before"] > 0).sum()),
+        "agree_after": int((table["after"] > 0).sum()),
+    }
