@@ -35,7 +35,7 @@ def as_markdown(conversation: Conversation, path: list[Message]) -> str:
     for message in path:
         who = _("You") if message.role == Message.Role.USER else "Klepon"
         if message.target:
-            who += f" ({message.get_target_display()})"
+            who += f" ({message.get_target_display()}{' ' * bool(message.adapter)}{message.adapter})"
         parts.append(f"## {who}\n\n{message.text}\n")
         if message.model:
             parts.append(f"*{provenance(message)}*\n")

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from wire.messages import Request, Seen, Target, Usage
+from wire.messages import Offered, Request, Seen, Target, Usage
 
 from worker.engine import Added, EngineAwayError, EngineError, EngineRefusalError, Step
 
@@ -75,6 +75,9 @@ class OpenAIEngine:
                 news = self._news.get_nowait()
         except queue.Empty:
             return steps
+
+    def offered(self) -> tuple[Offered, ...]:
+        return ()
 
     def look(self, request: Request, text: str, ended: bool) -> Seen:
         raise EngineRefusalError("no_look", "the server builds its prompts itself")

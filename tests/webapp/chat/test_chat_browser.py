@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -24,7 +25,7 @@ from django.core.management import call_command
 from django.test import override_settings
 from fake_service import world
 from wire.events import Transcript
-from wire.messages import Chosen, Likely, Piece, Seen
+from wire.messages import Chosen, Likely, Offered, Piece, Seen
 
 pytestmark = pytest.mark.slow
 playwright_api = pytest.importorskip("playwright.sync_api")
@@ -1107,7 +1108,7 @@ def test_everything_is_reached_by_keyboard_in_the_order_of_the_page(visit):
     names = [name for _, name in reached]
     assert names[0] == "Langsung ke kolom pesan"
     assert places == sorted(set(places))
-    assert names[-3:] == ["Lagi", "adapter", "Kirim"]
+    assert names[-4:] == ["Lagi", "adapter", "Prompt sistem", "Kirim"]
     wanted = {
         "Percakapan baru",
         "Cari percakapan",
@@ -1220,7 +1221,7 @@ def test_an_answer_is_shown_token_by_token_and_read_with_the_keys(visit):
     expect(answer(page).locator(".body")).to_have_text("Kue hijau")
     finalize()
     page.get_by_label("Asal jawaban ini").click()
-    page.get_by_text("Yang dikirim, dan seberapa mungkin setiap token").click()
+    page.get_by_text("Isi prompt, dan peluang setiap token").click()
     dialog = page.locator("#tokens")
     expect(dialog.locator(".tokens.prompt .token")).to_have_text(["<|user|>", "Apa itu⏎", "<|assistant|>"])
     expect(dialog.locator(".token.written")).to_have_count(1)
@@ -1246,7 +1247,7 @@ def test_what_cannot_be_shown_token_by_token_is_said_there(visit):
     expect(answer(page).locator(".body")).to_have_text("Kue hijau")
     finalize()
     page.get_by_label("Asal jawaban ini").click()
-    page.get_by_text("Yang dikirim, dan seberapa mungkin setiap token").click()
+    page.get_by_text("Isi prompt, dan peluang setiap token").click()
     expect(page.locator("#tokens-state")).to_have_text("Tidak ada model yang menanggapi tepat waktu.")
     assert ["503" in line for line in visit.errors] == [True]
     visit.errors.clear()
@@ -1297,6 +1298,22 @@ def test_a_system_prompt_goes_with_the_conversation_and_is_marked_as_not_trained
     assert world.requests[-1].turns[0].content == "Jawab singkat."
     page.get_by_label("Asal jawaban ini").last.click()
     expect(page.locator(".origin-card").last).to_contain_text("Jawab singkat.")
+
+
+def test_another_adapter_can_be_chosen_for_each_message(visit):
+    says("Ya.")
+    offered = Offered("demo/5_seed0", "ab", "chrF 31.3")
+    world.workers = [replace(world.workers[0], adapters=(offered,))]
+    page = visit()
+    choice = page.get_by_label("Adapter yang mana")
+    choice.select_option(label="demo/5_seed0 (chrF 31.3)")
+    write(page, "Halo")
+    expect(answer(page).locator(".name")).to_have_text("Adapter · demo/5_seed0")
+    expect(answer(page).locator(".body")).to_have_text("Ya.")
+    choice.select_option("")
+    page.get_by_label("Jawaban lain").click()
+    expect(page.locator(".answer .branch")).to_have_text("2/2")
+    assert [request.adapter for request in world.requests] == ["demo/5_seed0", ""]
 
 
 def test_a_pair_with_a_stopped_answer_is_not_put_to_the_vote(visit):

@@ -1,6 +1,7 @@
 // What a person does with a turn: copy, edit, ask again, compare, vote, look at another version.
 
 import { keep, kept } from "./drafts.js";
+import { adapter } from "./adapters.js";
 import { rewrite } from "./given.js";
 import { $, blank, composing, data, lengthOf, problem, say, sends, size } from "./page.js";
 import { unstick } from "./scroll.js";
@@ -25,7 +26,7 @@ export class Acts {
       "cancel-edit": (turn) => this.endEdit(turn),
       previous: (turn) => this.branch(turn, -1),
       next: (turn) => this.branch(turn, 1),
-      again: (turn) => this.again(first(turn), { settings: { ...settings(), seed: null } }),
+      again: (turn) => this.again(first(turn), { settings: { ...settings(), seed: null }, ...this.other(first(turn)) }),
       retry: (turn) => this.again(first(turn)),
       reproduce: (turn, button) => {
         const message = messageOf(button);
@@ -83,6 +84,11 @@ export class Acts {
     if (!edited) return;
     if (stored) keep(this.draft(edited), "");
     else this.edit(edited);
+  }
+
+  /** Another answer comes from the adapter that is chosen now, where an adapter answers at all. */
+  other(message) {
+    return message.target === "adapter" || message.pair ? { adapter: adapter() } : {};
   }
 
   branch(turn, step) {
@@ -146,7 +152,7 @@ export class Acts {
     keep(this.draft(turn), value);
     this.closeEditor(turn);
     const message = turn.group.messages[0].id;
-    const frame = { type: "edit", message, text: value, settings: settings(), target: target() };
+    const frame = { type: "edit", message, text: value, settings: settings(), target: target(), adapter: adapter() };
     this.asked = { cid: this.chat.ask(frame), edited: turn };
   }
 

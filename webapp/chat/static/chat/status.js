@@ -1,5 +1,6 @@
 // How the connection, the queue and the models are: the banner, and the model's name above the conversation.
 
+import { offer } from "./adapters.js";
 import { $, loginLink, say } from "./page.js";
 
 let trouble = "connecting";
@@ -15,6 +16,7 @@ export function connectionIs(state) {
 /** Whether the queue responds (`online`), and which workers there are; what is not given is as before. */
 export function serverIs(given) {
   server = { ...server, ...given };
+  offer(server.workers);
   show();
 }
 

@@ -181,7 +181,8 @@ export class View {
     const live = message.state === "queued";
     const blind = message.pair && !message.pair.choice && !turn.group.messages.some((one) => this.broken(one));
     const letter = message.pair?.left === message.target ? "answerA" : "answerB";
-    element.querySelector(".name").textContent = this.say(blind ? letter : message.target);
+    element.querySelector(".name").textContent =
+      this.say(blind ? letter : message.target) + (message.adapter && !blind ? ` · ${message.adapter}` : "");
     element.dataset.target = blind ? "blind" : message.target;
     element.setAttribute("aria-busy", String(live));
     rendered.element.lang = message.target === "adapter" ? "id" : "";
