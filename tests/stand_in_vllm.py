@@ -103,6 +103,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
+    def stream(self, choice):
+        """Two tokens at a time, the reason with the last, as vLLM may."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        ids = choice["token_ids"]
+        for start in range(0, max(1, len(ids)), 2):
+            last = start + 2 >= len(ids)
+            reason = choice["finish_reason"] if last else None
+            told = {"index": 0, "text": "?", "token_ids": ids[start : start + 2], "finish_reason": reason}
+            self.wfile.write(f"data: {json.dumps({'choices': [told]})}\n\n".encode())
+        self.wfile.write(b"data: [DONE]\n\n")
+
     def do_GET(self):
         server = self.server.stands_in
         server.keys.add(self.headers.get("Authorization"))
@@ -123,6 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
         with server.lock:
             if "prompt_logprobs" not in body:
                 server.asked.append(body)
+            if body.get("stream"):
+                return self.stream(server.complete(body | {"n": 1})[0])
             return self.answer(200, {"object": "text_completion", "choices": server.complete(body)})
 
 
