@@ -3,7 +3,7 @@
 import { keep, kept } from "./drafts.js";
 import { adapter } from "./adapters.js";
 import { rewrite } from "./given.js";
-import { $, blank, composing, data, lengthOf, problem, say, sends, size } from "./page.js";
+import { $, blank, composing, data, problem, say, sends, size } from "./page.js";
 import { unstick } from "./scroll.js";
 import { settings, target } from "./settings.js";
 import { ask, failed } from "./site.js";
@@ -110,6 +110,7 @@ export class Acts {
     const answer = await ask(`/pairs/${pair.id}/vote`, { choice });
     if (!answer.ok && !(answer.status === 409 && answer.value.choice)) return failed(answer);
     for (const { id } of turn.group.messages) this.chat.tree.put({ id, pair: answer.value });
+    if (choice === "base" || choice === "adapter") $("#votes").hidden = false;
     this.chat.draw();
   }
 
@@ -146,7 +147,7 @@ export class Acts {
     const turn = this.chat.view.turnOf(event.target);
     const { value } = $("textarea", event.target);
     if (blank(value) || this.refuses()) return;
-    const have = lengthOf(value);
+    const have = value.length;
     if (have > data.limit) return problem(say("tooMany", { have, most: data.limit }));
     keep(this.draft(turn), value);
     this.closeEditor(turn);

@@ -133,6 +133,7 @@ function draw() {
     keep(`leaf:${current.id}`, path.some((group) => group.index < group.of - 1) ? leaf.id : "");
     $("#menu").hidden = false;
     $("[data-export=md]").href = `/c/${current.id}/export.md${leaf ? `?leaf=${leaf.id}` : ""}`;
+    $("[data-export=html]").href = `/c/${current.id}/export.html${leaf ? `?leaf=${leaf.id}` : ""}`;
     $("[data-export=json]").href = `/c/${current.id}/export.json`;
   }
   composer.controls();

@@ -2,7 +2,7 @@
 
 import { current } from "./conversations.js";
 import { keep, kept } from "./drafts.js";
-import { $, blank, composing, data, lengthOf, problem, say, sends, size } from "./page.js";
+import { $, blank, composing, data, problem, say, sends, size } from "./page.js";
 
 const text = $("#text");
 
@@ -51,7 +51,7 @@ export class Composer {
   }
 
   send(value) {
-    if (this.sent || blank(value) || lengthOf(value) > data.limit) return;
+    if (this.sent || blank(value) || value.length > data.limit) return;
     if (this.chat.writing()) return problem(say("stillWriting"));
     problem("");
     this.sent = this.chat.ask(value);
@@ -81,9 +81,8 @@ export class Composer {
 
   grow() {
     size(text);
-    const near = text.value.length > data.limit * 0.9;
-    const have = near ? lengthOf(text.value) : text.value.length;
-    $("#count").hidden = !near;
+    const have = text.value.length;
+    $("#count").hidden = have < data.limit * 0.9;
     $("#count").textContent = `${have}/${data.limit}`;
     $("#count").classList.toggle("over", have > data.limit);
     if (have > data.limit) problem(say("tooMany", { have, most: data.limit }));
@@ -96,7 +95,7 @@ export class Composer {
     if (writing === $("#stop").hidden) this.swapped = performance.now();
     $("#stop").hidden = !writing;
     $("#send").hidden = writing;
-    $("#send").disabled = blank(text.value) || lengthOf(text.value) > data.limit || Boolean(this.sent);
+    $("#send").disabled = blank(text.value) || text.value.length > data.limit || Boolean(this.sent);
   }
 
   key(event) {

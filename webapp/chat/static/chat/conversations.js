@@ -35,51 +35,107 @@ addEventListener("popstate", () => location.pathname === address() || location.r
 
 // --- The list ---------------------------------------------------------------------------------------------------------
 
-/** Show all conversations, or those that hold what is searched for. */
-export async function listConversations() {
+/** Show the latest conversations, or those that hold what is searched for; with `from`, those after so many. */
+export async function listConversations(from = 0) {
   const query = $("#search").value;
-  const answer = await ask(`${data.urls.conversations}?q=${encodeURIComponent(query)}`);
+  const answer = await ask(`${data.urls.conversations}?q=${encodeURIComponent(query)}&from=${from}`);
   if (query !== $("#search").value) return;
   if (!answer.ok) return failed(answer);
-  const rows = answer.value.conversations;
-  $("#conversations").replaceChildren(...rows.map((row) => {
-    const [item, link] = [document.createElement("li"), document.createElement("a")];
-    [link.href, link.textContent] = [row.url, row.title];
-    if (row.id === current.id) link.setAttribute("aria-current", "page");
-    item.append(link);
-    return item;
-  }));
-  $("#none").hidden = rows.length > 0;
+  const { conversations, next } = answer.value;
+  const list = $("#conversations");
+  if (!from) list.replaceChildren();
+  list.append(...conversations.map(rowOf));
+  $("#more").hidden = !next;
+  $("#more").href = `?q=${encodeURIComponent(query)}&from=${next}`;
+  $("#none").hidden = list.childElementCount > 0;
   $("#none").textContent = say(query ? "nothingFound" : "none");
 }
+
+function rowOf({ id, title, url, updated }) {
+  const row = $("#t-row").content.firstElementChild.cloneNode(true);
+  row.dataset.conversation = id;
+  const [link, time, button] = row.children;
+  [link.href, link.textContent] = [url, title];
+  if (id === current.id) link.setAttribute("aria-current", "page");
+  time.dateTime = updated;
+  date(time);
+  button.ariaLabel = `${say("rowMenu")}: ${title}`;
+  return row;
+}
+
+/** A date in few letters: the time of today, the day of this year, else the year too. */
+function date(element) {
+  const [then, now] = [new Date(element.dateTime), new Date()];
+  const today = then.toDateString() === now.toDateString();
+  const year = then.getFullYear() === now.getFullYear() ? undefined : "numeric";
+  const parts = today ? { hour: "2-digit", minute: "2-digit" } : { day: "numeric", month: "short", year };
+  element.textContent = then.toLocaleString(document.documentElement.lang, parts);
+}
+
+document.querySelectorAll("#conversations time").forEach(date);
+$("#more").addEventListener("click", (event) => {
+  event.preventDefault();
+  listConversations(Number(new URL(event.target.href).searchParams.get("from")));
+});
 
 let searching;
 $("#search").addEventListener("input", () => {
   clearTimeout(searching);
-  searching = setTimeout(listConversations, 150);
+  searching = setTimeout(() => listConversations(), 150);
 });
 $(".search").addEventListener("submit", (event) => {
   event.preventDefault();
   listConversations();
 });
 
-// --- A new title, and deletion ----------------------------------------------------------------------------------------
+// --- A new title, exports, and deletion: of the open conversation, or of one in the list ------------------------------
 
-export function askForTitle() {
-  problem("");
-  $("#new-title").value = $("#title").textContent;
+/** Offer what can be done with the conversation of a row. */
+export function openRow(button) {
+  const row = button.closest("[data-conversation]");
+  const link = $("a", row);
+  $("#row").dataset.conversation = row.dataset.conversation;
+  $("#row-title").textContent = link.textContent;
+  for (const one of document.querySelectorAll("[data-row-export]")) one.href = `${link.href}export.${one.dataset.rowExport}`;
+  $("#row").showModal();
+}
+
+$("#row").addEventListener("click", (event) => event.target.closest("a") && $("#row").close());
+
+/** Of which conversation a button speaks, with its title. Closes the dialog that it stands in. */
+function spokenOf(button) {
+  const dialog = button.closest("dialog");
+  if (!dialog) return [current.id, $("#title").textContent];
+  dialog.close();
+  return [dialog.dataset.conversation, $("#row-title").textContent];
+}
+
+export function askForTitle(button) {
+  const [id, title] = spokenOf(button);
+  $("#rename-form").dataset.conversation = id;
   $("#rename").showModal();
+  problem("");
+  $("#new-title").value = title;
   $("#new-title").select();
+}
+
+export function askToDelete(button) {
+  const [id, title] = spokenOf(button);
+  $("#delete-form").dataset.conversation = id;
+  $("#delete-name").textContent = title;
+  $("#delete").showModal();
+  problem("");
 }
 
 $("#rename-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   problem("");
-  const answer = await ask(`/c/${current.id}/rename`, new FormData(event.target));
+  const { conversation } = event.target.dataset;
+  const answer = await ask(`/c/${conversation}/rename`, new FormData(event.target));
   if (answer.status === 401) keepForm(event.target);
   if (answer.value.errors) return problem(Object.values(answer.value.errors).flat().join(" "));
   if (!answer.ok) return failed(answer);
-  entitle(answer.value.title);
+  if (conversation === current.id) entitle(answer.value.title);
   $("#rename").close();
   listConversations();
 });
@@ -87,10 +143,13 @@ $("#rename-form").addEventListener("submit", async (event) => {
 $("#delete-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   problem("");
-  const answer = await ask(`/c/${current.id}/delete`, {});
+  const { conversation } = event.target.dataset;
+  const answer = await ask(`/c/${conversation}/delete`, {});
   if (!answer.ok) return failed(answer);
-  keep(`draft:${current.id}`, "");
-  location.assign(data.urls.new);
+  keep(`draft:${conversation}`, "");
+  if (conversation === current.id) return location.assign(data.urls.new);
+  $("#delete").close();
+  listConversations();
 });
 
 reopenForm($("#rename-form"));

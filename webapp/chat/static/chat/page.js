@@ -26,11 +26,8 @@ export function size(field) {
   field.rows = Math.min(12, Math.max(1, field.value.split("\n").length));
 }
 
-/** Whether there is nothing in a text that could be seen. */
-export const blank = (text) => !/[^\s\p{Cc}\p{Cf}]/u.test(text);
-
-/** The length of a text as the server counts it. */
-export const lengthOf = (text) => [...text.normalize("NFC")].length;
+/** Whether there is nothing in a text that could be seen, as the server sees it (chat/frames.py). */
+export const blank = (text) => !/[^\p{Z}\p{C}\p{M}\u115f\u1160\u2800\u3164\uffa0]/u.test(text);
 
 /** A key belongs to the input method that composes a letter with it. Safari says so by the number alone. */
 export const composing = (event) => event.isComposing || event.keyCode === 229;

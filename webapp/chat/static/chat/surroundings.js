@@ -1,6 +1,6 @@
 // What stands around the conversation: the list at the side, dialogs, menus, the theme; and the keys that work anywhere.
 
-import { askForTitle } from "./conversations.js";
+import { askForTitle, askToDelete, openRow } from "./conversations.js";
 import { $, composing, data, say } from "./page.js";
 import { settle, stick } from "./scroll.js";
 
@@ -21,7 +21,8 @@ export function surround({ announcer, stop, stops, copyLast }) {
     settings: () => $("#settings").showModal(),
     keys: () => $("#keys").showModal(),
     rename: askForTitle,
-    delete: () => $("#delete").showModal(),
+    delete: askToDelete,
+    row: openRow,
     "close-dialog": (button) => button.closest("dialog").close(),
     stop: (button, event) => (stops() || !event.detail) && stop(), // no detail: by a key
     down() {

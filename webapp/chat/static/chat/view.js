@@ -33,6 +33,7 @@ export class View {
     for (const [key, turn] of this.turns) if (!keys.has(key)) this.remove(turn);
     let next = this.list.firstElementChild;
     path.forEach((group, index) => {
+      group.last = index === path.length - 1;
       const turn = this.turns.get(group.key) ?? this.outline(group);
       turn.group = group;
       if (turn.element === next) next = next.nextElementSibling;
@@ -64,7 +65,7 @@ export class View {
   see(turn) {
     const { group } = turn;
     if (!turn.seen) this.make(turn);
-    const now = [group.index, group.of, ...group.messages.map((message) => message.version)].join();
+    const now = [group.index, group.of, group.last, ...group.messages.map((message) => message.version)].join();
     if (now === turn.drawn) return;
     turn.drawn = now;
     this.fill(turn);
@@ -143,10 +144,11 @@ export class View {
     const { pair } = group.messages[0];
     const ended = group.messages.every((message) => message.state !== "queued");
     const whole = group.messages.every((message) => message.state === "ended" && message.finish !== "error");
-    // A vote on others would not count: the export leaves them out.
-    const votable = whole && group.messages.every((message) => message.finish === "stop");
+    const counts = group.messages.every((message) => message.finish === "stop");
     element.querySelector("[data-act=again]").hidden = !ended;
-    element.querySelector(".vote").hidden = !pair || Boolean(pair.choice) || !votable;
+    element.querySelector(".vote").hidden = !pair || Boolean(pair.choice) || !ended;
+    element.querySelector(".vote-question").textContent = this.say(counts ? "whichBetter" : "noVote");
+    element.querySelector(".vote-buttons").hidden = !counts;
     if (pair) element.querySelector("[data-act=compare]").hidden = !whole;
     const verdict = element.querySelector(".verdict");
     verdict.hidden = !pair?.choice;
@@ -155,6 +157,10 @@ export class View {
       const sentence = { tie: "votedTie", both_bad: "votedBad", seen: "seen" }[pair.choice] ?? "votedFor";
       verdict.textContent = this.say(sentence, { name });
     }
+    const goesOn = element.querySelector(".goes-on");
+    goesOn.hidden = !pair || !ended || !group.last;
+    const from = this.say(pair?.choice === "base" ? "base" : "adapter");
+    goesOn.textContent = pair?.choice ? this.say("goesOn", { name: from }) : this.say("goesOnUnvoted");
   }
 
   /** Mark word differences in a pair, or unmark them. Returns a sentence to say if there is nothing to mark. */
@@ -166,14 +172,9 @@ export class View {
     return found === "marked" ? "" : this.say(found);
   }
 
-  /** An answer that came to no end of its own: the pair that it is part of takes no vote, and need not be blind. */
-  broken(message) {
-    return message.state === "lost" || (message.state === "ended" && message.finish !== "stop");
-  }
-
-  fillSide({ element, rendered, message, turn }) {
+  fillSide({ element, rendered, message }) {
     const live = message.state === "queued";
-    const blind = message.pair && !message.pair.choice && !turn.group.messages.some((one) => this.broken(one));
+    const blind = message.pair && !message.pair.choice;
     const letter = message.pair?.left === message.target ? "answerA" : "answerB";
     element.querySelector(".name").textContent =
       this.say(blind ? letter : message.target) + (message.adapter && !blind ? ` · ${message.adapter}` : "");
@@ -209,7 +210,8 @@ export class View {
     if (message.finish === "error") {
       return { kind: "bad", text: message.detail ? this.say("failed", message) : this.say("failedPlain") };
     }
-    if (message.finish === "cancelled" || message.finish === "length") notes.unshift(this.say(message.finish));
+    if (message.finish === "cancelled" && !message.text) notes.unshift(this.say("cancelledEmpty"));
+    else if (message.finish === "cancelled" || message.finish === "length") notes.unshift(this.say(message.finish));
     else if (!message.text.trim()) notes.unshift(this.say("emptyAnswer"));
     return { kind: "note", text: notes.join(" ") };
   }
@@ -223,7 +225,7 @@ export class View {
   fillOrigin(list, message) {
     const number = (value, digits = 0) =>
       value.toLocaleString(document.documentElement.lang, { maximumFractionDigits: digits });
-    const time = (value) => (value < 10_000
+    const time = (value) => (value < 1_000
       ? this.say("milliseconds", { n: number(value) })
       : this.say("seconds", { n: number(value / 1000, 1) }));
     const { timings = {}, usage = {} } = message;
