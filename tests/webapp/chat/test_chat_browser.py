@@ -274,7 +274,7 @@ def test_where_an_answer_is_from_and_the_same_again(visit):
     write(page, "Halo")
     page.get_by_label("Asal jawaban ini").click()
     card = page.locator(".origin-card")
-    for words in ("klepon-demo", "d278354a3f34", "48,5 token/dtk", "40 md"):
+    for words in ("klepon-demo", "d278354a3f34", "48,5 token/dtk", "40 ms"):
         expect(card).to_contain_text(words)
     expect(card).to_be_in_viewport(ratio=1)
     page.get_by_text("Buat lagi jawaban yang persis sama").click()
