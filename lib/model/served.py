@@ -4,32 +4,46 @@
     make report PROFILE=paper ENGINE_URL=http://127.0.0.1:8001/v1
 
 The server gets the token ids that the model in this process would get, and returns ids, which are scored like any.
-It draws other random numbers, so its samples differ; likeliest tokens are the same except for rounding. Base model and
-adapters are on one server: it is told the folder of an adapter that it does not have yet.
+It draws other random numbers, so its samples differ; likeliest tokens are the same except for rounding. How they are
+drawn is all in the request: nothing is left to a server's own defaults. Base model and adapters are on one server: it
+is told the folder of an adapter that it does not have yet, and before any of them is believed, it has to rate a few
+reference answers as the model here does (`lib.model.references`).
 """
 
+import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 from transformers import GenerationConfig
 
 from lib.config import Config
-from lib.model import loading
+from lib.model import loading, references
 from lib.model.generation import Decoding
+from lib.model.references import Reference
 
 #: How long a server that is busy with others' prompts may take to answer.
 SILENCE_SECONDS = 600.0
+#: What changes nothing, said so that no default of a server's does: of vLLM's with the base model's
+#: generation_config.json, and of llama.cpp's.
+NEUTRAL = {
+    "temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "typical_p": 1.0, "repetition_penalty": 1.0,
+    "repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+}  # fmt: skip
 #: Requests sent at a time; those beyond the server's batch wait there.
 AT_A_TIME = 64
 
 
 class ServerError(ValueError):
     """The server cannot complete for this run; the message says why, and what to do."""
+
+
+class SilentServerError(ServerError):
+    """The server does not say how likely the tokens of a prompt are."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,8 @@ def connect(url: str, config: Config) -> Served:
     An adapter's name there includes its fingerprint, so one that was trained again is never taken for the old one.
 
     Raises:
-        ServerError: if the server cannot be reached, serves another base model, or cannot load the adapter.
+        ServerError: if the server cannot be reached, serves another base model, has too little room for the prompts,
+            cannot load the adapter, or does not rate the reference answers as the model here does.
     """
     listed = _asked(url, "models").get("data")
     if not listed:
@@ -67,12 +82,24 @@ def connect(url: str, config: Config) -> Served:
             f"the server at {url} has the base model {base.get('root') or base['id']}, and this run's is "
             f"{config.model.base_model}: serve that one, or set ENGINE_BASE={base['id']} if it is the same"
         )
-    name = str(base["id"])
+    room, needed = base.get("max_model_len"), config.prompt.max_evaluation_tokens
+    if room is not None and room < needed:
+        raise ServerError(
+            f"the server at {url} reads and writes at most {room:,} tokens in all, and this evaluation up to "
+            f"{needed:,}: start it with --max-model-len {needed}, or lower prompt.max_evaluation_tokens"
+        )
+    name, adapter = str(base["id"]), None
     if config.has_adapter:
         adapter = config.paths.adapter(config.name)
         name = f"{config.run}-{config.name}-{loading.fingerprint(adapter)[:12]}"
         if name not in {entry["id"] for entry in listed}:
             _load(url, name, adapter)
+    known = references.measure(config, adapter).answers
+    if why := recognise(url, name, known, "adapter" if adapter else "base"):
+        raise ServerError(
+            f"the server at {url} cannot be believed: {name} there {why}. Serve the base model and the adapter of this "
+            "run, in 16 bits or as they were trained, with a server that applies the adapter whole"
+        )
     return Served(url, name, loading.load_generation_config(config.model))
 
 
@@ -85,6 +112,48 @@ def _load(url: str, name: str, adapter: Path) -> None:
             f"--enable-lora and a --max-lora-rank that is high enough, where it sees that folder; or start it with "
             f"--lora-modules {name}={adapter}"
         ) from error
+
+
+def recognise(url: str, name: str, known: Sequence[Reference], target: Literal["base", "adapter"]) -> str:
+    """Why what a server has under this name is not the model that is meant; empty where it is.
+
+    Raises:
+        SilentServerError: if it does not tell the log-probabilities by which it could be known.
+        ServerError: if it cannot be asked.
+    """
+    said = []
+    for one in known:
+        asked = {"model": name, "prompt": [*one.prompt, *one.answer], "max_tokens": 1, "prompt_logprobs": 0} | NEUTRAL
+        choice = _asked(url, "completions", asked)["choices"][0]
+        # vLLM: for each token of the prompt what it knows of it and of likelier ones, by id; nothing of the first.
+        told = (choice.get("prompt_logprobs") or [])[-len(one.answer) :]
+        if len(told) < len(one.answer):
+            raise SilentServerError(
+                f"the server at {url} does not say how likely the tokens of a prompt are (prompt_logprobs), by which "
+                "its models are known: vLLM does"
+            )
+        said.append([place[str(token)]["logprob"] for place, token in zip(told, one.answer, strict=True)])
+    return references.judge(said, known, target)
+
+
+def seed_of(seed: int, row: int) -> int:
+    """The seed of a row's completions: 31 bits, all of which depend on both.
+
+    Some servers keep 32 bits of a seed alone, and run i is given this one plus i.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed} {row}".encode()).digest()[:4]) >> 1
+
+
+def sampling(decoding: Decoding) -> dict[str, Any]:
+    """How tokens are chosen and where they end, in the words of vLLM and of llama.cpp's server."""
+    return NEUTRAL | {
+        "max_tokens": decoding.max_new_tokens,
+        "temperature": 0.0 if decoding.greedy else decoding.temperature,
+        "top_p": decoding.top_p,
+        # The word of both for all tokens is -1.
+        "top_k": decoding.top_k or -1,
+        "stop_token_ids": list(decoding.end_ids),
+    }
 
 
 def complete(
@@ -107,12 +176,10 @@ def complete(
             "prompt": list(prompt),
             "n": runs,
             # The server gives run i the seed plus i.
-            "seed": (seed << 40) + (row << 8),
-            "max_tokens": decoding.max_new_tokens,
-            "temperature": 0.0 if decoding.greedy else decoding.temperature,
-            "top_p": decoding.top_p,
-            "top_k": decoding.top_k or -1,
-            "stop_token_ids": list(decoding.end_ids),
+            "seed": seed_of(seed, row),
+            **sampling(decoding),
+            # Those ends are all: what the server itself takes for one is not added.
+            "ignore_eos": True,
             "return_token_ids": True,
         }
         choices = sorted(_asked(model.url, "completions", asked)["choices"], key=lambda choice: choice["index"])

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from lib import paths
 from lib.config import Model, Prompt
-from lib.model import loading
+from lib.model import loading, saving
 from lib.release import agreement, cards, finished
 from lib.release.agreement import Agreement
 from lib.release.finished import Finished
@@ -51,6 +51,7 @@ def merge(run: Finished) -> Agreement:
         # The file format of a 4-bit base model does not fit 16-bit weights.
         model.to(torch.bfloat16).save_pretrained(temporary, save_original_format=not loading.quantisation(config.model))
         save_tokenizer(tokenizer, config.prompt, temporary)
+        saving.for_all_readers(temporary)
     del model
     gc.collect()
     try:

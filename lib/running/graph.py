@@ -14,7 +14,7 @@ from typing import Any
 
 from lib.config import BENCHMARKS, STAGES, Config
 from lib.parameters import load_configs
-from lib.paths import ADAPTER_RECORD, STARTERS
+from lib.paths import ADAPTER_RECORD, REFERENCES, STARTERS
 from lib.running import lock
 from lib.storage import write_if_changed, write_json
 from lib.training import tracking
@@ -82,7 +82,7 @@ def products(config: Config, stage: str) -> list[Path]:
             *([files.benchmarks(name)] if config.benchmarks.tasks else []),
             *(files.scores(name), files.language(name), figures / f"bleu_{name}.png"),
         ]
-    released = [*_adapter(files.final_adapter), files.final_adapter / STARTERS]
+    released = [*_adapter(files.final_adapter), *(files.final_adapter / name for name in (STARTERS, REFERENCES))]
     return [*released, files.report, files.results, files.summary, files.manifest]
 
 

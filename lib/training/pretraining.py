@@ -33,7 +33,7 @@ from lib.corpus import splits
 from lib.corpus.files import SUBSETS
 from lib.demo import generator, others
 from lib.demo.pairs import Pair
-from lib.model import attention
+from lib.model import attention, saving
 from lib.model.byte_level import LLAMA3_WORDS
 from lib.model.prompts import LLAMA3_CHAT_TEMPLATE, encode_example, to_messages, to_sharegpt
 from lib.storage import whole, write_json
@@ -287,6 +287,7 @@ def main() -> None:
     with whole(args.out) as folder:
         model.to(torch.float16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        saving.for_all_readers(folder)
         write_json(folder / RECORD, {"tokens_of_a_pass": sizes, "steps": args.steps, "loss": round(last, 3)})
 
 

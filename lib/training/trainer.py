@@ -27,7 +27,7 @@ from transformers.utils.notebook import NotebookProgressCallback
 
 from lib.allocator import keep_pages
 from lib.config import Config
-from lib.model import loading
+from lib.model import loading, saving
 from lib.model.attention import PackedCollator
 from lib.model.prompts import chat_template_hash
 from lib.parameters import load_config
@@ -157,6 +157,7 @@ def train(config: Config) -> pd.DataFrame:
         trainer.remove_callback(noisy)
     trainer.add_callback(Verification(config, epoch, steps, mixed))
     if process.is_main_process:
+        trainer.add_callback(_Readable())
         trainer.add_callback(_Watch(steps, f"training {config.name}"))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
@@ -218,6 +219,7 @@ def save_adapter(model: PeftModel, tokenizer: Any, config: Config, folder: Path)
     with whole(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        saving.for_all_readers(temporary)
         # PEFT writes a set, in another order every time; the same adapter must have the same fingerprint.
         peft_file = temporary / "adapter_config.json"
         settings = json.loads(peft_file.read_text())
@@ -255,6 +257,13 @@ def training_log(history: list[dict[str, Any]]) -> pd.DataFrame:
     log = pd.DataFrame(steps).reindex(columns=list(names)).rename(columns=names)
     # Losses of the same step come as two records; one row a step reads better.
     return log.groupby("step", as_index=False).first()
+
+
+class _Readable(TrainerCallback):
+    """Has checkpoints read by others too."""
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        saving.for_all_readers(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 class _Watch(TrainerCallback):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import small_adapter
 import stand_in_vllm
+import torch
 
 from lib.config import Config, Evaluation, Lora, Model
 from lib.evaluation import completions
@@ -94,6 +95,67 @@ def test_an_evaluation_hands_the_server_what_the_model_here_would_get(config, ro
     asked = len(server.asked)
     completions.complete(config, {"clean": rows})
     assert len(server.asked) == asked
+
+
+@pytest.mark.parametrize("bits", [32, 31])
+def test_seeds_that_a_server_cuts_to_so_many_bits_still_draw_by_seed_and_row(bits):
+    kept = {served.seed_of(seed, row) + run & 2**bits - 1 for seed in range(5) for row in range(200) for run in (0, 1)}
+    assert len(kept) == 5 * 200 * 2
+    assert served.seed_of(1, 11) != served.seed_of(11, 1)
+
+
+def test_nothing_is_left_to_the_defaults_of_a_server(config, server):
+    model = served.connect(server.url, config)
+    served.complete(model, [3], PROMPTS[:1], Decoding(4, (9,), greedy=True), 1, seed=0)
+    body = server.asked[-1]
+    assert body["temperature"] == 0.0
+    assert (body["repetition_penalty"], body["min_p"], body["presence_penalty"], body["frequency_penalty"]) == (
+        1,
+        0,
+        0,
+        0,
+    )
+    assert (body["stop_token_ids"], body["ignore_eos"]) == ([9], True)
+
+
+def test_a_server_with_too_little_room_is_said_how_to_start(config, server):
+    server.room = 1_000
+    with pytest.raises(served.ServerError, match=r"at most 1,000 tokens in all, .* up to 1,024: start it with --max"):
+        served.connect(server.url, config)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("applies", "answers as the base model does: the adapter is not applied"),
+        ("scales", r"applies about 0\.\d\d of the adapter|rates the reference answers differently .* by \d"),
+    ],
+)
+def test_a_server_that_drops_an_adapter_or_scales_it_otherwise_is_refused(config, server, fault, reason):
+    config = replace(config, iteration="5")
+    trained(config, 1)
+    served.connect(server.url, config)
+    setattr(server, fault, False)
+    with pytest.raises(served.ServerError, match=rf"cannot be believed: kecil-5_seed0-\w+ there ({reason})"):
+        served.connect(server.url, config)
+
+
+def test_another_base_model_under_the_right_name_is_refused(config, server, tiny_model, tokenizer, tmp_path):
+    with torch.no_grad():
+        for parameter in tiny_model.parameters():
+            parameter.mul_(1.2)
+    tiny_model.save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    served.connect(server.url, config)
+    server.loaded = {(None, True): loading.load_base(Model(str(tmp_path / "other")))}
+    with pytest.raises(served.ServerError, match=r"cannot be believed: .* rates the reference answers differently"):
+        served.connect(server.url, config)
+
+
+def test_a_server_that_does_not_say_how_likely_prompts_are_is_refused(config, server):
+    server.tells_prompts = False
+    with pytest.raises(served.SilentServerError, match="does not say how likely the tokens of a prompt are"):
+        served.connect(server.url, config)
 
 
 @pytest.mark.parametrize(("top_k", "told"), [(7, 7), (0, -1)])

@@ -1,7 +1,7 @@
 """`python -m worker`: one worker, told what to do by its environment.
 
 REDIS_URL        where Redis is: redis://…, rediss://… or unix://…
-ADAPTER          folder of the adapter
+ADAPTER          folder of the adapter, by which a server at ENGINE_URL is known too
 BASE_MODEL       hub id or folder of the base model; without it, the one that the adapter was trained on
 ENGINE_URL       an OpenAI-compatible server (http://host:port/v1) instead of a model in this process
 ENGINE_BASE      name of the base model there; without it, the first that the server lists
@@ -93,14 +93,14 @@ def take_name(folder: Path) -> tuple[str, TextIO]:
 
 
 def _engine(batch: int) -> Engine:
+    adapter = os.environ.get("ADAPTER")
     if url := os.environ.get("ENGINE_URL"):
         from worker.openai_engine import load_engine as load_server
 
         names = (os.environ.get("ENGINE_BASE"), os.environ.get("ENGINE_ADAPTER"))
-        return load_server(url, *names, key=os.environ.get("ENGINE_KEY"))
+        return load_server(url, *names, key=os.environ.get("ENGINE_KEY"), folder=Path(adapter) if adapter else None)
     from worker.transformers_engine import load_engine
 
-    adapter = os.environ.get("ADAPTER")
     return load_engine(os.environ.get("BASE_MODEL"), Path(adapter) if adapter else None)
 
 

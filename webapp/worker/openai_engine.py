@@ -1,5 +1,9 @@
 """Any server that speaks OpenAI's chat completions: vLLM, llama.cpp's server, and others.
 
+Where an adapter's folder has references (`lib.model.references`), the server has to answer them as the models do; it
+then gets the tokens that the model in this process would get, and settings that leave nothing to its own defaults.
+Another server builds its prompts itself.
+
 The server batches, so there is no step here: each answer is read by a thread of its own, and a step is whatever has
 come. The base model and the adapter are two names on that server (vLLM: `--enable-lora --lora-modules name=folder`).
 """
@@ -12,12 +16,18 @@ import queue
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from wire.messages import Offered, Request, Seen, Target, Usage
 
+from lib.model import served
+from lib.paths import REFERENCES
+from worker.asked import Adapter, adapter_of, decoding_of, encode
 from worker.engine import Added, EngineAwayError, EngineError, EngineRefusalError, Step
+from worker.text import TextStream
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +37,8 @@ CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = 120.0
 """A server that says nothing for so long, be it busy with others' prompts, has failed."""
 MAX_LINE = 1 << 20
+MAX_CONTEXT = 8_192
+"""Tokens of a conversation with its answer, where the server does not tell its own limit."""
 
 
 class ServerError(Exception):
@@ -39,14 +51,24 @@ class OpenAIEngine:
     Args:
         url: up to and with `/v1`.
         names: what the server calls the base model and, if it has it, the adapter.
+        adapter: what is known of the models there; None where the server is to build the prompts.
+        context: how many tokens they read and write in all.
     """
 
     kind = "openai"
     # Only the server knows what it loaded; its name for that is in `model`.
     adapter_sha: str | None = None
 
-    def __init__(self, url: str, names: dict[Target, str], key: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        names: dict[Target, str],
+        key: str | None = None,
+        adapter: Adapter | None = None,
+        context: int = MAX_CONTEXT,
+    ) -> None:
         self.model = " + ".join(dict.fromkeys(names.values()))
+        self._adapter, self._context = adapter, context
         self._url, self._names, self._key = url.rstrip("/"), names, key
         self._news: queue.SimpleQueue[tuple[_Answer, Step]] = queue.SimpleQueue()
         self._answers: dict[str, _Answer] = {}
@@ -55,11 +77,16 @@ class OpenAIEngine:
         name = self._names.get(request.target)
         if name is None:
             raise EngineRefusalError("no_adapter", "the server has only a base model")
+        if request.adapter:
+            raise EngineRefusalError("no_adapter", f"the server has no adapter {request.adapter}")
         answer = _Answer(request.gid, self._news)
+        if self._adapter is None:
+            body, written, added = body_of(request, name, text), None, Added(prompt_tokens=None)
+        else:
+            body, written, added = tokens_of(request, name, self._adapter, self._context, ids, text)
         self._answers[request.gid] = answer
-        body = body_of(request, name, text)
-        threading.Thread(target=answer.read, args=(self._url, self._key, body), daemon=True).start()
-        return Added(prompt_tokens=None)
+        threading.Thread(target=answer.read, args=(self._url, self._key, body, written), daemon=True).start()
+        return added
 
     def step(self) -> list[Step]:
         steps = []
@@ -102,7 +129,7 @@ class _Answer:
         self._socket: socket.socket | None = None
         self._dropped = False
 
-    def read(self, url: str, key: str | None, body: dict[str, Any]) -> None:
+    def read(self, url: str, key: str | None, body: dict[str, Any], written: TextStream | None) -> None:
         connection = None
         try:
             connection = connect(url)
@@ -110,7 +137,9 @@ class _Answer:
             self._socket = connection.sock
             if self._dropped:
                 return
-            for step in steps_of(self._gid, chunks(connection, url, key, body)):
+            for step in steps_of(
+                self._gid, chunks(connection, url, key, body), written, body.get("stop_token_ids", ())
+            ):
                 self._news.put((self, step))
         except (ServerError, OSError, http.client.HTTPException) as error:
             if not self._dropped:
@@ -130,15 +159,18 @@ class _Answer:
                 self._socket.shutdown(socket.SHUT_RDWR)
 
 
-def load_engine(url: str, base: str | None, adapter: str | None, key: str | None = None) -> OpenAIEngine:
+def load_engine(
+    url: str, base: str | None, adapter: str | None, key: str | None = None, folder: Path | None = None
+) -> OpenAIEngine:
     """Ask the server what it has.
 
     Args:
         base: its name for the base model; None: the first that it lists.
         adapter: its name for the adapter; None: the second that it lists, if it lists one.
+        folder: of the adapter that it should have; its references are asked for, if there are any.
 
     Raises:
-        EngineError: if it cannot be reached, or has no such model.
+        EngineError: if it cannot be reached, has no such model, or has others than those of the folder.
     """
     try:
         parts = urlsplit(url)
@@ -158,7 +190,8 @@ def load_engine(url: str, base: str | None, adapter: str | None, key: str | None
                 f"ENGINE_URL={url}: the list of its models answers {response.status} {response.reason}; is the path "
                 "right (most servers want /v1), and ENGINE_KEY?"
             )
-        listed = [str(model["id"]) for model in json.loads(text)["data"]]
+        models = json.loads(text)["data"]
+        listed = [str(model["id"]) for model in models]
     except (OSError, http.client.HTTPException) as error:
         raise EngineAwayError(f"ENGINE_URL={url}: no answer ({error}); start the server first") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -173,7 +206,59 @@ def load_engine(url: str, base: str | None, adapter: str | None, key: str | None
     names: dict[Target, str] = {"base": base}
     if adapter is not None:
         names["adapter"] = adapter
-    return OpenAIEngine(url, names, key)
+    known = _known(url, names, folder)
+    told = next((model.get("max_model_len") for model in models if model["id"] == base), None)
+    return OpenAIEngine(url, names, key, known, min(MAX_CONTEXT, told or MAX_CONTEXT))
+
+
+def _known(url: str, names: dict[Target, str], folder: Path | None) -> Adapter | None:
+    """What is known of the models there; None where nothing says that they are those of the folder."""
+    known = adapter_of(folder) if folder else None
+    if known is None:
+        log.warning("what the server at %s has is not checked: there is no %s in %s", url, REFERENCES, folder)
+        return None
+    cure = (
+        f"serve the adapter in {folder} with its base model, and name them with ENGINE_ADAPTER and ENGINE_BASE; or set "
+        "ADAPTER to the folder of what is served, or to none to ask it unchecked"
+    )
+    try:
+        for target, name in names.items():
+            if why := served.recognise(url, name, known.references.answers, target):
+                raise EngineError(f"ENGINE_URL={url}: {name} there {why}; {cure}")
+    except served.SilentServerError as error:
+        log.warning("not checked: %s", error)
+        return None
+    except served.ServerError as error:
+        raise EngineError(f"{error}; {cure}") from error
+    return known
+
+
+def tokens_of(
+    request: Request, model: str, adapter: Adapter, context: int, ids: Sequence[int], text: str
+) -> tuple[dict[str, Any], TextStream, Added]:
+    """What is asked of a server that is known, the answer's text so far, and what became of the prompt.
+
+    The answer is as long as fits, at least half of the context where that much was asked for.
+    """
+    settings = request.settings
+    fitting = replace(settings, max_new_tokens=min(settings.max_new_tokens, context // 2))
+    found = encode(adapter.tokenizer, adapter.prompt, replace(request, settings=fitting), context)
+    prompt = [*found.prompt, *found.given]
+    own = adapter.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    # Other engines, that build no prompts here, leave text without tokens.
+    written = list(ids or own)
+    decoding = decoding_of(adapter.references.decoding, settings)
+    limit = min(settings.max_new_tokens, context - len(prompt))
+    body = served.sampling(replace(decoding, max_new_tokens=max(1, limit - len(written)))) | {
+        "model": model,
+        "prompt": [*prompt, *written],
+        "seed": request.seed,
+        "stream": True,
+        "return_token_ids": True,
+        # Those ends are all: what the server itself takes for one is not added.
+        "ignore_eos": True,
+    }
+    return body, TextStream(adapter.tokenizer, written, before=found.given), Added(len(prompt), found.left_out)
 
 
 def body_of(request: Request, model: str, text: str) -> dict[str, Any]:
@@ -198,8 +283,8 @@ def body_of(request: Request, model: str, text: str) -> dict[str, Any]:
         chosen = {name: getattr(settings, name) for name in ("temperature", "top_p", "top_k")}
         body |= {name: value for name, value in chosen.items() if value is not None}
         if body.get("top_k") == 0:
-            # No limit is -1 in vLLM and 0 in llama.cpp; left out, it is the server's own default.
-            del body["top_k"]
+            # The word of vLLM and of llama.cpp for all tokens; left out, it would be the server's own default.
+            body["top_k"] = -1
     if text := request.given + text:
         messages.append({"role": "assistant", "content": text})
         body |= {"continue_final_message": True, "add_generation_prompt": False}
@@ -230,7 +315,8 @@ def chunks(
     Raises:
         ServerError: if it answers with an error, or with no stream.
     """
-    path = f"{urlsplit(url).path.rstrip('/')}/chat/completions"
+    asked = "completions" if "prompt" in body else "chat/completions"
+    path = f"{urlsplit(url).path.rstrip('/')}/{asked}"
     connection.request("POST", path, json.dumps(body).encode(), _headers(key) | {"Content-Type": "application/json"})
     response = connection.getresponse()
     if response.status != 200:
@@ -251,13 +337,24 @@ def chunks(
     raise ServerError("The model's server broke off.")
 
 
-def steps_of(gid: str, stream: Iterator[dict[str, Any]]) -> Iterator[Step]:
-    """A server's stream as steps; the last one has the finish, and the server's count of tokens if it gave one."""
+def steps_of(
+    gid: str, stream: Iterator[dict[str, Any]], written: TextStream | None = None, ends: Sequence[int] = ()
+) -> Iterator[Step]:
+    """A server's stream as steps; the last one has the finish, and the server's count of tokens if it gave one.
+
+    Args:
+        written: turns tokens into text, where the server was given tokens and gives some.
+        ends: tokens that end an answer, and are none of it.
+    """
     finish: Literal["stop", "length"] | None = None
     usage = None
     for chunk in stream:
         for choice in chunk.get("choices") or []:
-            if text := (choice.get("delta") or {}).get("content"):
+            if written is not None:
+                for token in choice.get("token_ids") or []:
+                    if token not in ends:
+                        yield Step(gid, written.add(token), (token,))
+            elif text := (choice.get("delta") or {}).get("content"):
                 yield Step(gid, text)
             if reason := choice.get("finish_reason"):
                 finish = "length" if reason == "length" else "stop"
@@ -267,7 +364,11 @@ def steps_of(gid: str, stream: Iterator[dict[str, Any]]) -> Iterator[Step]:
             )
     if finish is None:
         raise ServerError("The model's server ended without a reason.")
-    yield Step(gid, finish=finish, usage=usage)
+    rest = "" if written is None else written.rest()
+    if written is not None and rest is None:
+        yield Step(gid, written.whole(), finish=finish, replaces=True)
+    else:
+        yield Step(gid, rest or "", finish=finish, usage=usage)
 
 
 def _headers(key: str | None) -> dict[str, str]:

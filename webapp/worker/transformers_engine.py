@@ -1,6 +1,5 @@
 """The model in this process."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from wire.messages import Chosen, Likely, Offered, Piece, Request, Seen, Target
 
 from lib.config import Model, Prompt
 from lib.model import generation, loading, prompts
-from lib.paths import ADAPTER_RECORD, command_for
+from worker.asked import encode, read_adapter_record
 from worker.engine import Added, EngineError, EngineRefusalError, Step
 from worker.shelf import Shelf, Shelved
 from worker.text import TextStream
@@ -97,27 +96,8 @@ class TransformersEngine:
 
     def _encode(self, request: Request) -> tuple[list[int], int, list[int]]:
         """The prompt, how many turns it leaves out, and what the answer begins with, as tokens."""
-        # As the texts of people: what looks like a special token in it stays text.
-        own = self._tokenizer(request.given, add_special_tokens=False, split_special_tokens=True)
-        given = list(own["input_ids"])
-        room = self._context - request.settings.max_new_tokens - len(given)
-        if room < 1:
-            raise EngineRefusalError(
-                "no_room", f"max_new_tokens={request.settings.max_new_tokens} of {self._context} tokens in all"
-            )
-        system = [{"role": turn.role, "content": turn.content} for turn in request.system]
-        messages = [{"role": turn.role, "content": turn.content} for turn in request.said]
-        if system:
-            self._require_system()
-        for left_out in range(0, len(messages), 2):
-            kept = [*system, *messages[left_out:]]
-            try:
-                ids, cut = prompts.encode_prompt(self._tokenizer, kept, self._prompt, room)
-            except prompts.PromptError:
-                continue
-            if not cut:
-                return ids, left_out, given
-        raise EngineRefusalError("too_long", f"{room} tokens are left for the question")
+        found = encode(self._tokenizer, self._prompt, request, self._context)
+        return found.prompt, found.left_out, found.given
 
     @torch.inference_mode()
     def look(self, request: Request, text: str, ended: bool) -> Seen:
@@ -165,13 +145,6 @@ class TransformersEngine:
             return self._shelved.name(*found)
         except loading.ModelError as error:
             raise EngineRefusalError("no_adapter", str(error)) from error
-
-    def _require_system(self) -> None:
-        turns = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]
-        try:
-            prompts.encode_prompt(self._tokenizer, turns, self._prompt, self._context)
-        except (prompts.PromptError, prompts.ChatTemplateError) as error:
-            raise EngineRefusalError("no_system", str(error)) from error
 
     def step(self) -> list[Step]:
         steps = []
@@ -279,27 +252,3 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, record: 
             f"{record['chat_template_sha256'][:12]}…) than this base model's tokenizer has ({own[:12]}…), so it would "
             "be asked in a form that it never saw; set BASE_MODEL to the base model that it was trained on"
         )
-
-
-def read_adapter_record(adapter: Path) -> dict[str, Any]:
-    """What an adapter's record says of its training.
-
-    Raises:
-        EngineError: if it says nothing.
-    """
-    path = adapter / ADAPTER_RECORD
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        Prompt(**record["prompt"])
-        if not all(isinstance(record[name], str) for name in ("base_model", "chat_template_sha256")):
-            raise TypeError("its base_model or chat_template_sha256 is not text")
-    except FileNotFoundError:
-        raise EngineError(
-            f"no {ADAPTER_RECORD} in {adapter}: run `{command_for(adapter)}` first, or set ADAPTER to an adapter's "
-            "folder"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise EngineError(
-            f"{path} is not what `make report` writes ({error}); remove it and run `{command_for(adapter)}`"
-        ) from error
-    return record

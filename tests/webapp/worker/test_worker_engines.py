@@ -2,11 +2,13 @@
 
 import json
 import time
+from copy import deepcopy
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import small_adapter
+import stand_in_vllm
 import torch
 from chat_parts import OpenAIServer, request_for
 from wire.messages import Request, Settings, Turn
@@ -18,16 +20,14 @@ from worker.transformers_engine import TransformersEngine
 
 from lib import paths
 from lib.config import Config, Lora, Model, Prompt
-from lib.model import generation, loading, prompts
+from lib.model import generation, loading, prompts, references
 from lib.model.generation import decoding_of, uniforms
-from lib.training.trainer import ADAPTER_RECORD
+from lib.paths import ADAPTER_RECORD, REFERENCES
 
 
 @pytest.fixture
 def other_model(tiny_model):
     """What an adapter would make of it: the same shape, other weights."""
-    from copy import deepcopy
-
     made = deepcopy(tiny_model)
     torch.manual_seed(1)
     with torch.no_grad():
@@ -213,6 +213,13 @@ def test_a_look_does_not_disturb_what_is_being_written(engine):
     assert [token for step in steps for token in step.ids] == undisturbed
 
 
+def test_a_server_does_not_answer_for_an_adapter_of_this_machine(server):
+    with pytest.raises(EngineRefusalError, match="no adapter demo/5_seed0"):
+        load_engine(server.url, None, None).add(
+            replace(request_for("Apa?", target="adapter"), adapter="demo/5_seed0"), [], ""
+        )
+
+
 def test_a_server_that_builds_prompts_itself_cannot_be_looked_into(server):
     with pytest.raises(EngineRefusalError) as refused:
         load_engine(server.url, None, None).look(request_for("Apa?"), "Kue", True)
@@ -231,6 +238,7 @@ def test_a_system_prompt_comes_first_and_stays_when_old_turns_are_left_out(tiny_
 
 
 def test_a_template_without_a_place_for_a_system_prompt_says_so(tiny_model, tokenizer, settings):
+    tokenizer = deepcopy(tokenizer)
     tokenizer.chat_template = "{% for m in messages if m.role != 'system' %}{{ m.content }}<|eot_id|>{% endfor %}"
     engine = TransformersEngine({"base": tiny_model}, tokenizer, settings, model="tiny")
     with pytest.raises(EngineRefusalError) as refused:
@@ -347,10 +355,6 @@ def test_base_and_adapter_are_loaded_once_and_answer_together(adapter):
     base, tuned = (text_of_steps(steps[request.gid]) for request in requests)
     assert base != tuned
     assert len(engine.adapter_sha) == 64
-
-
-def test_the_record_has_the_name_that_training_gives_it():
-    assert transformers_engine.ADAPTER_RECORD == ADAPTER_RECORD
 
 
 def test_an_adapter_of_another_chat_template_is_refused(adapter):
@@ -496,3 +500,105 @@ def test_a_small_model_decodes_with_one_thread(tiny_model, monkeypatch, least, c
         assert torch.get_num_threads() == chosen
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.fixture
+def released(base_model, root):
+    """The folder of a final adapter, with references."""
+    config = Config(run="t", iteration="5", model=Model(base_model=str(base_model)), lora=Lora(lora_rank=4))
+    small_adapter.save(config, spread=1)
+    config.paths.adapter(config.name).rename(config.paths.final_adapter)
+    references.write(config)
+    return config.paths.final_adapter
+
+
+@pytest.fixture
+def vllm(base_model, released, monkeypatch):
+    """A server with base model and adapter."""
+    monkeypatch.delenv("ENGINE_KEY", raising=False)
+    with stand_in_vllm.served(str(base_model)) as made:
+        made.adapters["klepon"] = str(released)
+        yield made
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_a_server_that_is_known_gets_and_gives_the_tokens_of_the_model_here(vllm, released, after):
+    here, there = transformers_engine.load_engine(None, released), load_engine(vllm.url, None, None, folder=released)
+    for target in ("base", "adapter"):
+        request = request_for("Apa <|eot_id|>?", target=target, max_new_tokens=9, greedy=True, given="Ibu", system="S")
+        expected = decoded(here, request)[request.gid]
+        before = [step for step in expected if step.ids][:after]
+        ids = [token for step in before for token in step.ids]
+        added = there.add(request, ids, text_of_steps(before))
+        steps = ended(there, request.gid)
+        assert [*ids, *(token for step in steps for token in step.ids)] == [t for s in expected for t in s.ids]
+        assert text_of_steps(before) + text_of_steps(steps) == text_of_steps(expected)
+        assert steps[-1].finish == expected[-1].finish
+        assert added == here.add(request, [], "")
+        here.reset()
+
+
+def test_nothing_of_how_a_known_server_decodes_is_left_to_it(vllm, released):
+    engine = load_engine(vllm.url, None, None, folder=released)
+    for settings, expected in (
+        ({}, (1.0, 1.0, 50)),
+        ({"temperature": 0.5, "top_p": 0.7, "top_k": 3}, (0.5, 0.7, 3)),
+        ({"top_k": 0}, (1.0, 1.0, -1)),
+        ({"greedy": True}, (0.0, 1.0, 50)),
+    ):
+        request = request_for("Apa?", seed=7, max_new_tokens=4, **settings)
+        engine.add(request, [], "")
+        ended(engine, request.gid)
+        body = vllm.asked[-1]
+        assert (body["temperature"], body["top_p"], body["top_k"]) == expected
+        assert (body["seed"], body["max_tokens"], body["ignore_eos"]) == (7, 4, True)
+        assert (body["repetition_penalty"], body["min_p"]) == (1.0, 0.0)
+
+
+def test_the_date_and_the_beginnings_of_the_training_are_in_what_a_known_server_gets(vllm, released, tokenizer):
+    record = json.loads((released / ADAPTER_RECORD).read_text())
+    prompt = Prompt(date="1 January 2025", bos_tokens=2)
+    (released / ADAPTER_RECORD).write_text(json.dumps(record | {"prompt": asdict(prompt)}))
+    engine = load_engine(vllm.url, None, None, folder=released)
+    request = request_for("Apa?", max_new_tokens=4)
+    engine.add(request, [], "")
+    ended(engine, request.gid)
+    assert vllm.asked[-1]["prompt"][:2] == [tokenizer.bos_token_id] * 2
+    assert "Today Date: 1 January 2025" in tokenizer.decode(vllm.asked[-1]["prompt"])
+
+
+def test_an_answer_that_does_not_fit_into_a_server_is_shorter(vllm, released):
+    vllm.room = 200
+    engine = load_engine(vllm.url, None, None, folder=released)
+    request = request_for("Apa?", max_new_tokens=1_000, greedy=True)
+    added = engine.add(request, [], "")
+    ended(engine, request.gid)
+    body = vllm.asked[-1]
+    assert 100 <= body["max_tokens"] == 200 - len(body["prompt"]) and len(body["prompt"]) == added.prompt_tokens
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"), [("applies", "answers as the base model does"), ("scales", "adapter|rates")]
+)
+def test_a_server_whose_adapter_is_not_the_folder_s_is_refused_with_what_to_do(vllm, released, fault, reason):
+    setattr(vllm, fault, False)
+    with pytest.raises(
+        EngineError, match=rf"klepon there .*({reason}).*ADAPTER to the folder of what is served, or to none"
+    ):
+        load_engine(vllm.url, None, None, folder=released)
+
+
+@pytest.mark.parametrize("why", ["silent", "no references", "no folder"])
+def test_a_server_that_cannot_be_known_is_asked_as_any_and_that_is_said(vllm, server, released, caplog, why):
+    if why == "silent":
+        vllm.tells_prompts = False
+    if why == "no references":
+        (released / REFERENCES).unlink()
+    engine = load_engine(vllm.url, None, None, folder=None if why == "no folder" else released)
+    assert "not checked" in caplog.text
+    engine._url = server.url
+    request = request_for("Apa?", top_k=0)
+    engine.add(request, [], "")
+    ended(engine, request.gid)
+    body, _ = server.asked[-1]
+    assert body["messages"][-1]["content"] == "Apa?" and body["top_k"] == -1
