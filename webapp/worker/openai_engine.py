@@ -77,6 +77,8 @@ class OpenAIEngine:
         name = self._names.get(request.target)
         if name is None:
             raise EngineRefusalError("no_adapter", "the server has only a base model")
+        if request.adapter:
+            raise EngineRefusalError("no_adapter", f"the server has no adapter {request.adapter}")
         answer = _Answer(request.gid, self._news)
         if self._adapter is None:
             body, written, added = body_of(request, name, text), None, Added(prompt_tokens=None)

@@ -443,7 +443,7 @@ def test_someone_elses_things_are_not_found(talk):
     client = Client(headers={"accept": "application/json"})
     client.force_login(guest)
     pair = pair_of(talk)
-    gets = [f"/c/{talk.id}/", f"/c/{talk.id}/read", f"/m/{Message.objects.get(text='Kue.').id}/tokens"]
+    gets = [f"/m/{Message.objects.get(text='Kue.').id}/tokens", f"/c/{talk.id}/", f"/c/{talk.id}/read"]
     gets += [f"/c/{talk.id}/export.{kind}" for kind in ("md", "json", "html")]
     posts = [f"/c/{talk.id}/rename", f"/c/{talk.id}/delete", f"/pairs/{pair.id}/vote"]
     assert {client.get(address).status_code for address in gets} == {404}

@@ -213,6 +213,13 @@ def test_a_look_does_not_disturb_what_is_being_written(engine):
     assert [token for step in steps for token in step.ids] == undisturbed
 
 
+def test_a_server_does_not_answer_for_an_adapter_of_this_machine(server):
+    with pytest.raises(EngineRefusalError, match="no adapter demo/5_seed0"):
+        load_engine(server.url, None, None).add(
+            replace(request_for("Apa?", target="adapter"), adapter="demo/5_seed0"), [], ""
+        )
+
+
 def test_a_server_that_builds_prompts_itself_cannot_be_looked_into(server):
     with pytest.raises(EngineRefusalError) as refused:
         load_engine(server.url, None, None).look(request_for("Apa?"), "Kue", True)

@@ -3,7 +3,7 @@
 import { keep, kept } from "./drafts.js";
 import { adapter } from "./adapters.js";
 import { rewrite } from "./given.js";
-import { $, blank, composing, data, lengthOf, problem, say, sends, size } from "./page.js";
+import { $, blank, composing, data, problem, say, sends, size } from "./page.js";
 import { unstick } from "./scroll.js";
 import { settings, target } from "./settings.js";
 import { ask, failed } from "./site.js";

@@ -172,14 +172,9 @@ export class View {
     return found === "marked" ? "" : this.say(found);
   }
 
-  /** An answer that came to no end of its own: the pair that it is part of takes no vote, and need not be blind. */
-  broken(message) {
-    return message.state === "lost" || (message.state === "ended" && message.finish !== "stop");
-  }
-
-  fillSide({ element, rendered, message, turn }) {
+  fillSide({ element, rendered, message }) {
     const live = message.state === "queued";
-    const blind = message.pair && !message.pair.choice && !turn.group.messages.some((one) => this.broken(one));
+    const blind = message.pair && !message.pair.choice;
     const letter = message.pair?.left === message.target ? "answerA" : "answerB";
     element.querySelector(".name").textContent =
       this.say(blind ? letter : message.target) + (message.adapter && !blind ? ` · ${message.adapter}` : "");
