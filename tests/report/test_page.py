@@ -21,7 +21,7 @@ from lib.config import English
 from lib.corpus import splits
 from lib.evaluation import benchmarks, completions, floors, scoring, starters, statistics
 from lib.evaluation.metrics import METRICS
-from lib.model import loading
+from lib.model import loading, references
 from lib.parameters import load_configs
 from lib.report import ablation, conclusions, look, page, provenance, published
 from lib.storage import write_json
@@ -533,10 +533,11 @@ def test_the_same_files_give_the_same_results_and_page_to_the_last_byte():
 
 
 @pytest.fixture
-def no_starters(monkeypatch):
-    """The final adapter, which is a few bytes here, has answered no starter."""
+def nothing_asked(monkeypatch):
+    """The final adapter, which is a few bytes here, has answered no starter and rated no reference."""
     columns = ["kind", "prompt", "text", "usable", "fit"]
     monkeypatch.setattr(starters, "measure", lambda _: pd.DataFrame(columns=columns).astype({"usable": bool}))
+    monkeypatch.setattr(references, "write", lambda _: None)
 
 
 def notebook_5(**parameters: str) -> Page:
@@ -570,7 +571,7 @@ EVERY_RUN = [
 ]
 
 
-def test_the_page_of_one_training_has_every_section_that_it_has_data_for_and_no_other(no_starters):
+def test_the_page_of_one_training_has_every_section_that_it_has_data_for_and_no_other(nothing_asked):
     configs = small_run.make()
     page = notebook_5(run="trial")
     assert not published_texts_of_the_corpus(configs[0].paths)
@@ -585,7 +586,7 @@ def test_the_page_of_one_training_has_every_section_that_it_has_data_for_and_no_
     assert not [" ".join(words[n - 9 : n + 9]) for n, word in enumerate(words) if word.strip(",.[]()") == "nan"]
 
 
-def test_the_page_of_many_trainings_has_every_section(no_starters):
+def test_the_page_of_many_trainings_has_every_section(nothing_asked):
     configs = small_run.make(iterations="0 5 7", seeds="0 1", studies="bos")
     small_run.fail(configs[5], "3_training_7_seed0", "cell 3: ValueError: no")
     page = notebook_5(run="trial", iterations="0 5 7", seeds="0 1", studies="bos")
