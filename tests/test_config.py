@@ -54,11 +54,11 @@ def test_the_profile_for_16_gb_is_the_papers_but_for_the_prompts_that_are_comple
     assert found == replace(whole, profile="t4", evaluation=replace(whole.evaluation, batch_rows=16))
 
 
-def test_the_laptop_trains_the_recommended_recipe_on_600_rows_of_the_papers_corpus():
+def test_the_laptop_trains_the_recommended_recipe_on_400_rows_of_the_papers_corpus():
     (_, found), whole = load_configs(profile="laptop", seeds="0"), load_config(profile="paper")
     assert (found.corpus, found.iteration) == (whole.corpus, "recipe_loraplus")
-    assert found.sampling.clusters * found.sampling.rows_per_cluster == 600
-    assert (found.evaluation.test_rows, found.prompt.max_train_tokens) == (120, 384)
+    assert found.sampling.clusters * found.sampling.rows_per_cluster == 400
+    assert (found.evaluation.test_rows, found.prompt.max_train_tokens) == (80, 384)
     assert found.model.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
@@ -72,7 +72,7 @@ def test_smollm2_is_the_study_at_six_thousandths_of_the_paper_s_rows():
     assert [(c.iteration, c.seed) for c in recipes] == [
         (f"recipe_{n}", s) for n in ("lora", "loraplus") for s in range(3)
     ]
-    assert all(c.sampling.redraw and c.sampling.clusters * c.sampling.rows_per_cluster == 600 for c in recipes)
+    assert all(c.sampling.redraw and c.sampling.clusters * c.sampling.rows_per_cluster == 400 for c in recipes)
 
 
 def test_plain_lora_and_lora_plus_have_as_many_tries_of_their_rates_and_differ_in_nothing_else():
