@@ -311,6 +311,11 @@ class Batch:
         """How many sequences are still running."""
         return sum(sequence.going for sequence in self._sequences)
 
+    @property
+    def keys(self) -> list[Hashable]:
+        """The key of every row, of those too that have ended and not been dropped yet."""
+        return [sequence.key for sequence in self._sequences]
+
     def add(
         self, key: Hashable, prompt: Sequence[int], draws: np.ndarray, decoding: Decoding, written: Sequence[int] = ()
     ) -> None:

@@ -1,5 +1,6 @@
 """The frozen base model and the adapter on it."""
 
+import copy
 import hashlib
 import json
 import os
@@ -392,6 +393,37 @@ def load_adapter(settings: Model, adapter: Path) -> PreTrainedModel:
         ) from error
     if model.dtype == torch.float32 and not getattr(model.config, "quantization_config", None):
         model = model.merge_and_unload()
+    model.eval()
+    return model
+
+
+def twin(model: PreTrainedModel) -> PreTrainedModel:
+    """A model of the same weights, not of copies: adapters can be put on it, and the first one stays as it is."""
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)
+
+
+def put_on(model: PreTrainedModel | PeftModel, adapter: Path, name: str) -> PeftModel:
+    """Put one more saved adapter on a model, beside those that it has; calls name it in `adapter_names`.
+
+    Raises:
+        ModelError: if it is damaged or another base model's. A model that had adapters stays as it was.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*missing adapter keys")
+            if isinstance(model, PeftModel):
+                model.load_adapter(adapter, adapter_name=name)
+            else:
+                model = PeftModel.from_pretrained(model, adapter, adapter_name=name)
+    # As in `load_adapter`.
+    except Exception as error:
+        _require_memory(error)
+        if isinstance(model, PeftModel) and name in model.peft_config:
+            # What there is of it would stay as it was drawn.
+            model.delete_adapter(name)
+        why = _damaged_file(adapter) or _said(error)
+        raise ModelError(f"the adapter in {adapter} cannot be loaded: {why}") from error
     model.eval()
     return model
 

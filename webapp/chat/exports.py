@@ -1,11 +1,18 @@
-"""What people take with them: a conversation as Markdown or JSON, and votes as preference data."""
+"""What people take with them: a conversation as Markdown, JSON or a page, and votes as preference data."""
 
 import json
+import re
 from collections.abc import Iterator
+from html import escape
+from pathlib import Path
 from typing import Any
 
+import nh3
 from django.contrib.auth.models import AbstractBaseUser
+from django.template.loader import render_to_string
 from django.utils.translation import gettext as _
+from markdown_it import MarkdownIt
+from markdown_it.rules_inline import StateInline
 
 from chat.models import Conversation, Message, Pair, Target
 from chat.payloads import message_json
@@ -28,11 +35,75 @@ def as_markdown(conversation: Conversation, path: list[Message]) -> str:
     for message in path:
         who = _("You") if message.role == Message.Role.USER else "Klepon"
         if message.target:
-            who += f" ({message.get_target_display()})"
+            who += f" ({message.get_target_display()}{' ' * bool(message.adapter)}{message.adapter})"
         parts.append(f"## {who}\n\n{message.text}\n")
         if message.model:
             parts.append(f"*{provenance(message)}*\n")
     return "\n".join(parts)
+
+
+def _maths(state: StateInline, silent: bool) -> bool:
+    """TeX stays as it was written, instead of losing its backslashes to Markdown."""
+    found = re.compile(r"\\\(.+?\\\)|\\\[.+?\\\]|\$\$.+?\$\$", re.DOTALL).match(state.src, state.pos)
+    if not found:
+        return False
+    if not silent:
+        state.push("math", "", 0).content = found.group()
+    state.pos = found.end()
+    return True
+
+
+def _markdown() -> MarkdownIt:
+    """Markdown as in the browser (static/chat/markdown.js): no HTML, no pictures from elsewhere, no styles."""
+    parser = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
+    parser.inline.ruler.before("escape", "math", _maths)
+
+    def math(renderer: Any, tokens: Any, index: int, *_: Any) -> str:
+        return f'<span class="math">{escape(tokens[index].content)}</span>'
+
+    def image(renderer: Any, tokens: Any, index: int, *_: Any) -> str:
+        source = str(tokens[index].attrs["src"])
+        return f'<a href="{escape(source)}">{escape(tokens[index].content or source)}</a>'
+
+    def cell(renderer: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
+        if style := tokens[index].attrs.pop("style", ""):
+            tokens[index].attrs["class"] = str(style).replace("text-align:", "to-")
+        return str(renderer.renderToken(tokens, index, options, env))
+
+    for name, rule in {"math": math, "image": image, "th_open": cell, "td_open": cell}.items():
+        parser.add_render_rule(name, rule)
+    return parser
+
+
+_PURE = {
+    "tags": nh3.ALLOWED_TAGS - {"img"},
+    "attributes": {"a": {"href"}, "span": {"class"}, "th": {"class"}, "td": {"class"}, "ol": {"start"}},
+    "url_schemes": {"http", "https", "mailto"},
+}
+
+
+def as_page(conversation: Conversation, path: list[Message], *, alone: bool) -> str:
+    """One branch as an HTML page without scripts, with where each answer came from.
+
+    Args:
+        conversation: Whose title and time stand above.
+        path: The branch.
+        alone: Whether the page is a file of its own, that carries its styles, or one of this site.
+    """
+    parser = _markdown()
+    turns = []
+    for message in path:
+        answer = message.role == Message.Role.ASSISTANT
+        turns.append(
+            {
+                "message": message,
+                "who": f"Klepon ({message.get_target_display()})" if answer else _("You"),
+                "html": nh3.clean(parser.render(message.text), **_PURE) if answer else "",
+                "provenance": provenance(message) if message.model else "",
+            }
+        )
+    style = (Path(__file__).parent / "static" / "chat" / "reading.css").read_text(encoding="utf-8") if alone else ""
+    return render_to_string("chat/reading.html", {"conversation": conversation, "turns": turns, "style": style})
 
 
 def provenance(message: Message) -> str:
@@ -41,6 +112,11 @@ def provenance(message: Message) -> str:
     if message.adapter_sha:
         parts.append(f"{_('adapter')} {message.adapter_sha[:12]}")
     parts.append(f"{_('seed')} {message.seed}")
+    parts += [
+        f"{name} {value}"
+        for name, value in message.settings.items()
+        if value not in (None, "", False) and name != "seed"
+    ]
     if tokens := message.usage.get("completion_tokens"):
         parts.append(f"{tokens} {_('tokens')}")
     return ", ".join(parts)

@@ -27,6 +27,7 @@ TARGETS = ("adapter", "base", "both")
 #: Letters and symbols to Unicode that leave their place empty.
 _BLANKS = "\u115f\u1160\u2800\u3164\uffa0"
 _CID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ADAPTER = re.compile(r"\w[\w.-]{0,79}/\w[\w.-]{0,78}")
 _CURSOR = re.compile(r"\d{1,20}-\d{1,20}")
 
 
@@ -62,6 +63,8 @@ class Send:
     target: str
     system: str = ""
     """What the model is told before the conversation."""
+    adapter: str = ""
+    """Empty: the chat's own."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ class Regenerate:
     settings: dict[str, Any] | None
     target: str | None
     system: str | None = None
-    """None here, and for settings and target: as before."""
+    """None here, and for settings, target and adapter: as before."""
+    adapter: str | None = None
     given: str = ""
 
 
@@ -87,6 +91,7 @@ class Edit:
     settings: dict[str, Any] | None
     target: str | None
     system: str | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,7 @@ def parse(text: str) -> Frame:
                 settings=fields.settings() or fields.checked({}),
                 target=fields.target() or "adapter",
                 system=fields.system() or "",
+                adapter=fields.adapter() or "",
             )
         case "regenerate":
             frame = Regenerate(
@@ -138,11 +144,18 @@ def parse(text: str) -> Frame:
                 settings=fields.settings(),
                 target=fields.target(),
                 system=fields.system(),
+                adapter=fields.adapter(),
                 given=fields.given(),
             )
         case "edit":
             frame = Edit(
-                fields.cid(), fields.uuid("message"), fields.text(), fields.settings(), fields.target(), fields.system()
+                cid=fields.cid(),
+                message=fields.uuid("message"),
+                text=fields.text(),
+                settings=fields.settings(),
+                target=fields.target(),
+                system=fields.system(),
+                adapter=fields.adapter(),
             )
         case "stop":
             frame = Stop(str(fields.uuid("gid")))
@@ -165,13 +178,13 @@ def clean_text(text: str, most: int = MAX_TEXT) -> str:
     Raises:
         FrameError: if it is empty, too long or holds a control character.
     """
-    # As the browser counts: what was sent, in units of UTF-16.
-    have = len(text.encode("utf-16-le", "surrogatepass")) // 2
+    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
+    # As lengthOf in static/chat/page.js.
+    have = len(text)
     if have > most:
         raise FrameError(
             "long", _("The message has %(have)d characters; the limit is %(most)d.") % {"have": have, "most": most}
         )
-    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
     for letter in text:
         category = unicodedata.category(letter)
         if category in ("Cc", "Cs") and letter not in "\n\t":
@@ -225,6 +238,12 @@ class _Fields:
         """None: not given; empty: none."""
         value = self.take("system", str, optional=True)
         return self._clean(value, MAX_SYSTEM).strip() if value and not is_blank(value) else value and ""
+
+    def adapter(self) -> str | None:
+        value = self.take("adapter", str, optional=True)
+        if value and not _ADAPTER.fullmatch(value):
+            raise self.error("field", "adapter must be a run and a training, as in demo/5_seed0.")
+        return value
 
     def given(self) -> str:
         value = self.take("given", str, optional=True)

@@ -87,6 +87,8 @@ class Message(models.Model):
     """stop, length, cancelled or error, once it has ended."""
     detail = models.TextField(blank=True)
     """What went wrong: one of wire.messages.Reason."""
+    adapter = models.CharField(max_length=160, blank=True)
+    """Which adapter, where it is not the chat's own."""
     given = models.TextField(blank=True)
     """What its text began with when it was asked for: the start of another answer, maybe as somebody changed it."""
     system = models.TextField(blank=True)

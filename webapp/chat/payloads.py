@@ -51,6 +51,7 @@ def message_json(message: Message) -> dict[str, Any]:
             "state": message.state,
             "finish": message.finish,
             "detail": reason_text(message.detail),
+            "adapter": message.adapter,
             "given": message.given,
             "system": message.system,
             "settings": message.settings,
@@ -107,5 +108,12 @@ def status_json(status: Status) -> dict[str, Any]:
     """Whether the queue responds, and which models are there; None for workers: not known yet."""
     workers = None
     if status.workers is not None:
-        workers = [{"model": one.model, "adapter_sha": one.adapter_sha} for one in status.workers]
+        workers = [
+            {
+                "model": one.model,
+                "adapter_sha": one.adapter_sha,
+                "adapters": [{"name": each.name, "scores": each.scores} for each in one.adapters],
+            }
+            for one in status.workers
+        ]
     return {"online": status.online, "workers": workers}

@@ -77,7 +77,7 @@ def open_send(user: AbstractBaseUser, frame: Send) -> Opened:
         parent = own_message(user, frame.parent, Message.Role.ASSISTANT) if frame.parent else None
         if parent and parent.conversation_id != conversation.id:
             raise FrameError("unknown", _("There is no such message."), frame.cid)
-    asked = _Asked(frame.settings, frame.target, frame.system)
+    asked = _Asked(frame.settings, frame.target, frame.system, frame.adapter)
     return _ask(user, frame.cid, conversation, parent, frame.text, asked)
 
 
@@ -154,6 +154,7 @@ def requests_for(answers: list[Message]) -> list[Request]:
             seed=answer.seed,
             settings=Settings(**{name: value for name, value in answer.settings.items() if name != "seed"}),
             given=answer.given,
+            adapter=answer.adapter,
         )
         for answer in answers
     ]
@@ -190,6 +191,7 @@ class _Asked:
     settings: dict[str, Any]
     target: str
     system: str
+    adapter: str
     given: str = ""
 
 
@@ -204,7 +206,12 @@ def _as_before(answer: Message | None, frame: Edit | Regenerate) -> _Asked:
         target = "both" if pair else (answer.target if answer else "adapter")
     if system is None:
         system = answer.system if answer else ""
-    return _Asked(settings, target, system)
+    adapter = frame.adapter
+    if adapter is None:
+        # Of a pair, its adapter's side tells.
+        others = answer.pair.answers.all() if answer and answer.pair else [answer] if answer else []
+        adapter = next((one.adapter for one in others if one.adapter), "")
+    return _Asked(settings, target, system, adapter)
 
 
 def _ask(
@@ -244,6 +251,7 @@ def _answers(
             state=Message.State.QUEUED,
             text=asked.given,
             given=asked.given,
+            adapter=asked.adapter if one == Target.ADAPTER else "",
             system=asked.system,
             settings=asked.settings,
             seed=seed,

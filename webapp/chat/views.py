@@ -17,6 +17,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.templatetags.static import static
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.formats import date_format
 from django.utils.http import content_disposition_header
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
@@ -36,7 +37,7 @@ from chat.strings import browser_strings
 log = logging.getLogger(__name__)
 
 SHOWN = 200
-"""Conversations in the list; search finds the others."""
+"""Conversations that are listed at a time."""
 
 
 def chrome(request: HttpRequest) -> dict[str, Any]:
@@ -58,6 +59,7 @@ def page(request: HttpRequest, conversation_id: UUID | None = None) -> HttpRespo
     chosen = Preferences.objects.filter(owner=request.user).first()
     form = GenerationForm(initial=chosen.settings if chosen else None)
     data = {
+        "user": str(request.user.pk),
         "conversation": str(conversation.id) if conversation else None,
         "title": conversation.title if conversation else "",
         "messages": [message_json(message) for message in messages],
@@ -71,9 +73,14 @@ def page(request: HttpRequest, conversation_id: UUID | None = None) -> HttpRespo
             "login": reverse("login"),
         },
     }
+    rows, following = _listed(request)
     context = {
         "conversation": conversation,
-        "conversations": _found(request, query)[:SHOWN],
+        "conversations": rows,
+        "next": following,
+        "votes": Pair.objects.filter(
+            answers__conversation__owner=request.user, choice__in=[Pair.Choice.BASE, Pair.Choice.ADAPTER]
+        ).exists(),
         "query": query,
         "form": form,
         "samples": samples.of_adapter(settings.ADAPTER),
@@ -85,9 +92,9 @@ def page(request: HttpRequest, conversation_id: UUID | None = None) -> HttpRespo
 @require_GET
 @never_cache
 def conversations(request: HttpRequest) -> JsonResponse:
-    """The list of conversations, or those that hold what is searched for."""
-    rows = _found(request, request.GET.get("q", ""))[:SHOWN]
-    return JsonResponse({"conversations": [_row(one) for one in rows]})
+    """The list of conversations, or those that hold what is searched for, after the first `from` of them."""
+    rows, following = _listed(request)
+    return JsonResponse({"conversations": rows, "next": following})
 
 
 @require_POST
@@ -118,11 +125,25 @@ def delete(request: HttpRequest, conversation_id: UUID) -> HttpResponseBase:
 @require_GET
 def export_markdown(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
     """One branch of a conversation: that of the message `leaf`, or the newest."""
-    conversation = get_object_or_404(Conversation, id=conversation_id, owner=request.user)
-    messages = list(conversation.messages.select_related("pair"))
-    leaf = next((message for message in messages if str(message.id) == request.GET.get("leaf")), None)
-    text = exports.as_markdown(conversation, exports.path_to(messages, leaf))
+    conversation, path = _branch(request, conversation_id)
+    text = exports.as_markdown(conversation, path)
     return _file(HttpResponse(text, content_type="text/markdown; charset=utf-8"), conversation.title, "md")
+
+
+@require_GET
+def export_page(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
+    """The same as a page in one file, to give to others."""
+    conversation, path = _branch(request, conversation_id)
+    page = exports.as_page(conversation, path, alone=True)
+    return _file(HttpResponse(page, content_type="text/html; charset=utf-8"), conversation.title, "html")
+
+
+@require_GET
+@never_cache
+def read(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
+    """The same to read here, for browsers without scripts."""
+    conversation, path = _branch(request, conversation_id)
+    return HttpResponse(exports.as_page(conversation, path, alone=False))
 
 
 @require_GET
@@ -259,8 +280,25 @@ def _found(request: HttpRequest, query: str) -> QuerySet[Conversation]:
     return rows
 
 
+def _listed(request: HttpRequest) -> tuple[list[dict[str, Any]], int | None]:
+    """Some rows of the list, and where those after them begin, if there are any."""
+    given = request.GET.get("from", "")
+    first = int(given) if given.isdecimal() and len(given) < 8 else 0
+    found = _found(request, request.GET.get("q", ""))[first : first + SHOWN + 1]
+    return [_row(one) for one in found[:SHOWN]], first + SHOWN if len(found) > SHOWN else None
+
+
+def _branch(request: HttpRequest, conversation_id: UUID) -> tuple[Conversation, list[Message]]:
+    conversation = get_object_or_404(Conversation, id=conversation_id, owner=request.user)
+    messages = list(conversation.messages.select_related("pair"))
+    leaf = next((message for message in messages if str(message.id) == request.GET.get("leaf")), None)
+    return conversation, exports.path_to(messages, leaf)
+
+
 def _row(conversation: Conversation) -> dict[str, Any]:
     return {
+        "updated": conversation.updated.isoformat(),
+        "date": date_format(conversation.updated, "SHORT_DATE_FORMAT"),
         "id": str(conversation.id),
         "title": conversation.title,
         "url": reverse("conversation", args=[conversation.id]),

@@ -68,6 +68,8 @@ class Request:
     settings: Settings = field(default_factory=Settings)
     given: str = ""
     """What the answer begins with already: the rest is generated, and is all that the events tell."""
+    adapter: str = ""
+    """Which adapter, by the name that a worker offers it under; empty: the chat's own."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.gid):
@@ -222,6 +224,17 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class Offered:
+    """An adapter beside the chat's own."""
+
+    name: str
+    """Run and training, as in demo/5_seed0."""
+    sha: str
+    scores: str
+    """What its run's report says of it; empty where it says nothing."""
+
+
+@dataclass(frozen=True)
 class WorkerState:
     """A worker's heartbeat."""
 
@@ -234,6 +247,13 @@ class WorkerState:
     active: int
     """Sequences that it is decoding now."""
     tokens_per_second: float
+    adapters: tuple[Offered, ...] = ()
+
+    def sha_of(self, request: Request) -> str | None:
+        """The fingerprint of the adapter that answers a request; None: the base model does, or it is not known."""
+        if request.target == "base" or not request.adapter:
+            return None if request.target == "base" else self.adapter_sha
+        return next((one.sha for one in self.adapters if one.name == request.adapter), None)
 
     def to_json(self) -> str:
         """As JSON."""

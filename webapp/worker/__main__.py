@@ -55,7 +55,7 @@ def main() -> int:
         active=0,
         tokens_per_second=0.0,
     )
-    worker = Worker(engine, Writer(Claims(url, name, uuid.uuid4().hex[:12]), about))
+    worker = Worker(engine, Writer(Claims(url, name, uuid.uuid4().hex[:12]), about, engine.offered))
     times = 0
 
     def stop(number: int, _: object) -> None:

@@ -84,7 +84,7 @@ class Answer:
         self.shown, self.shown_ids = len(self.text), len(self.ids)
         if self.ending or self.request is None or (found.start is None and not found.text):
             return
-        adapter_sha = about.adapter_sha if self.request.target == "adapter" else None
+        adapter_sha = about.sha_of(self.request)
         if found.start and (found.start.model, found.start.adapter_sha) == (about.model, adapter_sha):
             self._add(Resume(len(self.ids)))
         else:
@@ -99,7 +99,7 @@ class Answer:
         self.start = Start(
             worker=about.name,
             model=about.model,
-            adapter_sha=about.adapter_sha if self.request.target == "adapter" else None,
+            adapter_sha=about.sha_of(self.request),
             seed=self.request.seed,
             prompt_tokens=added.prompt_tokens,
             target=self.request.target,

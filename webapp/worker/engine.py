@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from wire.messages import Reason, Request, Seen, Usage
+from wire.messages import Offered, Reason, Request, Seen, Usage
 
 
 class EngineError(ValueError):
@@ -62,6 +62,9 @@ class Engine(Protocol):
         Raises:
             EngineRefusalError: if it cannot be answered.
         """
+
+    def offered(self) -> tuple[Offered, ...]:
+        """The adapters that can be asked beside the chat's own. Another thread calls this."""
 
     def step(self) -> list[Step]:
         """One token more for every answer (or, where a server sends them, whatever has come)."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from wire.messages import Request, Seen, Target, Usage
+from wire.messages import Offered, Request, Seen, Target, Usage
 
 from lib.model import served
 from lib.paths import REFERENCES
@@ -100,6 +100,9 @@ class OpenAIEngine:
                 news = self._news.get_nowait()
         except queue.Empty:
             return steps
+
+    def offered(self) -> tuple[Offered, ...]:
+        return ()
 
     def look(self, request: Request, text: str, ended: bool) -> Seen:
         raise EngineRefusalError("no_look", "the server builds its prompts itself")

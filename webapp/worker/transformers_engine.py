@@ -8,12 +8,13 @@ from typing import Any, Literal
 import torch
 from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from wire.messages import Chosen, Likely, Piece, Request, Seen, Target
+from wire.messages import Chosen, Likely, Offered, Piece, Request, Seen, Target
 
 from lib.config import Model, Prompt
 from lib.model import generation, loading, prompts
 from worker.asked import encode, read_adapter_record
 from worker.engine import Added, EngineError, EngineRefusalError, Step
+from worker.shelf import Shelf, Shelved
 from worker.text import TextStream
 
 #: A longer conversation loses its oldest turns: reading a prompt holds up everyone else's answers.
@@ -25,7 +26,7 @@ ALTERNATIVES = 5
 
 @dataclass
 class _Sequence:
-    target: Target
+    batch: str
     stream: TextStream
     limit: int
 
@@ -36,6 +37,7 @@ class TransformersEngine:
     Args:
         loaded: the models by target.
         make_batch: an empty batch of a model; lib.model.generation.Batch.
+        shelf: the adapters beside the own one.
     """
 
     kind = "transformers"
@@ -49,7 +51,8 @@ class TransformersEngine:
         model: str,
         adapter_sha: str | None = None,
         max_context: int = MAX_CONTEXT,
-        make_batch: Callable[[PreTrainedModel], Any] = generation.Batch,
+        make_batch: Callable[[Any], Any] = generation.Batch,
+        shelf: Shelf | None = None,
     ) -> None:
         self.model, self.adapter_sha = model, adapter_sha
         self._models, self._tokenizer, self._prompt = loaded, tokenizer, prompt
@@ -58,10 +61,17 @@ class TransformersEngine:
         positions = loaded["base"].config.get_text_config().max_position_embeddings
         self._context = min(max_context, positions)
         self._sequences: dict[str, _Sequence] = {}
-        self._batches = {target: self._make_batch(loaded[target]) for target in loaded}
+        self._shelf = shelf
+        self._shelved = Shelved(loaded["base"], lambda: self._batches["shelf"].keys)
+        self._batches: dict[str, Any] = {}
+        self.reset()
 
     def add(self, request: Request, ids: Sequence[int], text: str) -> Added:
-        if request.target not in self._models:
+        place: str = request.target
+        name = None
+        if request.target == "adapter" and request.adapter:
+            place, name = "shelf", self._named(request.adapter)
+        elif request.target not in self._models:
             raise EngineRefusalError("no_adapter", "this worker was started without an adapter")
         settings = request.settings
         prompt, left_out, given = self._encode(request)
@@ -76,9 +86,12 @@ class TransformersEngine:
         )
         # Position i draws number i, whoever draws it: another worker that goes on writes the same text.
         draws = generation.uniforms(request.seed, 0, 0, settings.max_new_tokens)
-        self._batches[request.target].add(request.gid, [*prompt, *given], draws, decoding, written=list(ids))
+        if name:
+            self._shelved.join(request.gid, name)
+        with self._shelved.reading(name):
+            self._batches[place].add(request.gid, [*prompt, *given], draws, decoding, written=list(ids))
         stream = TextStream(self._tokenizer, ids, before=given)
-        self._sequences[request.gid] = _Sequence(request.target, stream, settings.max_new_tokens)
+        self._sequences[request.gid] = _Sequence(place, stream, settings.max_new_tokens)
         return Added(len(prompt) + len(given), left_out)
 
     def _encode(self, request: Request) -> tuple[list[int], int, list[int]]:
@@ -97,9 +110,14 @@ class TransformersEngine:
             raise EngineRefusalError("too_long", "nothing of the answer fits beside its prompt")
         read = torch.tensor([[*prompt, *answer[:-1]]], device=self._models["base"].device)
         found = {}
-        for target, model in self._models.items():
-            logits = model(input_ids=read, use_cache=False, logits_to_keep=len(answer)).logits[0]
-            found[target] = _likely(self._tokenizer, logits, answer)
+        models: dict[Target, Any] = dict(self._models)
+        name = None
+        if request.target == "adapter" and request.adapter:
+            name, models["adapter"] = self._named(request.adapter), self._shelved
+        with self._shelved.reading(name):
+            for target, model in models.items():
+                logits = model(input_ids=read, use_cache=False, logits_to_keep=len(answer)).logits[0]
+                found[target] = _likely(self._tokenizer, logits, answer)
         texts = TextStream(self._tokenizer)
         chosen = tuple(
             Chosen(texts.add(token), one, other, likely, others)
@@ -114,6 +132,19 @@ class TransformersEngine:
             for token in ids
         )
         return Seen(prompt=pieces, answer=chosen, turns_left_out=left_out)
+
+    def offered(self) -> tuple[Offered, ...]:
+        return self._shelf.offered() if self._shelf else ()
+
+    def _named(self, adapter: str) -> str:
+        """What PEFT calls an adapter of the shelf."""
+        found = self._shelf.find(adapter) if self._shelf else None
+        if found is None:
+            raise EngineRefusalError("no_adapter", f"no adapter {adapter} on this base model")
+        try:
+            return self._shelved.name(*found)
+        except loading.ModelError as error:
+            raise EngineRefusalError("no_adapter", str(error)) from error
 
     def step(self) -> list[Step]:
         steps = []
@@ -137,11 +168,13 @@ class TransformersEngine:
 
     def remove(self, gid: str) -> None:
         if sequence := self._sequences.pop(gid, None):
-            self._batches[sequence.target].remove(gid)
+            self._batches[sequence.batch].remove(gid)
 
     def reset(self) -> None:
         self._sequences.clear()
-        self._batches = {target: self._make_batch(loaded) for target, loaded in self._models.items()}
+        own: dict[Target, Any] = self._models
+        self._batches = {str(target): self._make_batch(model) for target, model in own.items()}
+        self._batches["shelf"] = self._make_batch(self._shelved)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -187,12 +220,16 @@ def load_engine(base_model: str | None, adapter: Path | None) -> TransformersEng
         if adapter is not None:
             loaded["adapter"] = loading.load_adapter(settings, adapter)
         settle_threads(loaded["base"])
+        own = loading.fingerprint(adapter) if adapter is not None else None
         return TransformersEngine(
             loaded,
             tokenizer,
             prompt,
             model=Path(base_model).name if Path(base_model).exists() else base_model,
-            adapter_sha=loading.fingerprint(adapter) if adapter is not None else None,
+            adapter_sha=own,
+            shelf=Shelf(
+                record["base_model"] if record else base_model, prompts.chat_template_hash(tokenizer, prompt), own
+            ),
         )
     except (loading.ModelError, prompts.PromptError, prompts.ChatTemplateError) as error:
         raise EngineError(str(error)) from error

@@ -9,11 +9,11 @@ whole, as a snapshot under a new epoch.
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from wire.claims import OUTAGE, Claim, Claims, Write
-from wire.messages import Finish, Look, Reason, Request, Seen, WorkerState
+from wire.messages import Finish, Look, Offered, Reason, Request, Seen, WorkerState
 from wire.strict import WireError
 
 from worker.answer import Answer
@@ -62,11 +62,12 @@ class Writer:
     """The Redis side of one worker.
 
     Args:
-        about: this worker's heartbeat; its `active` and `tokens_per_second` are filled in.
+        about: this worker's heartbeat; its `active`, `tokens_per_second` and `adapters` are filled in.
+        offers: the adapters that can be asked beside the chat's own.
     """
 
-    def __init__(self, claims: Claims, about: WorkerState) -> None:
-        self._claims, self._about = claims, about
+    def __init__(self, claims: Claims, about: WorkerState, offers: Callable[[], tuple[Offered, ...]] = tuple) -> None:
+        self._claims, self._about, self._offers = claims, about, offers
         self._changed = threading.Condition()
         self._answers: dict[str, Answer] = {}
         self._mail: list[Mail] = []
@@ -266,6 +267,7 @@ class Writer:
         self._own = self._own or "instance"
 
     def _beat(self, now: float) -> WorkerState:
+        self._about = replace(self._about, adapters=self._offers())
         with self._changed:
             rate, self._tokens = self._tokens / (now - self._beaten), 0
         return replace(self._about, active=len(self._answers), tokens_per_second=round(rate, 2))

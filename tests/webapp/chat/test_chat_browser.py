@@ -1,12 +1,15 @@
 """The pages in a browser, against the site in this process with a service that a test writes for."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import shutil
 import socket
 import threading
+from dataclasses import replace
+from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +18,14 @@ import pytest
 import uvicorn
 from chat import answers
 from chat.models import Conversation, Message, Pair
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.contrib.sessions.models import Session
 from django.core.management import call_command
 from django.test import override_settings
 from fake_service import world
 from wire.events import Transcript
+from wire.messages import Chosen, Likely, Offered, Piece, Seen
 
 pytestmark = pytest.mark.slow
 playwright_api = pytest.importorskip("playwright.sync_api")
@@ -41,8 +48,8 @@ https://contoh.id/halaman
 CODE = "Begini:\n\n```python\ndef halo():\n    return 'dunia'\n```\n\nSelesai."
 
 
-@pytest.fixture(scope="module")
-def site():
+@contextlib.contextmanager
+def live_site(**settings):
     """A live site of hashed static files in a thread: its address, and how to tear its connections and mend them."""
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
@@ -50,12 +57,7 @@ def site():
         "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
         "staticfiles": {"BACKEND": "klepon.static.HashedFiles"},
     }
-    with (
-        override_settings(STORAGES=hashed, WHITENOISE_AUTOREFRESH=False, WHITENOISE_USE_FINDERS=False),
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        # Playwright's own event loop runs in this thread, and the tests look into the database here.
-        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+    with override_settings(STORAGES=hashed, WHITENOISE_AUTOREFRESH=False, WHITENOISE_USE_FINDERS=False, **settings):
         call_command("collectstatic", interactive=False, verbosity=0)
         from channels.routing import ProtocolTypeRouter
         from chat.guards import ExactOrigin
@@ -94,20 +96,27 @@ def site():
 
 
 @pytest.fixture(scope="module")
+def site():
+    with live_site() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
 def chromium():
     if not CHROMIUM:
         pytest.skip("no Chromium: install it, or name it in CHROMIUM")
-    with playwright_api.sync_playwright() as playwright:
+    with playwright_api.sync_playwright() as playwright, pytest.MonkeyPatch.context() as patch:
+        # Playwright's own event loop runs in this thread, and the tests look into the database here.
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
 
 
-@pytest.fixture
-def visit(site, chromium):
+@contextlib.contextmanager
+def visitor(address, chromium):
     """Open the site in a context of its own; nothing may be logged as an error, nothing asked of another machine."""
     contexts, errors, requests = [], [], []
-    address = site.address
 
     def open_page(path="/", **options):
         options = {"locale": "id-ID", "viewport": {"width": 1280, "height": 800}} | options
@@ -128,6 +137,35 @@ def visit(site, chromium):
         context.close()
     assert errors == []
     assert [url for url in requests if not url.startswith((address, "data:"))] == []
+
+
+@pytest.fixture
+def visit(site, chromium):
+    with visitor(site.address, chromium) as open_page:
+        yield open_page
+
+
+PASSWORD = "pandan-wangi-7"
+
+
+@pytest.fixture
+def visit_with_accounts(chromium):
+    """The same for a site where people log in: sari and tamu may."""
+    for name in ("sari", "tamu"):
+        get_user_model().objects.create_user(name, password=PASSWORD)
+    middleware = [one for one in settings.MIDDLEWARE if one != "chat.users.local_user_middleware"]
+    with (
+        live_site(ACCOUNTS=True, MIDDLEWARE=middleware) as made,
+        visitor(made.address, chromium) as open_page,
+    ):
+        yield open_page
+
+
+def log_in(page, name):
+    page.locator("[name=username]").fill(name)
+    page.locator("[name=password]").fill(PASSWORD)
+    page.get_by_role("button", name="Masuk").click()
+    expect(page.locator("#model")).to_have_text("klepon-demo")
 
 
 def says(text, pause=0.0):
@@ -236,7 +274,7 @@ def test_where_an_answer_is_from_and_the_same_again(visit):
     write(page, "Halo")
     page.get_by_label("Asal jawaban ini").click()
     card = page.locator(".origin-card")
-    for words in ("klepon-demo", "d278354a3f34", "48,5 token/dtk", "40 md"):
+    for words in ("klepon-demo", "d278354a3f34", "48,5 token/dtk", "40 ms"):
         expect(card).to_contain_text(words)
     expect(card).to_be_in_viewport(ratio=1)
     page.get_by_text("Buat lagi jawaban yang persis sama").click()
@@ -308,12 +346,29 @@ def test_base_beside_adapter_blind_until_the_vote(visit):
     side = "A" if "Tokyo" in bodies[0] else "B"
     finalize()
     page.get_by_role("button", name=f"{side} lebih baik").click()
-    expect(page.locator(".verdict")).to_have_text("Anda lebih suka Adapter.")
-    assert set(page.locator(".side-answer .name").all_text_contents()) == {"Dasar", "Adapter"}
+    expect(page.locator(".verdict")).to_have_text("Anda lebih suka Klepon.")
+    expect(page.locator(".goes-on")).to_have_text("Pesan Anda berikutnya melanjutkan jawaban ini: Klepon.")
+    assert set(page.locator(".side-answer .name").all_text_contents()) == {"Model asli", "Klepon"}
     assert Pair.objects.get().choice == "adapter"
     page.reload()
     assert page.locator(".side-answer .body").all_text_contents() == bodies
     expect(page.locator(".vote")).to_be_hidden()
+
+
+def test_a_pair_that_was_cut_short_says_that_a_vote_would_not_count_and_what_the_next_text_goes_on_from(visit):
+    says("kata " * 400, pause=0.02)
+    page = visit()
+    page.get_by_role("radio", name="Bandingkan").check()
+    write(page, "Cerita")
+    expect(answer(page).locator(".body")).to_contain_text("kata kata")
+    page.keyboard.press("Escape")
+    expect(page.locator(".vote")).to_contain_text("pilihan Anda tidak akan dihitung")
+    expect(page.get_by_role("button", name="A lebih baik")).to_be_hidden()
+    expect(page.locator(".goes-on")).to_contain_text("tanpa pilihan, jawaban Klepon.")
+    finalize()
+    page.get_by_role("button", name="Tunjukkan mana yang mana").click()
+    expect(page.locator(".vote")).to_be_hidden()
+    expect(page.locator(".goes-on")).to_have_text("Pesan Anda berikutnya melanjutkan jawaban ini: Klepon.")
 
 
 def test_marks_come_and_go_and_leave_the_text_as_it_was(visit):
@@ -376,7 +431,7 @@ def test_what_is_written_while_redis_is_away_is_sent_when_it_is_back(visit):
     expect(page.locator("#model")).to_have_text("klepon-demo")
     world.online = False
     write(page, "Simpan ini")
-    expect(page.locator("#banner")).to_contain_text("Antrean tidak merespons")
+    expect(page.locator("#banner")).to_contain_text("Model sedang tidak dapat dijangkau")
     expect(page.locator("#text")).to_have_value("Simpan ini")
     world.online = True
     expect(answer(page).locator(".body")).to_have_text("Ya")
@@ -399,7 +454,482 @@ def test_the_queue_and_a_missing_model_are_told(visit):
     page = visit()
     expect(page.locator("#banner")).to_contain_text("Belum ada model")
     write(page, "Halo")
-    expect(answer(page).locator(".state")).to_have_text("Urutan 1 dari 1 dalam antrean.")
+    expect(answer(page).locator(".state")).to_have_text("Menunggu giliran: 1 dari 1.")
+
+
+# --- Nothing sent, stopped or told that was not meant ----------------------------------------------------------------
+
+
+def test_a_draft_is_for_nobody_else_who_logs_in(visit_with_accounts):
+    page = visit_with_accounts()
+    log_in(page, "sari")
+    page.locator("#text").fill("rahasia sari")
+    page.reload()
+    expect(page.locator("#text")).to_have_value("rahasia sari")
+    # The session ends without a log-out.
+    Session.objects.all().delete()
+    page.goto(page.url)
+    log_in(page, "tamu")
+    expect(page.locator("#text")).to_have_value("")
+    assert "rahasia" not in page.evaluate("JSON.stringify(sessionStorage)")
+    assert page.evaluate("localStorage.length") == 0
+
+
+def test_logging_out_clears_the_drafts_of_every_tab(visit_with_accounts):
+    page = visit_with_accounts()
+    log_in(page, "sari")
+    other = page.context.new_page()
+    other.goto(page.url)
+    for tab in (page, other):
+        expect(tab.locator("#model")).to_have_text("klepon-demo")
+        tab.locator("#text").fill("rahasia sari")
+    page.get_by_label("Keluar").click()
+    for tab in (page, other):
+        tab.wait_for_url("**/login*")
+        assert tab.evaluate("sessionStorage.length + localStorage.length") == 0
+
+
+KEY_OF_AN_INPUT_METHOD = """(element, key) => {
+    // What Safari says: the composition has ended, and only the number tells whose key it was.
+    const of = { key, keyCode: 229, bubbles: true, cancelable: true };
+    element.dispatchEvent(new KeyboardEvent("keydown", of));
+}"""
+
+
+def test_the_keys_of_an_input_method_are_not_the_pages(visit):
+    says("kata " * 400, pause=0.02)
+    page = visit()
+    page.locator("#text").fill("にほん")
+    page.locator("#text").evaluate(KEY_OF_AN_INPUT_METHOD, "Enter")
+    expect(page.locator("#text")).to_have_value("にほん")
+    page.keyboard.press("Enter")
+    expect(answer(page).locator(".body")).to_contain_text("kata kata")
+    page.locator("#text").evaluate(KEY_OF_AN_INPUT_METHOD, "Escape")
+    assert [one.state for one in world.generations.values()] == ["running"]
+    page.keyboard.press("Escape")
+    expect(page.locator("#send")).to_be_visible()
+    page.locator("#text").press("ArrowUp")
+    page.locator(".editor textarea").fill("にほんご")
+    for key in ("Enter", "Escape"):
+        page.locator(".editor textarea").evaluate(KEY_OF_AN_INPUT_METHOD, key)
+    expect(page.locator(".editor textarea")).to_have_value("にほんご")
+    assert len(world.requests) == 1
+
+
+PHONE = {"viewport": {"width": 360, "height": 700}, "has_touch": True, "is_mobile": True}
+
+
+def test_on_a_phone_enter_makes_a_line_and_the_button_sends(visit):
+    says("Ya")
+    page = visit(**PHONE)
+    page.locator("#text").click()
+    page.keyboard.type("satu")
+    page.keyboard.press("Enter")
+    page.keyboard.type("dua")
+    expect(page.locator("#text")).to_have_value("satu\ndua")
+    page.get_by_label("Kirim").click()
+    expect(page.locator(".bubble")).to_have_text("satu\ndua")
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    page.get_by_label("Sunting dan kirim lagi").click()
+    page.locator(".editor textarea").press("Enter")
+    expect(page.locator(".editor textarea")).to_have_value("satu\ndua\n")
+    assert len(world.requests) == 1
+
+
+def test_a_second_click_on_send_does_not_stop_the_answer(visit):
+    says("kata " * 60, pause=0.02)
+    page = visit()
+    page.locator("#text").fill("Cerita")
+    page.evaluate("""() => {
+        const stop = document.querySelector("#stop");
+        const again = () => stop.dispatchEvent(new MouseEvent("click", { bubbles: true, detail: 1 }));
+        new MutationObserver(again).observe(stop, { attributeFilter: ["hidden"] });
+    }""")
+    page.get_by_label("Kirim").click()
+    expect(page.locator("#send")).to_be_visible()
+    expect(answer(page).locator(".state")).to_be_empty()
+    expect(answer(page).locator(".body")).to_have_text("kata " * 59 + "kata")
+
+
+def test_answers_are_copied_where_the_browser_has_no_clipboard_for_scripts(visit):
+    says("Tiga **kata** tebal\n\n```python\nx = 1\n```")
+    page = visit()
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    write(page, "Halo")
+    copy = answer(page).get_by_label("Salin")
+    expect(copy).to_be_visible()
+    for button, text in ((copy, world.say(None)), (page.get_by_text("Salin kode"), "x = 1\n")):
+        button.click()
+        expect(button).to_have_class(re.compile("done"))
+        page.locator("#text").fill("")
+        page.locator("#text").press("Control+v")
+        expect(page.locator("#text")).to_have_value(text)
+    page.evaluate("document.execCommand = () => false")
+    copy.click()
+    expect(page.locator("#problem")).to_contain_text("salin sendiri")
+
+
+def test_another_language_leaves_the_conversation_and_the_draft_as_they_are(visit):
+    says("Ya")
+    page = visit()
+    write(page, "Halo")
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    page.locator("#text").fill("belum selesai")
+    there = page.url
+    page.get_by_role("button", name="English").click()
+    expect(page.locator("html")).to_have_attribute("lang", "en")
+    assert page.url == there
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    expect(page.locator("#text")).to_have_value("belum selesai")
+
+
+def test_an_ended_session_is_told_in_a_sentence_and_nothing_is_lost(visit_with_accounts):
+    says("Ya")
+    page = visit_with_accounts()
+    log_in(page, "sari")
+    write(page, "Halo")
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    there = page.url
+    page.locator("#text").fill("belum selesai")
+    page.locator(".turn.user").hover()
+    page.get_by_label("Sunting dan kirim lagi").click()
+    page.locator(".editor textarea").fill("Halo lagi")
+    Session.objects.all().delete()
+    page.get_by_label("Cari percakapan").fill("Halo")
+    expect(page.locator("#banner")).to_have_text("Sesi Anda telah berakhir. Masuk lagi")
+    page.get_by_label("Percakapan ini", exact=True).click()
+    page.locator("#menu").get_by_role("button", name="Ganti judul").click()
+    page.get_by_label("Judul", exact=True).fill("Salam")
+    page.keyboard.press("Enter")
+    expect(page.locator("#rename .problem")).to_contain_text("Sesi Anda telah berakhir.")
+    page.locator("#rename").get_by_role("link", name="Masuk lagi").click()
+    log_in(page, "sari")
+    page.wait_for_url(there)
+    expect(page.get_by_label("Judul", exact=True)).to_have_value("Salam")
+    page.locator("#rename").get_by_role("button", name="Simpan").click()
+    expect(page.locator("h1")).to_have_text("Salam")
+    expect(page.locator("#text")).to_have_value("belum selesai")
+    expect(page.locator(".editor textarea")).to_have_value("Halo lagi")
+    page.get_by_label("Pengaturan jawaban").first.click()
+    page.get_by_label("Suhu").fill("0.5")
+    Session.objects.all().delete()
+    page.get_by_role("button", name="Simpan").click()
+    expect(page.locator("#settings .problem")).to_contain_text("Sesi Anda telah berakhir.")
+    page.locator("#settings").get_by_role("link", name="Masuk lagi").click()
+    log_in(page, "sari")
+    expect(page.locator("#settings")).to_be_visible()
+    expect(page.get_by_label("Suhu")).to_have_value("0.5")
+
+
+def test_a_site_that_cannot_be_reached_is_told_in_a_sentence(visit):
+    page = visit()
+    page.get_by_label("Pengaturan jawaban").first.click()
+    page.context.set_offline(True)
+    page.get_by_role("button", name="Simpan").click()
+    expect(page.locator("#settings .problem")).to_contain_text("Situs tidak dapat dijangkau")
+    page.context.set_offline(False)
+    page.get_by_role("button", name="Simpan").click()
+    expect(page.locator("#settings")).to_be_hidden()
+    visit.errors[:] = [line for line in visit.errors if "ERR_INTERNET_DISCONNECTED" not in line]
+
+
+# --- What answers are made of ----------------------------------------------------------------------------------------
+
+
+def test_a_table_is_aligned_scrolls_sideways_and_is_silent_in_the_console(visit):
+    rows = "".join(f"| nama{number} | {number} | satu | dua | tiga | empat | lima |\n" for number in range(190, 200))
+    says("| Nama | Jumlah | A | B | C | D | Keterangan |\n|:-:|--:|---|---|---|---|---|\n" + rows, pause=0.01)
+    page = visit(**PHONE)
+    page.locator("#text").fill("Tabel")
+    page.get_by_label("Kirim").click()
+    expect(answer(page).locator("tr")).to_have_count(11)
+    expect(page.locator("#send")).to_be_visible()
+    last = answer(page).locator("tr").last.locator("td")
+    assert last.evaluate_all("all => all.map((one) => getComputedStyle(one).textAlign)")[:3] == [
+        "center",
+        "right",
+        "start",
+    ]
+    # No number is broken in two: the cell is one line high.
+    assert (
+        last.nth(1).evaluate(
+            "one => { const r = document.createRange(); r.selectNodeContents(one); return r.getClientRects().length; }"
+        )
+        == 1
+    )
+    assert answer(page).locator(".wide").evaluate("one => one.scrollWidth > one.clientWidth && one.tabIndex === 0")
+    # `visit` makes sure that nothing was logged as an error.
+
+
+def test_the_first_dash_of_a_list_makes_no_heading_of_the_line_above(visit):
+    page = visit()
+    write(page, "Resep")
+    expect(page.locator("#stop")).to_be_visible()
+    gid = world.requests[0].gid
+    world.start(gid)
+    world.tell(gid, "Bahan-bahan:", "\n-")
+    expect(answer(page).locator(".body")).to_contain_text("-")
+    assert answer(page).locator(".body").locator("h3, h4").count() == 0
+    world.tell(gid, " gula\n\nJudul\n===\n")
+    world.end(gid)
+    expect(answer(page).locator(".body h3")).to_have_text("Judul")
+    expect(answer(page).locator(".body li")).to_have_text("gula")
+
+
+def test_a_text_runs_in_the_direction_of_its_letters(visit):
+    says("Halo\n\nالسلام عليكم\n\n- سلام")
+    page = visit()
+    write(page, "السلام عليكم")
+    expect(answer(page).locator("li")).to_have_text("سلام")
+    direction = "one => getComputedStyle(one).direction"
+    assert page.locator(".bubble").evaluate(direction) == "rtl"
+    assert answer(page).locator(".body p, .body li").evaluate_all(
+        "all => all.map((one) => getComputedStyle(one).direction)"
+    ) == ["ltr", "rtl", "rtl"]
+    page.locator("#text").fill("السلام")
+    assert page.locator("#text").evaluate(direction) == "rtl"
+
+
+def test_a_small_step_of_the_wheel_lets_go_of_the_end(visit):
+    page = visit()
+    write(page, "Panjang")
+    expect(page.locator("#stop")).to_be_visible()
+    gid = world.requests[0].gid
+    world.start(gid)
+    world.tell(gid, "baris\n\n" * 60)
+    at_end = "one => one.scrollHeight - one.scrollTop - one.clientHeight < 2"
+    scroll = page.locator("#scroll")
+    page.wait_for_function(
+        "() => { const one = document.querySelector('#scroll');"
+        " return one.scrollTop > 0 && one.scrollHeight - one.scrollTop - one.clientHeight < 2; }"
+    )
+    scroll.hover()
+    before = scroll.evaluate("one => one.scrollTop")
+    page.mouse.wheel(0, -8)
+    page.wait_for_function("(before) => document.querySelector('#scroll').scrollTop < before", arg=before)
+    world.tell(gid, "lagi\n\n" * 5)
+    expect(answer(page).locator(".body")).to_contain_text("lagi")
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert scroll.evaluate("one => one.scrollTop") < before
+    page.locator("[data-do=down]").click()
+    world.end(gid)
+    expect(page.locator("#send")).to_be_visible()
+    assert scroll.evaluate(at_end)
+
+
+def test_a_conversation_that_was_deleted_elsewhere_keeps_what_is_being_written(visit):
+    says("Ya")
+    page = visit()
+    write(page, "Halo")
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    page.locator("#text").fill("belum selesai")
+    Conversation.objects.all().delete()
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.locator("#problem")).to_contain_text("Percakapan ini dihapus di tempat lain.")
+    expect(page.locator("#text")).to_have_value("belum selesai")
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    page.get_by_role("link", name="Lanjutkan di percakapan baru").click()
+    expect(page.locator("#welcome")).to_be_visible()
+    expect(page.locator("#text")).to_have_value("belum selesai")
+
+
+def test_escape_in_the_search_closes_the_search_and_no_answer(visit):
+    says("kata " * 400, pause=0.02)
+    page = visit()
+    write(page, "Cerita")
+    expect(answer(page).locator(".body")).to_contain_text("kata kata")
+    page.get_by_label("Cari percakapan").fill("tidak ada")
+    expect(page.locator("#none")).to_be_visible()
+    page.get_by_label("Cari percakapan").press("Escape")
+    expect(page.get_by_label("Cari percakapan")).to_have_value("")
+    expect(page.locator("#conversations a")).to_have_count(1)
+    expect(page.locator("#text")).to_be_focused()
+    assert [one.state for one in world.generations.values()] == ["running"]
+    page.keyboard.press("Escape")
+    expect(answer(page).locator(".state")).to_contain_text("Dihentikan")
+
+
+def test_what_cannot_be_asked_while_an_answer_is_written_is_told(visit):
+    says("satu")
+    page = visit()
+    write(page, "Satu")
+    expect(answer(page).locator(".body")).to_have_text("satu")
+    says("kata " * 400, pause=0.02)
+    write(page, "Dua")
+    expect(answer(page).locator(".body")).to_contain_text("kata kata")
+    page.locator("#text").fill("Tiga")
+    page.keyboard.press("Enter")
+    expect(page.locator("#problem")).to_contain_text("Jawaban masih ditulis")
+    expect(page.locator("#text")).to_have_value("Tiga")
+    page.locator("#text").fill("Tigaa")
+    expect(page.locator("#problem")).to_be_empty()
+    page.locator(".turn.answer").first.get_by_label("Jawaban lain").click()
+    expect(page.locator("#problem")).to_contain_text("Jawaban masih ditulis")
+    assert len(world.requests) == 2
+    expect(page.locator("#stop")).to_be_visible()
+
+
+def test_what_was_chosen_is_there_after_a_reload(visit):
+    said = iter(["satu", "dua"])
+    says(lambda request: next(said))
+    page = visit()
+    write(page, "Halo")
+    expect(answer(page).locator(".body")).to_have_text("satu")
+    page.get_by_label("Jawaban lain").click()
+    expect(answer(page).locator(".body")).to_have_text("dua")
+    page.locator(".answer").get_by_label("Versi sebelumnya").click()
+    page.get_by_role("radio", name="Bandingkan").check()
+    page.reload()
+    expect(answer(page).locator(".body")).to_have_text("satu")
+    expect(page.get_by_role("radio", name="Bandingkan")).to_be_checked()
+
+
+def test_letters_that_nobody_sees_are_no_question(visit):
+    page = visit()
+    page.locator("#text").fill("\u200b \u200d")
+    expect(page.locator("#send")).to_be_disabled()
+    page.locator("#text").press("Enter")
+    expect(page.locator("#text")).not_to_have_value("")
+    assert world.requests == []
+
+
+def test_lists_have_their_marks_and_tasks_their_boxes(visit):
+    says("- satu\n  - dalam\n- [ ] belum\n- [x] sudah")
+    page = visit()
+    write(page, "Daftar")
+    expect(answer(page).locator("li").last).to_have_text("☑ sudah")
+    marks = answer(page).locator("ul").evaluate_all("all => all.map((one) => getComputedStyle(one).listStyleType)")
+    assert marks == ["disc", "circle"]
+
+
+def test_an_answer_stopped_before_its_first_word_keeps_nothing(visit):
+    page = visit()
+    write(page, "Halo")
+    expect(page.locator("#stop")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(answer(page).locator(".state")).to_have_text("Dihentikan sebelum ada yang tertulis.")
+
+
+def test_no_word_of_a_button_breaks_on_the_smallest_screen(visit):
+    page = visit(viewport={"width": 320, "height": 600}, has_touch=True, is_mobile=True)
+    page.locator("[data-do=open-side]").click()
+    broken = page.evaluate("""() => [...document.querySelectorAll(".targets span, .language button")].filter((one) => {
+        const range = document.createRange();
+        range.selectNodeContents(one);
+        return range.getClientRects().length > 1;
+    }).map((one) => one.textContent)""")
+    assert broken == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+
+
+FORMULA = r"""Energi \(E = mc^2\,\) dan $a_1 * b_1$, bukan $5 dan $6.
+
+\[
+x = \frac{-b \pm \sqrt{b^2 - 4ac}}{2a}
+- 1
+\]
+
+$$\int_0^1 x^2 \, dx$$
+
+Salah: \(\frac{\) dan `$kode$`."""
+
+
+def test_mathematics_is_set_and_copied_as_it_is_stored(visit):
+    says(FORMULA, pause=0.01)
+    page = visit()
+    write(page, "Rumus")
+    body = answer(page).locator(".body")
+    expect(body.locator("math")).to_have_count(4)
+    expect(body.locator(".math.display math[display=block]")).to_have_count(2)
+    expect(body.locator("mfrac")).to_have_count(1)
+    expect(body.locator("msqrt")).to_have_count(1)
+    expect(body).to_contain_text("bukan $5 dan $6.")
+    expect(body).to_contain_text(r"Salah: \(\frac{\) dan")
+    expect(body.locator("code")).to_have_text("$kode$")
+    assert body.locator("[style]").count() == 0
+    expect(page.locator("#send")).to_be_visible()
+    answer(page).get_by_label("Salin").click()
+    expect(answer(page).get_by_label("Salin")).to_have_class(re.compile("done"))
+    assert page.evaluate("navigator.clipboard.readText()") == FORMULA
+
+
+# --- A long conversation ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def long_talk(user):
+    """A conversation of 2,000 turns, whose last question was asked in five ways."""
+    conversation = Conversation.objects.create(owner=user, title="Panjang")
+    messages, parent = [], None
+
+    def add(role, text, under, **more):
+        messages.append(Message(conversation=conversation, role=role, text=text, parent=under, **more))
+        return messages[-1]
+
+    ended = {"target": "adapter", "state": "ended", "finish": "stop", "seed": 1, "model": "klepon-demo"}
+    for number in range(999):
+        question = add("user", f"Pertanyaan {number}?", parent)
+        parent = add("assistant", f"Jawaban **{number}**.\n\n- satu\n- dua\n\n" + "kata " * 40, question, **ended)
+    for number in range(5):
+        add("assistant", f"Cabang {number}.", add("user", f"Terakhir, cara {number}?", parent), **ended)
+    Message.objects.bulk_create(messages)
+    # All at once they would have one time, and no order.
+    for number, message in enumerate(messages):
+        message.created += timedelta(milliseconds=number)
+    Message.objects.bulk_update(messages, ["created"], batch_size=200)
+    return conversation
+
+
+def test_a_long_conversation_is_as_quick_as_a_short_one(visit, long_talk):
+    page = visit()
+    first_paint, usable, keys = [], [], []
+    for _ in range(3):
+        page.goto(f"{page.url.split('/c/')[0].rstrip('/')}/c/{long_talk.id}/", wait_until="commit")
+        expect(answer(page).locator(".body")).to_have_text("Cabang 4.")
+        usable.append(page.evaluate("performance.now()"))
+        page.locator("#text").focus()
+        first_paint.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+        keys += page.evaluate("""() => [..."kata-kata yang ditulis"].map((letter) => {
+            const from = performance.now();
+            document.execCommand("insertText", false, letter);
+            document.documentElement.getBoundingClientRect();
+            return performance.now() - from;
+        })""")
+    assert min(first_paint) < 1_000
+    assert min(usable) < 2_000
+    assert sorted(keys)[len(keys) // 2] < 16
+    expect(page.locator(".turn")).to_have_count(2_000)
+    assert page.locator(".editor").count() == 0
+    assert page.locator(".turn:not(.outline)").count() < 60
+    page.locator(".turn.user").last.hover()
+    page.locator(".turn.user").last.get_by_label("Versi sebelumnya").click()
+    expect(answer(page).locator(".body")).to_have_text("Cabang 3.")
+    page.reload()
+    expect(answer(page).locator(".body")).to_have_text("Cabang 3.")
+
+
+def test_old_turns_are_drawn_when_scrolled_to_and_stay_where_they_are(visit, long_talk):
+    page = visit(f"/c/{long_talk.id}/")
+    expect(answer(page).locator(".body")).to_have_text("Cabang 4.")
+    page.locator("#scroll").evaluate("one => one.scrollTop = one.scrollHeight / 2")
+    middle = page.locator("#scroll").evaluate("""(scroll) => {
+        const box = scroll.getBoundingClientRect();
+        const inside = (one) => one.getBoundingClientRect().bottom > box.y + 100;
+        return [...document.querySelectorAll(".turn")].find(inside).dataset.group;
+    }""")
+    turn = page.locator(f'[data-group="{middle}"]')
+    expect(turn).not_to_have_class(re.compile("outline"))
+    page.wait_for_function("""() => {
+        const box = document.querySelector("#scroll").getBoundingClientRect();
+        return [...document.querySelectorAll(".outline")].every((one) => {
+            const { top, bottom } = one.getBoundingClientRect();
+            return bottom < box.top || top > box.bottom;
+        });
+    }""")
+    expect(turn).to_be_in_viewport()
+    page.locator("#scroll").evaluate("one => one.scrollTop = 0")
+    expect(page.locator(".bubble").first).to_have_text("Pertanyaan 0?")
+    expect(page.locator(".turn").nth(1).locator("strong")).to_have_text("0")
 
 
 # --- Nobody let in ---------------------------------------------------------------------------------------------------
@@ -464,20 +994,69 @@ def test_conversations_are_searched_renamed_exported_and_deleted(visit):
     page.get_by_label("Cari percakapan").fill("")
     expect(page.locator("#conversations a")).to_have_count(2)
     page.get_by_label("Percakapan ini", exact=True).click()
-    page.get_by_role("button", name="Ganti judul").click()
+    page.locator("#menu").get_by_role("button", name="Ganti judul").click()
     page.get_by_label("Judul", exact=True).fill("Merpati")
     page.keyboard.press("Enter")
     expect(page.locator("h1")).to_have_text("Merpati")
     expect(page.locator("#conversations a").first).to_have_text("Merpati")
     page.get_by_label("Percakapan ini", exact=True).click()
     with page.expect_download() as download:
-        page.get_by_text("Ekspor sebagai Markdown").click()
+        page.locator("#menu").get_by_text("Ekspor sebagai Markdown").click()
     assert "# Merpati" in Path(download.value.path()).read_text()
     page.get_by_label("Percakapan ini", exact=True).click()
-    page.get_by_role("button", name="Hapus").first.click()
+    page.locator("#menu").get_by_role("button", name="Hapus").click()
     page.locator("#delete").get_by_role("button", name="Hapus").click()
     expect(page.locator("#conversations a")).to_have_text(["Tentang kucing"])
     assert Conversation.objects.count() == 1
+
+
+def test_a_conversation_of_the_list_is_renamed_exported_and_deleted_from_its_row(visit):
+    says("Ya")
+    page = visit()
+    for text in ("Tentang kucing", "Tentang burung"):
+        page.goto(page.url.split("/c/")[0])
+        write(page, text)
+        expect(answer(page).locator(".body")).to_have_text("Ya")
+    here = page.url
+    assert re.fullmatch(r"\d\d[.:]\d\d", page.locator("#conversations time").first.text_content())
+    menu = page.get_by_label("Ganti judul, ekspor, atau hapus: Tentang kucing")
+    menu.click()
+    page.locator("#row").get_by_role("button", name="Ganti judul").click()
+    page.get_by_label("Judul", exact=True).fill("Meong")
+    page.keyboard.press("Enter")
+    expect(page.locator("#conversations a").last).to_have_text("Meong")
+    expect(page.locator("h1")).to_have_text("Tentang burung")
+    menu = page.get_by_label("Ganti judul, ekspor, atau hapus: Meong")
+    menu.click()
+    with page.expect_download() as download:
+        page.locator("#row").get_by_text("Ekspor sebagai halaman web").click()
+    assert '<h1 dir="auto">Meong</h1>' in Path(download.value.path()).read_text()
+    menu.click()
+    page.locator("#row").get_by_role("button", name="Hapus").click()
+    expect(page.locator("#delete")).to_contain_text("Meong")
+    page.locator("#delete").get_by_role("button", name="Hapus").click()
+    expect(page.locator("#conversations a")).to_have_text(["Tentang burung"])
+    assert page.url == here
+
+
+def test_the_rest_of_a_long_list_is_shown_when_asked_for(visit, user):
+    Conversation.objects.bulk_create(Conversation(owner=user, title=f"Percakapan {n}") for n in range(201))
+    page = visit()
+    expect(page.locator("#conversations a")).to_have_count(200)
+    expect(page.locator("#model")).to_have_text("klepon-demo")
+    page.get_by_text("Tampilkan lebih banyak").click()
+    expect(page.locator("#conversations a")).to_have_count(201)
+    expect(page.locator("#more")).to_be_hidden()
+
+
+def test_without_scripts_a_conversation_is_read(visit, user):
+    conversation = Conversation.objects.create(owner=user, title="Tentang klepon")
+    question = Message.objects.create(conversation=conversation, role="user", text="Apa itu klepon?")
+    Message.objects.create(conversation=conversation, role="assistant", parent=question, text="Kue **hijau**.")
+    page = visit(f"/c/{conversation.id}/", java_script_enabled=False)
+    page.get_by_role("link", name="Baca percakapan ini").click()
+    expect(page.locator("strong")).to_have_text("hijau")
+    expect(page.locator("h1")).to_have_text("Tentang klepon")
 
 
 def test_the_last_text_is_edited_from_an_empty_field_with_the_arrow(visit):
@@ -529,7 +1108,7 @@ def test_everything_is_reached_by_keyboard_in_the_order_of_the_page(visit):
     names = [name for _, name in reached]
     assert names[0] == "Langsung ke kolom pesan"
     assert places == sorted(set(places))
-    assert names[-3:] == ["Lagi", "adapter", "Kirim"]
+    assert names[-4:] == ["Lagi", "adapter", "Prompt sistem", "Kirim"]
     wanted = {
         "Percakapan baru",
         "Cari percakapan",
@@ -570,7 +1149,8 @@ def test_on_a_phone_the_list_opens_and_closes_and_nothing_is_wider_than_the_scre
     expect(page.locator("#side")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.locator("#side")).to_be_hidden()
-    write(page, "Halo " + "y" * 200)
+    page.locator("#text").fill("Halo " + "y" * 200)
+    page.get_by_label("Kirim").click()
     expect(answer(page).locator(".body")).to_contain_text("Selesai.")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.locator("#scroll").evaluate("one => one.scrollWidth - one.clientWidth") == 0
@@ -620,6 +1200,122 @@ def test_a_long_answer_keeps_the_page_quick(visit):
     assert max(page.evaluate("window.tasks"), default=0) < 200
 
 
+# --- What a model is given, and what it makes of it -------------------------------------------------------------------
+
+
+SEEN = Seen(
+    None,
+    (Piece("<|user|>", False), Piece("Apa itu\n", True), Piece("<|assistant|>", False)),
+    (
+        Chosen("Kue", 0.125, 0.5, (Likely("It", 0.75), Likely("Kue", 0.125)), (Likely("Kue", 0.5),)),
+        Chosen(" hijau", 0.5, 0.0625, (Likely(" hijau", 0.5),), (Likely(" bulat", 0.9375),)),
+    ),
+)
+
+
+def test_an_answer_is_shown_token_by_token_and_read_with_the_keys(visit):
+    says("Kue hijau")
+    world.seen = SEEN
+    page = visit()
+    write(page, "Apa itu klepon?")
+    expect(answer(page).locator(".body")).to_have_text("Kue hijau")
+    finalize()
+    page.get_by_label("Asal jawaban ini").click()
+    page.get_by_text("Isi prompt, dan peluang setiap token").click()
+    dialog = page.locator("#tokens")
+    expect(dialog.locator(".tokens.prompt .token")).to_have_text(["<|user|>", "Apa itu⏎", "<|assistant|>"])
+    expect(dialog.locator(".token.written")).to_have_count(1)
+    first, second = dialog.get_by_role("option").all()
+    assert [first.get_attribute("data-way"), first.get_attribute("data-heat")] == ["up", "2"]
+    assert [second.get_attribute("data-way"), second.get_attribute("data-heat")] == ["down", "3"]
+    expect(dialog.locator("tbody tr").first).to_contain_text("It")
+    first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(second).to_be_focused()
+    expect(dialog.locator("caption")).to_contain_text("hijau")
+    expect(dialog.locator("[data-own=adapter]")).to_have_text("6,3%")
+    dialog.get_by_label("Asli").check()
+    assert second.get_attribute("data-heat") == "1"
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+
+
+def test_what_cannot_be_shown_token_by_token_is_said_there(visit):
+    says("Kue hijau")
+    page = visit()
+    write(page, "Apa itu klepon?")
+    expect(answer(page).locator(".body")).to_have_text("Kue hijau")
+    finalize()
+    page.get_by_label("Asal jawaban ini").click()
+    page.get_by_text("Isi prompt, dan peluang setiap token").click()
+    expect(page.locator("#tokens-state")).to_have_text("Tidak ada model yang menanggapi tepat waktu.")
+    assert ["503" in line for line in visit.errors] == [True]
+    visit.errors.clear()
+
+
+def test_a_stopped_answer_goes_on_where_it_was_and_from_what_it_is_made_to_be(visit):
+    says("kata " * 400, pause=0.02)
+    page = visit()
+    write(page, "Cerita panjang")
+    expect(answer(page).locator(".body")).to_contain_text("kata kata")
+    page.keyboard.press("Escape")
+    expect(answer(page).locator(".state")).to_contain_text("Dihentikan")
+    begun = answer(page).locator(".body").text_content()
+    finalize()
+    says("lalu tamat.")
+    page.get_by_role("button", name="Lanjutkan", exact=True).click()
+    expect(answer(page).locator(".body")).to_contain_text("lalu tamat.")
+    assert answer(page).locator(".body").text_content().startswith(begun.strip())
+    expect(page.locator(".answer .branch")).to_have_text("2/2")
+    finalize()
+    page.reload()
+    expect(answer(page).locator(".body")).to_contain_text("lalu tamat.")
+    page.get_by_label("Asal jawaban ini").click()
+    page.get_by_role("button", name="Sunting jawaban dan lanjutkan").click()
+    page.locator("#rewrite-text").fill("Pada zaman dahulu, ")
+    page.locator("#rewrite").get_by_role("button", name="Lanjutkan").click()
+    expect(answer(page).locator(".body")).to_have_text("Pada zaman dahulu, lalu tamat.")
+    assert world.requests[-1].given == "Pada zaman dahulu, "
+
+
+def test_a_system_prompt_goes_with_the_conversation_and_is_marked_as_not_trained(visit):
+    says("Ya.")
+    page = visit()
+    button = page.get_by_role("button", name="Prompt sistem")
+    button.click()
+    expect(page.locator("#system")).to_contain_text("Adapter tidak dilatih dengan prompt sistem")
+    page.locator("#system-text").fill("Jawab singkat.")
+    page.locator("#system").get_by_role("button", name="Tutup").click()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    write(page, "Halo")
+    expect(answer(page).locator(".body")).to_have_text("Ya.")
+    assert [turn.role for turn in world.requests[-1].turns] == ["system", "user"]
+    finalize()
+    page.reload()
+    write(page, "Halo lagi")
+    expect(answer(page).locator(".body")).to_have_text("Ya.")
+    expect(page.locator(".side-answer")).to_have_count(2)
+    assert world.requests[-1].turns[0].content == "Jawab singkat."
+    page.get_by_label("Asal jawaban ini").last.click()
+    expect(page.locator(".origin-card").last).to_contain_text("Jawab singkat.")
+
+
+def test_another_adapter_can_be_chosen_for_each_message(visit):
+    says("Ya.")
+    offered = Offered("demo/5_seed0", "ab", "chrF 31.3")
+    world.workers = [replace(world.workers[0], adapters=(offered,))]
+    page = visit()
+    choice = page.get_by_label("Adapter yang mana")
+    choice.select_option(label="demo/5_seed0 (chrF 31.3)")
+    write(page, "Halo")
+    expect(answer(page).locator(".name")).to_have_text("Klepon · demo/5_seed0")
+    expect(answer(page).locator(".body")).to_have_text("Ya.")
+    choice.select_option("")
+    page.get_by_label("Jawaban lain").click()
+    expect(page.locator(".answer .branch")).to_have_text("2/2")
+    assert [request.adapter for request in world.requests] == ["demo/5_seed0", ""]
+
+
 AXE = files("axe_playwright_python") / "axe.min.js"
 
 
@@ -649,6 +1345,30 @@ def test_axe_finds_nothing(visit, theme, size):
     look("origin")
     page.evaluate("document.querySelector('#settings').showModal()")
     look("settings")
+    page.evaluate("document.querySelector('#settings').close()")
+    world.seen = SEEN
+    page.locator("[data-tokens]").first.click()
+    expect(page.locator(".tokens.answer .token").first).to_be_visible()
+    look("token by token")
+    for name in ("tokens", "rewrite", "system"):
+        page.evaluate("name => document.querySelector('dialog[open]')?.close() ?? name", name)
+        page.evaluate("name => document.querySelector(`#${name}`).showModal()", name)
+        look(name)
+    page.evaluate("document.querySelector('dialog[open]').close()")
+    says(FORMULA + "\n\n| a | b |\n|--:|---|\n| 1 | 2 |\n\n- [x] sudah\n- السلام")
+    page.get_by_role("radio", name="Klepon").check()
+    page.locator("#text").fill("Rumus")
+    page.locator("#text").press("Control+Enter")
+    expect(answer(page).locator("math")).to_have_count(4)
+    expect(page.locator("#send")).to_be_visible()
+    look("formula")
+    page.locator(".turn.user").last.hover()
+    page.locator(".turn.user").last.get_by_label("Sunting dan kirim lagi").click()
+    look("editor")
+    page.locator("[data-do=row]").first.evaluate("one => one.click()")
+    look("row")
+    page.goto(page.url + "read")
+    look("reading")
     assert found == []
 
 
@@ -690,7 +1410,7 @@ def test_pictures_to_look_at(visit, theme, size):
     page.locator("[data-act=vote-tie]").last.click()
     shot("voted")
     says("kata " * 300, pause=0.02)
-    page.get_by_role("radio", name="Adapter").check()
+    page.get_by_role("radio", name="Klepon").check()
     write(page, "Ceritakan lagi")
     expect(answer(page).locator(".body")).to_contain_text("kata kata")
     shot("writing")

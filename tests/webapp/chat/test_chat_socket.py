@@ -236,6 +236,30 @@ def test_one_side_of_a_pair_is_continued_alone():
     assert (message["target"], message["pair"]) == ("base", None)
 
 
+def test_an_adapter_is_chosen_by_its_name_for_each_message():
+    async def scenario(socket):
+        first = await socket.ask("Halo", adapter="demo/5_seed0", target="both")
+        for gid in first["gids"]:
+            world.answer(gid, "Ya.")
+            await socket.end_of(gid)
+        adapters = [message.get("adapter") for message in first["messages"]]
+        await socket.say(type="regenerate", cid="again", message=first["gids"][0])
+        again = await socket.hear("accepted")
+        await socket.say(type="regenerate", cid="own", message=first["gids"][1], target="adapter", adapter="")
+        own = await socket.hear("accepted")
+        return adapters, [message["adapter"] for message in (*again["messages"], *own["messages"])]
+
+    adapters, more = talk(scenario)
+    assert adapters == [None, "", "demo/5_seed0"]
+    assert more == ["", "demo/5_seed0", ""]
+    assert [request.adapter for request in world.requests] == ["", "demo/5_seed0", "", "demo/5_seed0", ""]
+
+
+@pytest.mark.parametrize("name", ["../x", "demo", "a/b/c", "a/", "/b", "x" * 200])
+def test_what_is_no_name_of_an_adapter_is_refused(name):
+    assert talk(lambda socket: socket.ask("Halo", adapter=name))["code"] == "field"
+
+
 def test_a_system_prompt_goes_with_the_question_and_with_every_answer_to_it():
     async def scenario(socket):
         first = await socket.ask("Halo", system=" Jawab singkat. ")
@@ -511,9 +535,10 @@ def test_what_cannot_be_seen_is_no_question(text):
     [
         ("a" * 16_000, True),
         ("a" * 16_001, False),
-        ("🙂" * 8_000, True),
-        ("🙂" * 8_001, False),
-        ("e\u0301" * 8_001, False),
+        ("🙂" * 16_000, True),
+        ("🙂" * 16_001, False),
+        ("e\u0301" * 16_000, True),
+        ("e\u0301" * 16_001, False),
     ],
 )
 def test_length_is_counted_as_browsers_count_it(text, fits):

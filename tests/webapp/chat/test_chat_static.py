@@ -24,7 +24,7 @@ def test_the_vendored_files_are_those_that_were_published():
         assert hashlib.sha256((VENDOR / name).read_bytes()).hexdigest() == digest, name
 
 
-@pytest.mark.parametrize("name", ["markdown-it", "dompurify", "highlight"])
+@pytest.mark.parametrize("name", ["markdown-it", "dompurify", "highlight", "katex"])
 def test_each_vendored_library_has_its_licence(name):
     assert (VENDOR / f"LICENSE.{name}").stat().st_size > 500
 

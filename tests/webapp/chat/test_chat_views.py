@@ -261,6 +261,53 @@ def test_markdown_export_of_another_branch(client, talk):
     assert "Kue.\n" in text and "hijau" not in text
 
 
+def test_a_page_for_others_is_one_file_that_asks_nobody_for_anything(client, user):
+    conversation = Conversation.objects.create(owner=user, title="</title><script>alert(1)</script>")
+    question = Message.objects.create(conversation=conversation, role="user", text="<b>Apa</b>?")
+    text = (
+        "**Kue** \\(a_1 b_1\\) <script>alert(1)</script>\n\n![x](https://evil.example/b.png)\n\n"
+        "| a | b |\n|--:|---|\n| 1 | [k](javascript:alert(1)) |"
+    )
+    Message.objects.create(
+        conversation=conversation,
+        role="assistant",
+        parent=question,
+        text=text,
+        target="adapter",
+        model="klepon-demo",
+        adapter_sha="d278354a3f34c897",
+        seed=7,
+        settings={"max_new_tokens": 256, "temperature": 0.7, "greedy": False, "top_p": None, "seed": None},
+    )
+    answer = client.get(f"/c/{conversation.id}/export.html")
+    assert answer.headers["Content-Disposition"].endswith('.html"')
+    page = answer.content.decode()
+    assert "<script" not in page and "<img" not in page and "javascript:" not in page.replace("(javascript:", "")
+    assert not re.search(r"(src|href)=\"(?!https://evil.example/b.png)", page) and "url(" not in page
+    assert "<strong>Kue</strong>" in page and r"\(a_1 b_1\)" in page and 'class="to-right"' in page
+    assert "&lt;b&gt;Apa&lt;/b&gt;?" in page
+    for words in ("klepon-demo", "d278354a3f34", "seed 7", "max_new_tokens 256", "temperature 0.7"):
+        assert words in page
+    assert "top_p" not in page
+
+
+def test_a_conversation_can_be_read_without_scripts(client, talk):
+    assert f'href="/c/{talk.id}/read"' in client.get(f"/c/{talk.id}/").content.decode()
+    page = client.get(f"/c/{talk.id}/read").content.decode()
+    assert "<strong>hijau</strong>" in page and "<script" not in page and "<style" not in page
+
+
+def test_the_list_goes_on_beyond_its_first_rows(client, user):
+    Conversation.objects.bulk_create(Conversation(owner=user, title=f"Percakapan {n}") for n in range(201))
+    first = client.get("/conversations").json()
+    rest = client.get("/conversations", {"from": first["next"]}).json()
+    assert (len(first["conversations"]), first["next"], len(rest["conversations"]), rest["next"]) == (200, 200, 1, None)
+    assert len({row["id"] for row in first["conversations"] + rest["conversations"]}) == 201
+    assert 'href="?q=&amp;from=200"' in client.get("/").content.decode()
+    assert client.get("/", {"from": "200"}).content.decode().count("<li data-conversation=") == 2
+    assert client.get("/conversations", {"from": "-1"}).json()["next"] == 200
+
+
 def test_json_export_is_the_whole_tree(client, talk):
     value = json.loads(client.get(f"/c/{talk.id}/export.json").content)
     assert [message["text"] for message in value["messages"]][:2] == ["Apa itu klepn?", "Apa itu klepon?"]
@@ -387,16 +434,12 @@ def test_someone_elses_things_are_not_found(talk):
     client = Client(headers={"accept": "application/json"})
     client.force_login(guest)
     pair = pair_of(talk)
-    gets = [
-        f"/m/{Message.objects.get(text='Kue.').id}/tokens",
-        f"/c/{talk.id}/",
-        f"/c/{talk.id}/export.md",
-        f"/c/{talk.id}/export.json",
-    ]
+    gets = [f"/m/{Message.objects.get(text='Kue.').id}/tokens", f"/c/{talk.id}/", f"/c/{talk.id}/read"]
+    gets += [f"/c/{talk.id}/export.{kind}" for kind in ("md", "json", "html")]
     posts = [f"/c/{talk.id}/rename", f"/c/{talk.id}/delete", f"/pairs/{pair.id}/vote"]
     assert {client.get(address).status_code for address in gets} == {404}
     assert {client.post(address, {"title": "x", "choice": "base"}).status_code for address in posts} == {404}
-    assert client.get("/conversations", {"q": "klepon"}).json() == {"conversations": []}
+    assert client.get("/conversations", {"q": "klepon"}).json()["conversations"] == []
     assert client.get("/votes.jsonl").content == b""
     assert Conversation.objects.get().title == "Tentang klepon"
 

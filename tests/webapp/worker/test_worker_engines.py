@@ -3,7 +3,7 @@
 import json
 import time
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -18,8 +18,9 @@ from worker.openai_engine import ServerError, load_engine, steps_of
 from worker.text import TextStream
 from worker.transformers_engine import TransformersEngine
 
+from lib import paths
 from lib.config import Config, Lora, Model, Prompt
-from lib.model import generation, prompts, references
+from lib.model import generation, loading, prompts, references
 from lib.model.generation import decoding_of, uniforms
 from lib.paths import ADAPTER_RECORD, REFERENCES
 
@@ -108,6 +109,75 @@ def test_an_answer_goes_on_from_what_somebody_gave_it(engine, tiny_model, tokeni
     assert added.prompt_tokens == len(ids) + len(begun)
     assert [*expected[:after], *(token for step in steps for token in step.ids)] == expected
     assert given + before + text_of_steps(steps) == tokenizer.decode([*begun, *expected], skip_special_tokens=True)
+
+
+@pytest.fixture
+def shelf(base_model, tiny_model, tokenizer, tmp_path, monkeypatch):
+    """An engine, and the folders of two adapters that it finds; one has scores."""
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    folders = {}
+    for seed, name in enumerate(("satu/5_seed0", "dua/7_seed1")):
+        run, training = name.split("/")
+        folder = folders[name] = tmp_path / "artifacts" / run / "adapters" / training
+        torch.manual_seed(seed)
+        model = loading.attach_lora(loading.load_base(Model(base_model=str(base_model))), Lora())
+        for parameter_name, parameter in model.named_parameters():
+            if "lora_B" in parameter_name:
+                parameter.data.normal_(0, 0.3)
+        model.save_pretrained(folder)
+        told = {"base_model": str(base_model), "chat_template_sha256": prompts.chat_template_hash(tokenizer, Prompt())}
+        (folder / ADAPTER_RECORD).write_text(json.dumps(told | {"prompt": asdict(Prompt())}))
+    (tmp_path / "reports/satu").mkdir(parents=True)
+    (tmp_path / "reports/satu/summary.csv").write_text(
+        "iteration,seed,protocol,metric,mean\n5,0,clean,chrf,31.26\n5,0,clean,bleu,4\n5,0,cendol,chrf,9\n7,0,clean,chrf,1\n"
+    )
+    return transformers_engine.load_engine(str(base_model), None), folders
+
+
+def test_adapters_of_other_runs_are_offered_with_their_scores_as_soon_as_they_are_there(shelf):
+    engine, folders = shelf
+    assert [(one.name, one.scores) for one in engine.offered()] == [
+        ("dua/7_seed1", ""),
+        ("satu/5_seed0", "BLEU 4.0, chrF 31.3"),
+    ]
+    record = folders["dua/7_seed1"] / ADAPTER_RECORD
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"base_model": "another"}))
+    weights = folders["satu/5_seed0"] / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-9])
+    assert engine.offered() == ()
+    weights.write_bytes(whole)
+    assert [one.name for one in engine.offered()] == ["satu/5_seed0"]
+
+
+def test_several_adapters_answer_in_one_batch_each_as_if_alone(shelf, base_model, tokenizer, settings):
+    engine, folders = shelf
+    names = [*folders, *folders]
+    requests = [
+        replace(request_for(f"Apa {n}?", target="adapter", seed=n, max_new_tokens=16), adapter=name)
+        for n, name in enumerate(names)
+    ]
+    base = request_for("Apa 0?", seed=0, max_new_tokens=16)
+    steps = decoded(engine, *requests, base)
+    for request in requests:
+        alone = loading.load_adapter(Model(base_model=str(base_model)), folders[request.adapter])
+        ids, text = evaluated(alone, tokenizer, settings, request)
+        assert [token for step in steps[request.gid] for token in step.ids] == ids
+        assert text_of_steps(steps[request.gid]) == text
+    untouched = loading.load_base(Model(base_model=str(base_model)))
+    assert [token for step in steps[base.gid] for token in step.ids] == evaluated(untouched, tokenizer, settings, base)[
+        0
+    ]
+    weights = {id(parameter) for parameter in engine._models["base"].parameters()}
+    assert weights <= {id(parameter) for parameter in engine._shelved._model.parameters()}, "shared, not copied"
+
+
+def test_an_adapter_that_is_not_there_is_a_refusal(shelf):
+    engine, _ = shelf
+    with pytest.raises(EngineRefusalError) as refused:
+        engine.add(replace(request_for("Apa?", target="adapter"), adapter="tiga/1_seed0"), [], "")
+    assert refused.value.reason == "no_adapter"
+    assert engine.step() == []
 
 
 def test_an_answer_is_seen_as_the_models_see_it(engine, tiny_model, other_model, tokenizer, settings):

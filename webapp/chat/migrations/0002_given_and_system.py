@@ -12,6 +12,11 @@ class Migration(migrations.Migration):
     operations = [
         migrations.AddField(
             model_name="message",
+            name="adapter",
+            field=models.CharField(blank=True, max_length=160),
+        ),
+        migrations.AddField(
+            model_name="message",
             name="given",
             field=models.TextField(blank=True),
         ),

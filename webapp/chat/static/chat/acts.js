@@ -1,17 +1,22 @@
 // What a person does with a turn: copy, edit, ask again, compare, vote, look at another version.
 
-import { $, post, problem, say, size } from "./page.js";
+import { keep, kept } from "./drafts.js";
+import { adapter } from "./adapters.js";
+import { rewrite } from "./given.js";
+import { $, blank, composing, data, problem, say, sends, size } from "./page.js";
 import { unstick } from "./scroll.js";
 import { settings, target } from "./settings.js";
+import { ask, failed } from "./site.js";
 
 export class Acts {
   /**
-   * @param {{tree: Tree, view: View, announcer: Announcer, ask: (frame: object) => void, draw: () => void}} chat
-   *   ask: send a frame to the server
+   * @param {{tree: Tree, view: View, announcer: Announcer, ask: (frame: object) => string, draw: () => void}} chat
+   *   ask: send a frame to the server; returns its cid
    *   draw: show what has changed in the tree
    */
   constructor(chat) {
     this.chat = chat;
+    this.asked = null; // {cid, edited} of what is on its way
     const first = (turn) => turn.group.messages[0];
     const messageOf = (element) => chat.tree.messages.get(element.closest("[data-message]").dataset.message);
     this.acts = { // by data-act
@@ -21,12 +26,14 @@ export class Acts {
       "cancel-edit": (turn) => this.endEdit(turn),
       previous: (turn) => this.branch(turn, -1),
       next: (turn) => this.branch(turn, 1),
-      again: (turn) => this.again(first(turn), { settings: { ...settings(), seed: null } }),
+      again: (turn) => this.again(first(turn), { settings: { ...settings(), seed: null }, ...this.other(first(turn)) }),
       retry: (turn) => this.again(first(turn)),
       reproduce: (turn, button) => {
         const message = messageOf(button);
         this.again(message, { settings: { ...message.settings, seed: message.seed }, target: message.target });
       },
+      continue: (turn, button) => this.again(messageOf(button), { given: messageOf(button).text }),
+      rewrite: (turn, button) => rewrite(messageOf(button), (given) => this.again(messageOf(button), { given })),
       compare: (turn, button) => this.compare(turn, button),
       "vote-left": (turn) => this.vote(turn, first(turn).pair.left),
       "vote-right": (turn) => this.vote(turn, first(turn).pair.left === "base" ? "adapter" : "base"),
@@ -42,20 +49,46 @@ export class Acts {
     });
     turns.addEventListener("submit", (event) => this.submit(event));
     turns.addEventListener("keydown", (event) => this.key(event));
-    turns.addEventListener("input", (event) => size(event.target));
+    turns.addEventListener("input", ({ target: field }) => {
+      size(field);
+      keep(this.draft(this.chat.view.turnOf(field)), field.value);
+    });
     turns.addEventListener("toggle", (event) => keepInSight(event.target), true);
   }
 
   async copy(value, button) {
-    await navigator.clipboard.writeText(value);
+    if (!(await toClipboard(value))) return problem(say("notCopied"));
     button.classList.add("done");
     this.chat.announcer.say(say("copied"));
     setTimeout(() => button.classList.remove("done"), 1_500);
   }
 
   again(message, given = {}) {
-    problem("");
-    this.chat.ask({ type: "regenerate", message: message.id, ...given });
+    if (this.refuses()) return;
+    this.asked = { cid: this.chat.ask({ type: "regenerate", message: message.id, ...given }) };
+  }
+
+  /** Whether nothing can be asked for now, and if so, say why. */
+  refuses() {
+    if (this.asked) return true;
+    const writing = this.chat.tree.live().length > 0;
+    problem(writing ? say("stillWriting") : "");
+    return writing;
+  }
+
+  /** What came under this cid is answered; `stored`: by what was asked for. */
+  answered(cid, stored) {
+    if (cid !== this.asked?.cid) return;
+    const { edited } = this.asked;
+    this.asked = null;
+    if (!edited) return;
+    if (stored) keep(this.draft(edited), "");
+    else this.edit(edited);
+  }
+
+  /** Another answer comes from the adapter that is chosen now, where an adapter answers at all. */
+  other(message) {
+    return message.target === "adapter" || message.pair ? { adapter: adapter() } : {};
   }
 
   branch(turn, step) {
@@ -74,53 +107,94 @@ export class Acts {
 
   async vote(turn, choice) {
     const { pair } = turn.group.messages[0];
-    const { ok, status: code, value } = await post(`/pairs/${pair.id}/vote`, { choice });
-    if (!ok && !(code === 409 && value.choice)) return problem(value.error ?? say("somethingWrong"));
-    for (const message of turn.group.messages) message.pair = value;
+    const answer = await ask(`/pairs/${pair.id}/vote`, { choice });
+    if (!answer.ok && !(answer.status === 409 && answer.value.choice)) return failed(answer);
+    for (const { id } of turn.group.messages) this.chat.tree.put({ id, pair: answer.value });
+    if (choice === "base" || choice === "adapter") $("#votes").hidden = false;
     this.chat.draw();
   }
 
   // --- The editor of a text ------------------------------------------------------------------------------------------
 
+  draft(turn) {
+    return `edit:${turn.group.key}`;
+  }
+
   edit(turn) {
     const { element } = turn;
-    const form = $(".editor", element);
-    const field = $("textarea", form);
-    field.value = turn.group.messages[0].text;
-    form.hidden = false;
+    if (!$(".editor", element)) element.append($("#t-editor").content.cloneNode(true));
+    const field = $(".editor textarea", element);
+    field.value = kept(this.draft(turn)) || turn.group.messages[0].text;
     element.classList.add("editing");
     size(field);
     field.focus();
     field.setSelectionRange(field.value.length, field.value.length);
   }
 
-  endEdit(turn) {
-    $(".editor", turn.element).hidden = true;
+  closeEditor(turn) {
+    $(".editor", turn.element).remove();
     turn.element.classList.remove("editing");
     $("#text").focus();
+  }
+
+  endEdit(turn) {
+    keep(this.draft(turn), "");
+    this.closeEditor(turn);
   }
 
   submit(event) {
     event.preventDefault();
     const turn = this.chat.view.turnOf(event.target);
     const { value } = $("textarea", event.target);
-    if (!value.trim() || this.chat.tree.live().length) return;
-    this.endEdit(turn);
-    problem("");
+    if (blank(value) || this.refuses()) return;
+    const have = value.length;
+    if (have > data.limit) return problem(say("tooMany", { have, most: data.limit }));
+    keep(this.draft(turn), value);
+    this.closeEditor(turn);
     const message = turn.group.messages[0].id;
-    this.chat.ask({ type: "edit", message, text: value, settings: settings(), target: target() });
+    const frame = { type: "edit", message, text: value, settings: settings(), target: target(), adapter: adapter() };
+    this.asked = { cid: this.chat.ask(frame), edited: turn };
   }
 
   key(event) {
     const form = event.target.closest(".editor");
-    if (!form) return;
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    if (!form || composing(event)) return;
+    if (sends(event)) {
       event.preventDefault();
       form.requestSubmit();
     } else if (event.key === "Escape") {
       event.stopPropagation();
       this.endEdit(this.chat.view.turnOf(form));
     }
+  }
+
+  /** Open the editors whose texts were not sent before the page was left. */
+  reopen() {
+    for (const turn of this.chat.view.turns.values()) {
+      if (turn.kind !== "user" || !kept(this.draft(turn))) continue;
+      this.chat.view.see(turn);
+      this.edit(turn);
+    }
+  }
+}
+
+/** Copy a text; returns whether it worked. */
+async function toClipboard(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    // Over plain http from another machine there is no such clipboard, but a selection can be copied.
+    const before = document.activeElement;
+    const field = document.createElement("textarea");
+    field.className = "sr";
+    field.value = text;
+    document.body.append(field);
+    field.select();
+    const copied = document.execCommand("copy");
+    field.remove();
+    before?.focus({ preventScroll: true });
+    return copied;
   }
 }
 

@@ -1,12 +1,15 @@
 // The page: what the person does goes to the socket, what the socket says goes into the tree, the tree is drawn.
 
 import { Acts } from "./acts.js";
+import { adapter } from "./adapters.js";
 import { Announcer } from "./announce.js";
 import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
 import { current, enter, listConversations } from "./conversations.js";
+import { keep, kept } from "./drafts.js";
+import { system } from "./given.js";
 import { $, data, problem, say } from "./page.js";
-import { settle, stick } from "./scroll.js";
+import { settle, steady, stick } from "./scroll.js";
 import { settings, target } from "./settings.js";
 import { connectionIs, serverIs } from "./status.js";
 import { surround } from "./surroundings.js";
@@ -14,10 +17,11 @@ import { Tree } from "./tree.js";
 import { View } from "./view.js";
 
 const tree = new Tree();
-const view = new View($("#turns"), say);
+const view = new View($("#turns"), say, steady);
 const announcer = new Announcer($("#announcer"));
 const followed = new Set(); // answers that began while this page was open: those are read out
 let since = data.now;
+let gone = false; // deleted in another tab
 
 const connection = new Connection(
   data.urls.socket.replace(/^/, location.origin.replace(/^http/, "ws")),
@@ -41,11 +45,8 @@ function receive(frame) {
       accept(frame);
       break;
     case "queued": {
-      const message = tree.messages.get(frame.gid);
-      if (message?.state === "queued" && !message.text) {
-        message.place = frame;
-        view.touch(message, settle);
-      }
+      const message = tree.place(frame);
+      if (message) view.touch(message, settle);
       break;
     }
     case "events":
@@ -59,10 +60,11 @@ function receive(frame) {
       break;
     case "error":
       if (frame.code === "sockets" || frame.code === "version") break;
-      // Deleted in another tab.
-      if (frame.code === "unknown" && !frame.cid) return location.assign(data.urls.new);
+      if (frame.code === "unknown" && !frame.cid) return deletedElsewhere();
       if (frame.code === "unavailable") serverIs({ online: false });
       else refused(frame);
+      // Perhaps all of it is gone.
+      if (frame.code === "unknown" && current.id) connection.refresh();
       break;
   }
 }
@@ -79,6 +81,7 @@ function accept(frame) {
   tree.show([messages.at(-1).id]);
   // Before the conversation has an id: the draft was kept without one.
   composer.stored(frame.cid);
+  acts.answered(frame.cid, true);
   enter(frame.conversation);
   if (frame.gids.length) announcer.say(say("writing"));
   stick();
@@ -86,8 +89,22 @@ function accept(frame) {
   listConversations();
 }
 
+/** The conversation is gone; what was being written is not. The next page finds it as its draft. */
+function deletedElsewhere() {
+  keep("draft:", $("#text").value || kept("draft:"));
+  keep(`draft:${current.id}`, "");
+  current.id = null;
+  gone = true;
+  $("#menu").hidden = true;
+  const link = document.createElement("a");
+  [link.href, link.textContent] = [data.urls.new, say("writeAnew")];
+  problem(say("deletedElsewhere"), " ", link);
+  listConversations();
+}
+
 function refused(frame) {
   composer.refused(frame.cid);
+  acts.answered(frame.cid, false);
   problem(frame.message);
   draw();
 }
@@ -112,8 +129,11 @@ function draw() {
   document.body.classList.toggle("empty", path.length === 0);
   const leaf = tree.leaf();
   if (current.id) {
+    // Where nothing was chosen, the newest is shown, whatever that is by then.
+    keep(`leaf:${current.id}`, path.some((group) => group.index < group.of - 1) ? leaf.id : "");
     $("#menu").hidden = false;
     $("[data-export=md]").href = `/c/${current.id}/export.md${leaf ? `?leaf=${leaf.id}` : ""}`;
+    $("[data-export=html]").href = `/c/${current.id}/export.html${leaf ? `?leaf=${leaf.id}` : ""}`;
     $("[data-export=json]").href = `/c/${current.id}/export.json`;
   }
   composer.controls();
@@ -126,12 +146,14 @@ const acts = new Acts({ tree, view, announcer, ask: (frame) => connection.ask(fr
 
 const composer = new Composer({
   ask(text) {
+    if (gone) return location.assign(data.urls.new);
     const place = { conversation: current.id, parent: tree.leaf()?.id ?? null };
-    return connection.ask({ type: "send", ...place, text, settings: settings(), target: target() });
+    return connection.ask({ type: "send", ...place, text, settings: settings(), target: target(), system: system(), adapter: adapter() });
   },
   writing: () => tree.live().length > 0,
   editLast() {
-    const turn = [...view.turns.values()].filter((one) => one.kind === "user").at(-1);
+    const last = tree.path().findLast((group) => group.messages[0].role === "user");
+    const turn = last && view.turns.get(last.key);
     if (turn) acts.edit(turn);
     return Boolean(turn);
   },
@@ -139,11 +161,12 @@ const composer = new Composer({
 
 surround({
   announcer,
+  stops: () => composer.settled(),
   stop() {
     for (const message of tree.live()) connection.write({ type: "stop", gid: message.id });
   },
   copyLast() {
-    const last = [...view.sides.values()].at(-1);
+    const last = view.sides.get(tree.leaf()?.id);
     if (last) acts.copy(last.message.text, $("[data-act=copy]", last.element));
   },
 });
@@ -157,5 +180,7 @@ for (const message of data.messages) {
   tree.put(message);
   announcer.skip(message.id, message.text);
 }
+tree.show([kept(`leaf:${current.id}`)]);
 draw();
+acts.reopen();
 composer.grow();

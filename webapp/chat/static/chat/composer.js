@@ -1,9 +1,15 @@
 // Where a text is written and sent. It stays there until the server has it.
 
-import { draft, keepDraft } from "./conversations.js";
-import { $, data, problem, say, size } from "./page.js";
+import { current } from "./conversations.js";
+import { keep, kept } from "./drafts.js";
+import { $, blank, composing, data, problem, say, sends, size } from "./page.js";
 
 const text = $("#text");
+
+/** A second click meets the button that has just taken the first one's place, and means nothing by it. */
+const SECOND_CLICK_MS = 500;
+
+const draft = () => `draft:${current.id ?? ""}`;
 
 export class Composer {
   /**
@@ -15,9 +21,18 @@ export class Composer {
   constructor(chat) {
     this.chat = chat;
     this.sent = null; // the cid of what is on its way
-    const kept = draft();
+    this.swapped = -Infinity; // when Send and Stop last took each other's place
+    const before = kept(draft());
+    // Somebody may write before this script is there.
+    if (text.value) keep(draft(), text.value);
     // A page that was left while its text was on its way may find it said already.
-    if (!data.messages.some((message) => message.role === "user" && message.text === kept)) text.value = kept;
+    else if (!data.messages.some((message) => message.role === "user" && message.text === before)) text.value = before;
+    const target = $(`[name=target][value="${kept("target")}"]`);
+    if (target) target.checked = true;
+    $(".targets").addEventListener("change", (event) => keep("target", event.target.value));
+    $("#send").addEventListener("click", (event) => {
+      if (event.detail && !this.settled()) event.preventDefault();
+    });
     $("#composer").addEventListener("submit", (event) => {
       event.preventDefault();
       this.send(text.value);
@@ -26,12 +41,18 @@ export class Composer {
     text.addEventListener("input", () => {
       problem("");
       this.grow();
-      keepDraft(text.value);
+      keep(draft(), text.value);
     });
   }
 
+  /** Whether a click on Send or Stop is meant for it. */
+  settled() {
+    return performance.now() - this.swapped > SECOND_CLICK_MS;
+  }
+
   send(value) {
-    if (this.sent || !value.trim() || value.length > data.limit || this.chat.writing()) return;
+    if (this.sent || blank(value) || value.length > data.limit) return;
+    if (this.chat.writing()) return problem(say("stillWriting"));
     problem("");
     this.sent = this.chat.ask(value);
     this.put(value, true);
@@ -55,32 +76,32 @@ export class Composer {
     text.value = value;
     text.readOnly = readOnly;
     this.grow();
-    keepDraft(value);
+    keep(draft(), value);
   }
 
   grow() {
     size(text);
-    const over = text.value.length > data.limit;
-    $("#count").hidden = text.value.length < data.limit * 0.9;
-    $("#count").textContent = `${text.value.length}/${data.limit}`;
-    $("#count").classList.toggle("over", over);
-    if (over) problem(say("tooMany", { have: text.value.length, most: data.limit }));
+    const have = text.value.length;
+    $("#count").hidden = have < data.limit * 0.9;
+    $("#count").textContent = `${have}/${data.limit}`;
+    $("#count").classList.toggle("over", have > data.limit);
+    if (have > data.limit) problem(say("tooMany", { have, most: data.limit }));
     this.controls();
   }
 
   /** While an answer is written, the button stops it; else it sends, if there is something to send. */
   controls() {
     const writing = this.chat.writing();
+    if (writing === $("#stop").hidden) this.swapped = performance.now();
     $("#stop").hidden = !writing;
     $("#send").hidden = writing;
-    $("#send").disabled = !text.value.trim() || text.value.length > data.limit || Boolean(this.sent);
+    $("#send").disabled = blank(text.value) || text.value.length > data.limit || Boolean(this.sent);
   }
 
   key(event) {
-    // While an input method composes a letter, Enter belongs to it.
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    if (sends(event)) {
       event.preventDefault();
       this.send(text.value);
-    } else if (event.key === "ArrowUp" && !text.value && this.chat.editLast()) event.preventDefault();
+    } else if (event.key === "ArrowUp" && !composing(event) && !text.value && this.chat.editLast()) event.preventDefault();
   }
 }

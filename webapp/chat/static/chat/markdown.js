@@ -4,9 +4,11 @@
 import DOMPurify from "./vendor/purify.es.mjs";
 import hljs from "./vendor/highlight.min.js";
 import markdownit from "./vendor/markdown-it.esm.min.mjs";
+import { findMaths, setMaths } from "./maths.js";
 
 // A poem keeps its lines.
 const parser = markdownit({ html: false, linkify: true, breaks: true, highlight });
+findMaths(parser);
 // A remote image would tell its server that somebody reads this: it is shown as a link.
 parser.renderer.rules.image = (tokens, index) => {
   const token = tokens[index];
@@ -21,6 +23,22 @@ for (const name of ["heading_open", "heading_close"]) {
     return renderer.renderToken(tokens, index, options);
   };
 }
+
+// The page's policy forbids styles, so a column's alignment is a class.
+for (const name of ["th_open", "td_open"]) {
+  parser.renderer.rules[name] = (tokens, index, options, env, renderer) => {
+    const style = tokens[index].attrGet("style");
+    if (style) tokens[index].attrs = [["class", style.replace("text-align:", "to-")]];
+    return renderer.renderToken(tokens, index, options);
+  };
+}
+// A list of tasks shows which are done.
+parser.core.ruler.after("inline", "tasks", ({ tokens }) => {
+  tokens.forEach((token, index) => {
+    const text = token.type === "inline" && tokens[index - 2]?.type === "list_item_open" && token.children[0];
+    if (text?.type === "text") text.content = text.content.replace(/^\[( |x|X)\](?= )/, (box, mark) => (mark === " " ? "☐" : "☑"));
+  });
+});
 
 const PURE = {
   ALLOWED_TAGS: [
@@ -65,7 +83,11 @@ export class Rendered {
 
   /** Show a text; `open` says that more will come. */
   show(text, open) {
+    if (text === this.text && open === this.open) return;
+    [this.text, this.open] = [text, open];
     const env = {};
+    // While a list begins, its first dash would make a heading of the line above.
+    parser[open ? "disable" : "enable"]("lheading");
     const tokens = parser.parse(text, env);
     const lines = text.split("\n");
     let index = 0;
@@ -95,9 +117,12 @@ export class Rendered {
     for (const table of block.querySelectorAll("table")) {
       const frame = document.createElement("div");
       frame.className = "wide";
+      frame.tabIndex = 0;
       table.replaceWith(frame);
       frame.append(table);
     }
+    for (const one of block.querySelectorAll("p, li, ul, ol, h3, h4, h5, h6, blockquote, th, td")) one.dir = "auto";
+    setMaths(block);
     const old = this.element.children[index];
     if (old) old.replaceWith(block);
     else this.element.append(block);

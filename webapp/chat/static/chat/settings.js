@@ -1,6 +1,8 @@
 // How the next answer is generated: by which model, and with the settings of the dialog.
 
-import { $, post } from "./page.js";
+import { keepForm, reopenForm } from "./drafts.js";
+import { $, problem } from "./page.js";
+import { ask, failed } from "./site.js";
 
 const form = $("#settings-form");
 const greedy = $("#id_greedy");
@@ -36,9 +38,12 @@ form.addEventListener("submit", async (event) => {
   // What the browser cannot read it hands over as nothing, which would mean the model's default.
   const unread = [...form.elements].filter((field) => field.validity?.badInput);
   if (unread.length) return complain(Object.fromEntries(unread.map((field) => [field.name, [field.validationMessage]])));
-  const { ok, value } = await post(form.action, new FormData(form));
-  complain(value.errors ?? {});
-  if (!ok) return;
+  problem("");
+  const answer = await ask(form.action, new FormData(form));
+  complain(answer.value.errors ?? {});
+  if (answer.status === 401) keepForm(form);
+  if (!answer.ok && !answer.value.errors) failed(answer);
+  if (!answer.ok) return;
   for (const field of form.elements) [field.defaultValue, field.defaultChecked] = [field.value, field.checked];
   form.closest("dialog").close();
 });
@@ -47,8 +52,10 @@ form.addEventListener("submit", async (event) => {
 $("#settings").addEventListener("close", () => {
   form.reset();
   complain({});
+  $(".problem", form).textContent = "";
   greedyOnly();
 });
 
 greedy.addEventListener("change", greedyOnly);
+reopenForm(form);
 greedyOnly();

@@ -1,12 +1,14 @@
 // How the connection, the queue and the models are: the banner, and the model's name above the conversation.
 
-import { $, data, say } from "./page.js";
+import { offer } from "./adapters.js";
+import { $, loginLink, say } from "./page.js";
 
 let trouble = "connecting";
 let server = { online: true, workers: null };
 
 /** The connection is "open", or this is why not. */
 export function connectionIs(state) {
+  if (trouble === "expired") return;
   trouble = state === "open" ? "" : state;
   show();
 }
@@ -14,6 +16,7 @@ export function connectionIs(state) {
 /** Whether the queue responds (`online`), and which workers there are; what is not given is as before. */
 export function serverIs(given) {
   server = { ...server, ...given };
+  offer(server.workers);
   show();
 }
 
@@ -29,12 +32,7 @@ function show() {
   if (element.textContent === banner && trouble !== "expired") return;
   element.textContent = banner;
   element.hidden = !banner;
-  if (trouble === "expired") {
-    const link = document.createElement("a");
-    link.href = `${data.urls.login}?next=${encodeURIComponent(location.pathname)}`;
-    link.textContent = say("logInAgain");
-    element.append(" ", link);
-  }
+  if (trouble === "expired") element.append(" ", loginLink());
 }
 
 show();

@@ -1,7 +1,7 @@
 // What stands around the conversation: the list at the side, dialogs, menus, the theme; and the keys that work anywhere.
 
-import { askForTitle } from "./conversations.js";
-import { $, data, say } from "./page.js";
+import { askForTitle, askToDelete, openRow } from "./conversations.js";
+import { $, composing, data, say } from "./page.js";
 import { settle, stick } from "./scroll.js";
 
 const THEMES = ["auto", "light", "dark"];
@@ -9,20 +9,22 @@ const THEMES = ["auto", "light", "dark"];
 /**
  * Listen to the page's buttons and keys.
  *
- * @param {{announcer: Announcer, stop: () => void, copyLast: () => void}} chat
+ * @param {{announcer: Announcer, stop: () => void, stops: () => boolean, copyLast: () => void}} chat
  *   stop: end the answers that are being written
+ *   stops: whether a click on Stop is meant
  *   copyLast: copy the last answer
  */
-export function surround({ announcer, stop, copyLast }) {
+export function surround({ announcer, stop, stops, copyLast }) {
   const dos = { // by data-do
     "open-side": () => side(true),
     "close-side": () => side(false),
     settings: () => $("#settings").showModal(),
     keys: () => $("#keys").showModal(),
     rename: askForTitle,
-    delete: () => $("#delete").showModal(),
+    delete: askToDelete,
+    row: openRow,
     "close-dialog": (button) => button.closest("dialog").close(),
-    stop,
+    stop: (button, event) => (stops() || !event.detail) && stop(), // no detail: by a key
     down() {
       stick();
       settle();
@@ -32,9 +34,10 @@ export function surround({ announcer, stop, copyLast }) {
       announcer.say(button.ariaLabel);
     },
   };
-  document.addEventListener("click", ({ target }) => {
+  document.addEventListener("click", (event) => {
+    const { target } = event;
     const button = target.closest("[data-do]");
-    if (button) dos[button.dataset.do](button);
+    if (button) dos[button.dataset.do](button, event);
     for (const open of document.querySelectorAll("details[open].menu, details[open].origin")) {
       if (!open.contains(target) || target.closest("[data-do], a, [data-act]")) open.open = false;
     }
@@ -45,6 +48,7 @@ export function surround({ announcer, stop, copyLast }) {
     KeyC: copyLast,
   };
   document.addEventListener("keydown", (event) => {
+    if (composing(event)) return;
     if (event.key === "Escape" && !$("dialog[open]")) escape(stop);
     if (!event.altKey || event.ctrlKey || event.metaKey) return;
     if (keys[event.code]) {
@@ -63,10 +67,16 @@ function side(open) {
 
 /** Close what is open; where nothing is, stop. */
 function escape(stop) {
+  const search = $("#search");
   const card = $("details[open]");
   if (card) {
     card.open = false;
     $("summary", card).focus();
+  } else if (document.activeElement === search) {
+    search.value = "";
+    search.dispatchEvent(new Event("input"));
+    side(false);
+    $("#text").focus();
   } else if (document.body.classList.contains("side-open")) side(false);
   else stop();
 }

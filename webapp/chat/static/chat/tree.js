@@ -12,17 +12,23 @@ function later(a, b) {
 export class Tree {
   constructor() {
     this.messages = new Map();
-    this.chosen = new Map(); // parent id or null -> key of the group that is shown under it
+    this.children = new Map(); // parent id or null -> its messages
+    this.chosen = new Map(); // spot -> key of the group that is shown there
+    this.shown = null; // the path, until something changes it
   }
 
   /** Take in a message as the server knows it. Returns the message of this tree. */
   put(given) {
+    this.shown = null;
     const known = this.messages.get(given.id);
     if (!known) {
-      const message = { cursor: ORIGIN, notes: [], ...given };
+      const message = { cursor: ORIGIN, notes: [], version: 0, ...given };
       this.messages.set(message.id, message);
+      if (!this.children.has(message.parent)) this.children.set(message.parent, []);
+      this.children.get(message.parent).push(message);
       return message;
     }
+    known.version++;
     // While it is written, the events know more than the database.
     if (given.state === "queued" && known.cursor !== ORIGIN) {
       known.pair = given.pair;
@@ -39,10 +45,11 @@ export class Tree {
     for (const [id, event] of items) {
       if (!later(id, message.cursor)) continue;
       message.cursor = id;
+      message.version++;
       message.place = null;
       switch (event.type) {
         case "start":
-          message.text = ""; // what an earlier worker wrote is void
+          message.text = message.given ?? ""; // what an earlier worker wrote is void
           message.model = event.model;
           message.adapter_sha = event.adapter_sha;
           message.worker = event.worker;
@@ -52,7 +59,7 @@ export class Tree {
           message.text += event.text;
           break;
         case "snapshot":
-          message.text = event.text;
+          message.text = (message.given ?? "") + event.text;
           break;
         case "resume":
           message.notes.push(["resumed", {}]);
@@ -69,6 +76,15 @@ export class Tree {
     return message;
   }
 
+  /** Where an answer stands in the queue. Returns the message, if it waits. */
+  place(frame) {
+    const message = this.messages.get(frame.gid);
+    if (message?.state !== "queued" || message.text) return null;
+    message.place = frame;
+    message.version++;
+    return message;
+  }
+
   /** How far each answer that has not ended is known. */
   cursors() {
     const live = [...this.messages.values()].filter((message) => message.state === "queued");
@@ -78,8 +94,7 @@ export class Tree {
   /** The alternatives under some messages (or at the root), oldest first. A pair is one alternative. */
   groups(parents) {
     const groups = new Map();
-    for (const message of this.messages.values()) {
-      if (!parents.has(message.parent)) continue;
+    for (const message of parents.flatMap((parent) => this.children.get(parent) ?? [])) {
       const key = message.pair?.id ?? message.id;
       if (!groups.has(key)) groups.set(key, { key, messages: [], created: message.created });
       groups.get(key).messages.push(message);
@@ -93,22 +108,24 @@ export class Tree {
 
   /** What is shown: one group after the other, each with its alternatives. */
   path() {
+    if (this.shown) return this.shown;
     const path = [];
-    let parents = new Set([null]);
+    let parents = [null];
     for (;;) {
       const groups = this.groups(parents);
-      if (!groups.length) return path;
-      const spot = [...parents].join();
+      if (!groups.length) return (this.shown = path);
+      const spot = parents.join();
       const at = groups.findIndex((group) => group.key === this.chosen.get(spot));
       const index = at < 0 ? groups.length - 1 : at;
       const group = groups[index];
       path.push({ ...group, spot, index, of: groups.length, keys: groups.map((one) => one.key) });
-      parents = new Set(group.messages.map((message) => message.id));
+      parents = group.messages.map((message) => message.id);
     }
   }
 
   choose(spot, key) {
     this.chosen.set(spot, key);
+    this.shown = null;
   }
 
   /** Show the branch on which these messages are. */
@@ -124,7 +141,7 @@ export class Tree {
   /** The ids of the group that a message belongs to, in their shown order: what `path` calls a spot. */
   groupOf(id) {
     const message = this.messages.get(id);
-    const group = this.groups(new Set([message.parent])).find((one) => one.messages.includes(message));
+    const group = this.groups([message.parent]).find((one) => one.messages.includes(message));
     return group.messages.map((one) => one.id);
   }
 

@@ -5,34 +5,70 @@ import { Rendered } from "./markdown.js";
 
 const template = (id) => document.getElementById(id).content.firstElementChild.cloneNode(true);
 
+/** So many turns at the end are drawn at once; the others when somebody scrolls near them. */
+const AT_ONCE = 6;
+
 export class View {
   /**
    * @param {HTMLOListElement} list
    * @param {(name: string, values?: object) => string} say a sentence of the page's language
+   * @param {(change: () => void) => void} steady change heights without moving what is looked at
    */
-  constructor(list, say) {
+  constructor(list, say, steady) {
     this.list = list;
     this.say = say;
-    this.turns = new Map(); // group key -> {element, kind, group}
-    this.sides = new Map(); // message id -> {element, rendered, message}
+    this.turns = new Map(); // group key -> {element, kind, group, drawn, seen}
+    this.sides = new Map(); // message id -> {element, rendered, message, turn}
     this.stale = new Set();
+    const near = (entries) => {
+      const turns = entries.filter((one) => one.isIntersecting).map((one) => this.turnOf(one.target));
+      steady(() => turns.forEach((turn) => turn && this.see(turn)));
+    };
+    this.watch = new IntersectionObserver(near, { root: list.parentElement, rootMargin: "100% 0px" });
   }
 
   /** Show a path. Elements that stay keep their state. */
   draw(path) {
     const keys = new Set(path.map((group) => group.key));
-    for (const [key, turn] of this.turns) {
-      if (keys.has(key)) continue;
-      turn.element.remove();
-      for (const message of turn.group.messages) this.sides.delete(message.id);
-      this.turns.delete(key);
-    }
+    for (const [key, turn] of this.turns) if (!keys.has(key)) this.remove(turn);
+    let next = this.list.firstElementChild;
     path.forEach((group, index) => {
-      const turn = this.turns.get(group.key) ?? this.make(group);
+      group.last = index === path.length - 1;
+      const turn = this.turns.get(group.key) ?? this.outline(group);
       turn.group = group;
-      if (this.list.children[index] !== turn.element) this.list.insertBefore(turn.element, this.list.children[index]);
-      this.fill(turn);
+      if (turn.element === next) next = next.nextElementSibling;
+      else this.list.insertBefore(turn.element, next);
+      if (turn.seen || index >= path.length - AT_ONCE) this.see(turn);
     });
+  }
+
+  remove(turn) {
+    this.watch.unobserve(turn.element);
+    turn.element.remove();
+    for (const message of turn.group.messages) this.sides.delete(message.id);
+    this.turns.delete(turn.group.key);
+  }
+
+  /** A turn that nobody has looked at yet: its bare text, which can be searched, in a place of any height. */
+  outline(group) {
+    const element = document.createElement("li");
+    element.className = "turn outline";
+    element.dataset.group = group.key;
+    element.textContent = group.messages.map((message) => message.text).join("\n");
+    const turn = { element, group, kind: group.messages[0].role === "user" ? "user" : "answer", seen: false, drawn: "" };
+    this.turns.set(group.key, turn);
+    this.watch.observe(element);
+    return turn;
+  }
+
+  /** Draw a turn whole, as far as it has changed. */
+  see(turn) {
+    const { group } = turn;
+    if (!turn.seen) this.make(turn);
+    const now = [group.index, group.of, group.last, ...group.messages.map((message) => message.version)].join();
+    if (now === turn.drawn) return;
+    turn.drawn = now;
+    this.fill(turn);
   }
 
   /** An answer has changed: draw it with the next frame of the screen. */
@@ -40,10 +76,9 @@ export class View {
     if (!this.sides.has(message.id)) return;
     if (!this.stale.size) {
       const draw = () => {
-        const stale = [...this.stale];
+        const turns = new Set([...this.stale].map((id) => this.sides.get(id)?.turn));
         this.stale.clear();
-        for (const id of stale) if (this.sides.has(id)) this.fillSide(this.sides.get(id));
-        for (const turn of this.turns.values()) if (turn.group.messages.some((one) => stale.includes(one.id))) this.fillTurn(turn);
+        for (const turn of turns) if (turn) this.see(turn);
         after();
       };
       // No frames are drawn where nobody looks, and the answer must not wait for that.
@@ -53,25 +88,25 @@ export class View {
     this.stale.add(message.id);
   }
 
-  make(group) {
-    const user = group.messages[0].role === "user";
-    const element = template(user ? "t-user" : "t-turn");
+  make(turn) {
+    const { group, kind } = turn;
+    const element = template(kind === "user" ? "t-user" : "t-turn");
     element.dataset.group = group.key;
-    const turn = { element, group, kind: user ? "user" : "answer" };
-    this.turns.set(group.key, turn);
-    if (!user) {
-      const sides = element.querySelector(".sides");
-      element.classList.toggle("pair", group.messages.length > 1);
-      for (const message of group.messages) {
-        const side = template("t-side");
-        side.dataset.message = message.id;
-        sides.append(side);
-        const rendered = new Rendered(side.querySelector(".body"), this.say("copyCode"));
-        this.sides.set(message.id, { element: side, rendered, message });
-      }
-      if (group.messages.length === 1) this.join(element);
+    this.watch.unobserve(turn.element);
+    turn.element.replaceWith(element);
+    turn.element = element;
+    turn.seen = true;
+    if (kind === "user") return;
+    const sides = element.querySelector(".sides");
+    element.classList.toggle("pair", group.messages.length > 1);
+    for (const message of group.messages) {
+      const side = template("t-side");
+      side.dataset.message = message.id;
+      sides.append(side);
+      const rendered = new Rendered(side.querySelector(".body"), this.say("copyCode"));
+      this.sides.set(message.id, { element: side, rendered, message, turn });
     }
-    return turn;
+    if (group.messages.length === 1) this.join(element);
   }
 
   /** One answer has one row of tools, where a pair has one for each side and one for both. */
@@ -109,8 +144,11 @@ export class View {
     const { pair } = group.messages[0];
     const ended = group.messages.every((message) => message.state !== "queued");
     const whole = group.messages.every((message) => message.state === "ended" && message.finish !== "error");
+    const counts = group.messages.every((message) => message.finish === "stop");
     element.querySelector("[data-act=again]").hidden = !ended;
-    element.querySelector(".vote").hidden = !pair || Boolean(pair.choice) || !whole;
+    element.querySelector(".vote").hidden = !pair || Boolean(pair.choice) || !ended;
+    element.querySelector(".vote-question").textContent = this.say(counts ? "whichBetter" : "noVote");
+    element.querySelector(".vote-buttons").hidden = !counts;
     if (pair) element.querySelector("[data-act=compare]").hidden = !whole;
     const verdict = element.querySelector(".verdict");
     verdict.hidden = !pair?.choice;
@@ -119,6 +157,10 @@ export class View {
       const sentence = { tie: "votedTie", both_bad: "votedBad", seen: "seen" }[pair.choice] ?? "votedFor";
       verdict.textContent = this.say(sentence, { name });
     }
+    const goesOn = element.querySelector(".goes-on");
+    goesOn.hidden = !pair || !ended || !group.last;
+    const from = this.say(pair?.choice === "base" ? "base" : "adapter");
+    goesOn.textContent = pair?.choice ? this.say("goesOn", { name: from }) : this.say("goesOnUnvoted");
   }
 
   /** Mark word differences in a pair, or unmark them. Returns a sentence to say if there is nothing to mark. */
@@ -134,7 +176,8 @@ export class View {
     const live = message.state === "queued";
     const blind = message.pair && !message.pair.choice;
     const letter = message.pair?.left === message.target ? "answerA" : "answerB";
-    element.querySelector(".name").textContent = this.say(blind ? letter : message.target);
+    element.querySelector(".name").textContent =
+      this.say(blind ? letter : message.target) + (message.adapter && !blind ? ` · ${message.adapter}` : "");
     element.dataset.target = blind ? "blind" : message.target;
     element.setAttribute("aria-busy", String(live));
     rendered.element.lang = message.target === "adapter" ? "id" : "";
@@ -144,8 +187,10 @@ export class View {
     state.textContent = text;
     state.dataset.kind = kind;
     const actions = element.querySelector(".actions");
-    actions.querySelector("[data-act=copy]").hidden = live || !message.text || !navigator.clipboard;
+    actions.querySelector("[data-act=copy]").hidden = live || !message.text;
     actions.querySelector("[data-act=retry]").hidden = !(message.state === "lost" || message.finish === "error");
+    const cut = message.state === "ended" && ["cancelled", "length"].includes(message.finish) && message.text.trim();
+    actions.querySelector("[data-act=continue]").hidden = !cut || Boolean(blind);
     actions.querySelector(".origin").hidden = live || !message.model || Boolean(blind);
     if (!live && !blind) this.fillOrigin(element.querySelector(".origin dl"), message);
   }
@@ -165,7 +210,8 @@ export class View {
     if (message.finish === "error") {
       return { kind: "bad", text: message.detail ? this.say("failed", message) : this.say("failedPlain") };
     }
-    if (message.finish === "cancelled" || message.finish === "length") notes.unshift(this.say(message.finish));
+    if (message.finish === "cancelled" && !message.text) notes.unshift(this.say("cancelledEmpty"));
+    else if (message.finish === "cancelled" || message.finish === "length") notes.unshift(this.say(message.finish));
     else if (!message.text.trim()) notes.unshift(this.say("emptyAnswer"));
     return { kind: "note", text: notes.join(" ") };
   }
@@ -179,7 +225,7 @@ export class View {
   fillOrigin(list, message) {
     const number = (value, digits = 0) =>
       value.toLocaleString(document.documentElement.lang, { maximumFractionDigits: digits });
-    const time = (value) => (value < 10_000
+    const time = (value) => (value < 1_000
       ? this.say("milliseconds", { n: number(value) })
       : this.say("seconds", { n: number(value / 1000, 1) }));
     const { timings = {}, usage = {} } = message;
@@ -189,6 +235,7 @@ export class View {
       ["worker", message.worker],
       ["seed", message.seed],
       ["settings", this.settingsOf(message.settings)],
+      ["systemPrompt", message.system],
       ["tokens", usage.completion_tokens != null &&
         this.say("tokensValue", { prompt: number(usage.prompt_tokens ?? 0), completion: number(usage.completion_tokens) })],
       ["speed", timings.tokens_per_second != null && this.say("tokensPerSecond", { n: number(timings.tokens_per_second, 1) })],

@@ -1,0 +1,38 @@
+// What a model is given beside the conversation: a system prompt, and the start of an answer that it is to go on with.
+
+import { $, data } from "./page.js";
+
+// --- The system prompt -----------------------------------------------------------------------------------------------
+
+const field = $("#system-text");
+const button = $("[data-open=system]");
+// As it was last asked with in this conversation.
+field.value = data.messages.findLast((message) => message.role === "assistant")?.system ?? "";
+
+/** What the next question is asked with; empty: without one. */
+export const system = () => field.value.trim();
+
+function show() {
+  button.ariaPressed = String(Boolean(system()));
+}
+
+button.addEventListener("click", () => $("#system").showModal());
+field.addEventListener("input", show);
+show();
+
+// --- An answer to go on with -----------------------------------------------------------------------------------------
+
+const dialog = $("#rewrite");
+const text = $("#rewrite-text");
+let goOn = null;
+
+/** Let the person change an answer; then go on with what it has become. */
+export function rewrite(message, then) {
+  text.value = message.text;
+  goOn = then;
+  dialog.showModal();
+}
+
+$("form", dialog).addEventListener("submit", () => {
+  if (text.value.trim()) goOn(text.value);
+});
