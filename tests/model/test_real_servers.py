@@ -12,6 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 import small_adapter
+from wire.messages import Request, Settings, Turn
+from worker import openai_engine, transformers_engine
 
 from lib import paths
 from lib.config import Config, Lora, Model, Prompt
@@ -139,6 +141,32 @@ def test_an_adapter_that_is_dropped_or_scaled_otherwise_is_seen(vllm, config, tm
     loaded = httpx.post(f"{vllm}/load_lora_adapter", json={"lora_name": "other", "lora_path": str(other)}, timeout=600)
     assert loaded.is_success
     assert served.recognise(vllm, "other", known, "adapter")
+
+
+def test_the_chat_gets_from_it_what_the_model_here_answers(vllm, config):
+    if not config.has_adapter:
+        pytest.skip("the chat has both at once")
+    name = served.connect(vllm, config).name
+    folder = config.paths.final_adapter
+    shutil.copytree(config.paths.adapter(config.name), folder)
+    references.write(config)
+    there = openai_engine.load_engine(vllm, None, name, folder=folder)
+    here = transformers_engine.load_engine(None, folder)
+    for target in ("base", "adapter"):
+        for text in ASKED:
+            settings = Settings(max_new_tokens=24, greedy=True)
+            request = Request("g", "u", "c", (Turn("user", text),), target, 0, settings)
+            assert there.add(request, [], "") == here.add(request, [], "")
+            assert answered(there) == answered(here)
+
+
+def answered(engine):
+    steps, ends = [], time.monotonic() + 120
+    while not steps or not steps[-1].finish:
+        assert time.monotonic() < ends
+        steps += engine.step()
+    assert steps[-1].finish != "error"
+    return "".join(step.text for step in steps), [token for step in steps for token in step.ids], steps[-1].finish
 
 
 def test_too_little_room_is_said_before_anything_is_asked(vllm, config):
