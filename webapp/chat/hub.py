@@ -256,4 +256,7 @@ _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
 def _names(status: Status) -> Any:
     if status.workers is None:
         return None
-    return sorted((worker.model, worker.adapter_sha or "", worker.adapters) for worker in status.workers)
+    return sorted(
+        (worker.model, worker.adapter_sha or "", [(one.name, one.sha, one.scores) for one in worker.adapters])
+        for worker in status.workers
+    )

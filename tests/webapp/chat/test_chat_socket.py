@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import sqlite3
+from dataclasses import replace
 from typing import get_args
 from unittest import mock
 
@@ -16,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from fake_service import world
 from socket_client import Socket, run
 from wire.events import End, Resume, Snapshot, Transcript
-from wire.messages import Reason, Timings, Usage
+from wire.messages import Offered, Reason, Timings, Usage
 from wire.service import Busy
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
@@ -253,6 +254,23 @@ def test_an_adapter_is_chosen_by_its_name_for_each_message():
     assert adapters == [None, "", "demo/5_seed0"]
     assert more == ["", "demo/5_seed0", ""]
     assert [request.adapter for request in world.requests] == ["", "demo/5_seed0", "", "demo/5_seed0", ""]
+
+
+def test_the_page_is_told_what_each_of_several_workers_offers():
+    offers = [Offered(name, "ab", "") for name in ("demo/5_seed0", "demo/6_seed0")]
+
+    async def scenario(socket):
+        await socket.hello()
+        # Found by one worker before the other.
+        world.workers = [replace(world.workers[0], adapters=(one,)) for one in offers]
+        return await socket.hear("status")
+
+    status = talk(scenario)
+    assert status["online"]
+    assert [worker["adapters"] for worker in status["workers"]] == [
+        [{"name": "demo/5_seed0", "scores": ""}],
+        [{"name": "demo/6_seed0", "scores": ""}],
+    ]
 
 
 @pytest.mark.parametrize("name", ["../x", "demo", "a/b/c", "a/", "/b", "x" * 200])

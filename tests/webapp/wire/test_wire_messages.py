@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire import events
 from wire.events import Delta, End, Resume, Snapshot, Start, Transcript, id_of
-from wire.messages import Finished, Request, Settings, Timings, Turn, Usage, WorkerState
+from wire.messages import Finished, Offered, Request, Settings, Timings, Turn, Usage, WorkerState
 from wire.strict import WireError
 
 USAGE = Usage(prompt_tokens=3, completion_tokens=2)
@@ -37,7 +37,7 @@ def broken(changes):
 
 def test_messages_come_back_from_json_as_they_were():
     record = Finished("g", "stop", None, "日本", (1, 2), "w", "llama", None, USAGE, TIMINGS)
-    state = WorkerState("w", "transformers", "llama", None, 8, 1, 3.5)
+    state = WorkerState("w", "transformers", "llama", None, 8, 1, 3.5, (Offered("demo/5_seed0", "ab", "chrF 31.3"),))
     for message in (REQUEST, record, state):
         assert type(message).from_json(message.to_json()) == message
 
