@@ -108,8 +108,9 @@ def test_in_evaluation_the_adapter_stays_beside_the_weights(four_bits):
     dense = PeftModel.from_pretrained(merging._dense(run.config.model), files.final_adapter).eval()
     examples = agreement.drawn(run.config, loading.load_tokenizer(run.config.model))
     found = agreement.between(agreement.ratings(loaded, examples), agreement.ratings(dense, examples), len(examples))
-    # Added into 4 bits, it would be rounded away to the next of sixteen values.
-    assert found.log_prob_difference < 0.02
+    # Added into 4 bits, it would be rounded away to the next of sixteen values. bitsandbytes multiplies in bfloat16
+    # where the processor has instructions for it, which alone makes 0.025.
+    assert found.log_prob_difference < agreement.MOST_DIFFERENCE
 
 
 def test_the_merged_model_is_the_adapter_on_what_the_four_bits_say(four_bits):
