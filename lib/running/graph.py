@@ -72,7 +72,7 @@ def products(config: Config, stage: str) -> list[Path]:
         made = [files.examples(config.prepared_as, part) for part in ("train", "validation")]
         return [*made, figures / f"lengths_{config.prepared_as}.png"]
     if stage == "training":
-        return [*_adapter(files.adapter(name)), files.training_log(name), figures / f"training_{name}.png"]
+        return [*adapter_files(files.adapter(name)), files.training_log(name), figures / f"training_{name}.png"]
     if stage == "evaluation":
         drawn = ["clean", "paper", *(["english"] if config.english.source else [])]
         return [
@@ -82,11 +82,12 @@ def products(config: Config, stage: str) -> list[Path]:
             *([files.benchmarks(name)] if config.benchmarks.tasks else []),
             *(files.scores(name), files.language(name), figures / f"bleu_{name}.png"),
         ]
-    released = [*_adapter(files.final_adapter), *(files.final_adapter / name for name in (STARTERS, REFERENCES))]
+    released = [*adapter_files(files.final_adapter), *(files.final_adapter / name for name in (STARTERS, REFERENCES))]
     return [*released, files.report, files.results, files.summary, files.manifest]
 
 
-def _adapter(folder: Path) -> list[Path]:
+def adapter_files(folder: Path) -> list[Path]:
+    """What an adapter's folder must have."""
     return [folder / name for name in ("adapter_config.json", "adapter_model.safetensors", ADAPTER_RECORD)]
 
 

@@ -17,10 +17,11 @@ from pathlib import Path
 
 from lib import paths
 from lib.config import STAGES, run_name
-from lib.paths import ADAPTER_RECORD, RunPaths
+from lib.paths import RunPaths
 from lib.preference import outcome, votes
 from lib.release import finished
 from lib.running import lock
+from lib.running.graph import adapter_files
 from lib.storage import write_if_changed
 
 _MAKE = ("make", "--silent", "--no-print-directory")
@@ -33,7 +34,7 @@ def settle(files: RunPaths, given: str) -> Path:
         given: a file of votes; those of the run's chat where empty.
 
     Returns:
-        The executed notebook, which make brings up to date; it is removed where the adapter that it made is gone.
+        The executed notebook, which make brings up to date; removed where a file of the adapter that it made is gone.
 
     Raises:
         FinishedError: if the run is not finished.
@@ -52,7 +53,7 @@ def settle(files: RunPaths, given: str) -> Path:
     }
     write_if_changed(files.preference_settings, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
     notebook = files.reports / "6_preference.ipynb"
-    if not (files.adapter(config.name) / ADAPTER_RECORD).is_file():
+    if not all(path.is_file() for path in adapter_files(files.adapter(config.name))):
         notebook.unlink(missing_ok=True)
     return notebook
 

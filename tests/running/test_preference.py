@@ -11,11 +11,11 @@ import small_run
 import small_votes
 
 from lib import paths
-from lib.paths import ADAPTER_RECORD
 from lib.preference import outcome, votes
 from lib.preference.votes import VotesError
 from lib.release.finished import FinishedError
 from lib.running import preference
+from lib.running.graph import adapter_files
 from lib.storage import write_json
 
 REPOSITORY = paths.ROOT
@@ -80,10 +80,18 @@ def test_an_executed_notebook_whose_adapter_is_gone_counts_for_nothing(files, to
     notebook.write_text("{}")
     preference.settle(files, told)
     assert not notebook.exists()
-    write_json(files.adapter(f"{outcome.NAME}_seed0") / ADAPTER_RECORD, {})
+    made = adapter_files(files.adapter(f"{outcome.NAME}_seed0"))
+    for path in made:
+        write_json(path, {})
     notebook.write_text("{}")
     preference.settle(files, told)
     assert notebook.exists()
+    for path in made:
+        path.unlink()
+        preference.settle(files, told)
+        assert not notebook.exists(), f"without its {path.name} it is no adapter"
+        write_json(path, {})
+        notebook.write_text("{}")
 
 
 def test_too_few_votes_and_an_unfinished_run_are_refused_before_anything_is_written(files, tmp_path):
