@@ -102,10 +102,9 @@ def chatml():
 
 
 @pytest.fixture
-def tiny_model(tokenizer):
-    """A random Llama of two layers with grouped-query attention; the same weights for every test."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
+def tiny_config(tokenizer):
+    """Of a Llama of two layers with grouped-query attention."""
+    return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,
@@ -121,7 +120,13 @@ def tiny_model(tokenizer):
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture
+def tiny_model(tiny_config):
+    """A random one; the same weights for every test."""
+    torch.manual_seed(0)
+    return LlamaForCausalLM(tiny_config).eval()
 
 
 @pytest.fixture

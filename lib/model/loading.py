@@ -379,10 +379,7 @@ def load_adapter(settings: Model, adapter: Path) -> PreTrainedModel:
         raise ModelError(f"no adapter in {adapter}: run `{paths.command_for(adapter)}` first, or name its folder")
     base = load_base(settings)
     try:
-        with warnings.catch_warnings():
-            # PEFT would leave a weight that the file lacks as it was drawn.
-            warnings.filterwarnings("error", message=".*missing adapter keys")
-            model = PeftModel.from_pretrained(base, adapter)
+        model: Any = _put_on(base, adapter)
     # As a base model: what is damaged or does not fit ends in an error of any kind.
     except Exception as error:
         _require_memory(error)
@@ -410,12 +407,7 @@ def put_on(model: PreTrainedModel | PeftModel, adapter: Path, name: str) -> Peft
         ModelError: if it is damaged or another base model's. A model that had adapters stays as it was.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=".*missing adapter keys")
-            if isinstance(model, PeftModel):
-                model.load_adapter(adapter, adapter_name=name)
-            else:
-                model = PeftModel.from_pretrained(model, adapter, adapter_name=name)
+        model = _put_on(model, adapter, name)
     # As in `load_adapter`.
     except Exception as error:
         _require_memory(error)
@@ -426,6 +418,16 @@ def put_on(model: PreTrainedModel | PeftModel, adapter: Path, name: str) -> Peft
         raise ModelError(f"the adapter in {adapter} cannot be loaded: {why}") from error
     model.eval()
     return model
+
+
+def _put_on(model: PreTrainedModel | PeftModel, adapter: Path, name: str = "default") -> PeftModel:
+    with warnings.catch_warnings():
+        # PEFT would leave a weight that the file lacks as it was drawn.
+        warnings.filterwarnings("error", message=".*missing adapter keys")
+        if not isinstance(model, PeftModel):
+            return PeftModel.from_pretrained(model, adapter, adapter_name=name)
+        model.load_adapter(adapter, adapter_name=name)
+        return model
 
 
 def trainable_parameters(model: PeftModel) -> pd.DataFrame:

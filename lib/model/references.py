@@ -9,6 +9,7 @@ import gc
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lib.config import Config, Prompt
+from lib.config import Config, Model, Prompt
 from lib.model import generation, loading
 from lib.model.generation import Decoding
 from lib.model.packaged import sha256
@@ -73,17 +74,24 @@ def measure(config: Config, adapter: Path | None) -> References:
     Raises:
         loading.ModelError: if one of them cannot be.
     """
-    tokenizer = loading.load_tokenizer(config.model)
-    examples = _examples(tokenizer, config.prompt)
-    model = loading.load_base(config.model)
-    decoding = generation.decoding_of(model, end_of_turn_id(tokenizer, config.prompt), 1)
+    made_of = (loading.base_fingerprint(config.model), loading.fingerprint(adapter) if adapter else "")
+    return _measured(config.model, config.prompt, adapter, made_of)
+
+
+# An evaluation asks for several kinds of completions, and each time for its server.
+@lru_cache(maxsize=2)
+def _measured(settings: Model, prompt: Prompt, adapter: Path | None, made_of: tuple[str, str]) -> References:
+    tokenizer = loading.load_tokenizer(settings)
+    examples = _examples(tokenizer, prompt)
+    model = loading.load_base(settings)
+    decoding = generation.decoding_of(model, end_of_turn_id(tokenizer, prompt), 1)
     base = [_rated(model, example) for example in examples]
     # Two copies of a large model may be more than there is room for.
     del model
     gc.collect()
     tuned: Sequence[list[float] | None] = [None] * len(examples)
     if adapter:
-        model = loading.load_adapter(config.model, adapter)
+        model = loading.load_adapter(settings, adapter)
         tuned = [_rated(model, example) for example in examples]
     answers = []
     for example, before, after in zip(examples, base, tuned, strict=True):

@@ -16,8 +16,6 @@ from peft import PeftModel
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.utils.notebook import NotebookProgressCallback
 from trl import DPOConfig, DPOTrainer
 
 from lib.config import Config
@@ -107,8 +105,7 @@ def trainer_of(config: Config, votes: pd.DataFrame) -> VotesTrainer:
     for name, parameter in made.model.named_parameters():
         if ".default." in name:
             parameter.data = made.model.get_parameter(name.replace(".default.", ".ref.")).data.float().clone()
-    for noisy in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
-        made.remove_callback(noisy)
+    trainer.quiet(made)
     made.add_callback(_Bar())
     return made
 

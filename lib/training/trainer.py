@@ -21,7 +21,7 @@ from datasets import Dataset
 from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState, set_seed
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.notebook import NotebookProgressCallback
 
@@ -153,8 +153,7 @@ def train(config: Config) -> pd.DataFrame:
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    for noisy in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
-        trainer.remove_callback(noisy)
+    quiet(trainer)
     trainer.add_callback(Verification(config, epoch, steps, mixed))
     if process.is_main_process:
         trainer.add_callback(_Readable())
@@ -168,6 +167,12 @@ def train(config: Config) -> pd.DataFrame:
         log.to_csv(temporary, index=False)
     save_adapter(trainer.model, tokenizer, config, files.adapter(config.name))
     return log
+
+
+def quiet(trainer: Trainer) -> None:
+    """Take away what would print logs and draw bars of its own."""
+    for noisy in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
+        trainer.remove_callback(noisy)
 
 
 def load_examples(path: Path) -> Dataset:

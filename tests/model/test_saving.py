@@ -6,7 +6,7 @@ import pytest
 import small_adapter
 import small_training
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from lib.model import loading, saving
 from lib.release import merging
@@ -23,26 +23,9 @@ TEXT = "Apa ibu kota <|eot_id|> Jepang? é 日"
 
 
 @pytest.fixture
-def tiny_model(tokenizer):
+def tiny_config(tiny_config):
     """As of conftest, with the RoPE of Llama 3.2, whose scaling shows within 64 tokens."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        initializer_range=0.3,
-        rope_parameters={"rope_theta": 500_000.0, **LLAMA32},
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return LlamaForCausalLM(config).eval()
+    return LlamaConfig(**tiny_config.to_dict() | {"rope_parameters": {"rope_theta": 500_000.0, **LLAMA32}})
 
 
 def read(path):

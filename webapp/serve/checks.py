@@ -10,9 +10,9 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psutil
+from worker.engine import is_address
 
 from lib import paths
 from lib.model import adapter_files, packaged
@@ -138,13 +138,7 @@ def adapter(settings: Settings) -> Finding:
 
 
 def _engine(url: str) -> Finding:
-    try:
-        parts = urlsplit(url)
-        # Looking at the port raises where it is none.
-        well = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        well = False
-    if not well:
+    if not is_address(url):
         return Finding("adapter", f"ENGINE_URL={url!r} is no address of a server", "write it as http://host:port/v1")
     return Finding("adapter", f"whatever {url} serves")
 

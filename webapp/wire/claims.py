@@ -77,6 +77,8 @@ class Exchange:
     claims: list[Claim]
     refusal: str | None
     """The last error that Redis answered, if any."""
+    look: str | None = None
+    """What somebody wants to look at, as JSON."""
 
 
 class Claims:
@@ -111,6 +113,7 @@ class Claims:
         own: str = "",
         renew: bool = False,
         beat: WorkerState | None = None,
+        look: bool = False,
     ) -> Exchange:
         """Write, renew leases, send a heartbeat and claim, in one round trip.
 
@@ -118,6 +121,7 @@ class Claims:
             room: how many generations to claim at most.
             own: `name` to claim also what an earlier process of this name dropped, `instance` to claim also what this
                 process was given in an answer that got lost.
+            look: whether to ask for what somebody wants to look at.
 
         Raises:
             OUTAGE: if Redis cannot be reached; the same call can be made again.
@@ -127,6 +131,9 @@ class Claims:
             self._write(pipe, write, renew)
         if beat is not None:
             pipe.eval(scripts.BEAT, 2, self.keys.workers, self.keys.worker(self.name), self.name, beat.to_json())
+        asked = len(pipe)
+        if look:
+            pipe.lpop(self.keys.looks)
         if room > 0:
             held = [write.gid for write in writes]
             pipe.eval(
@@ -145,7 +152,8 @@ class Claims:
             for write, answer in zip(writes, answers, strict=False)
         }
         taken = answers[-1] if room > 0 and not isinstance(answers[-1], Exception) else []
-        return Exchange(verdicts, [_claim(found) for found in taken], refusal)
+        spec = answers[asked] if look and not isinstance(answers[asked], Exception) else None
+        return Exchange(verdicts, [_claim(found) for found in taken], refusal, spec)
 
     def _write(self, pipe: Any, write: Write, renew: bool) -> None:
         keys = self.keys
@@ -184,11 +192,6 @@ class Claims:
         self.redis.eval(
             scripts.RELEASE, 4, keys.generation(gid), keys.wait, keys.leases, keys.jobs, gid, self.owner, epoch
         )
-
-    def look(self) -> str | None:
-        """What somebody wants to look at next, as JSON."""
-        found: Any = self.redis.lpop(self.keys.looks)
-        return found
 
     def show(self, look: str, seen: Seen) -> None:
         """Tell whoever asked."""

@@ -3,8 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
+from urllib.parse import urlsplit
 
 from wire.messages import Offered, Reason, Request, Seen, Usage
+
+
+def is_address(url: str) -> bool:
+    """Whether something may be a server's address, as in http://host:port/v1."""
+    try:
+        parts = urlsplit(url)
+        # Looking at the port raises where it is none.
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 class EngineError(ValueError):

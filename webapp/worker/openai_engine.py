@@ -26,7 +26,7 @@ from wire.messages import Offered, Request, Seen, Target, Usage
 from lib.model import served
 from lib.paths import REFERENCES
 from worker.asked import Adapter, adapter_of, decoding_of, encode
-from worker.engine import Added, EngineAwayError, EngineError, EngineRefusalError, Step
+from worker.engine import Added, EngineAwayError, EngineError, EngineRefusalError, Step, is_address
 from worker.text import TextStream
 
 log = logging.getLogger(__name__)
@@ -172,16 +172,11 @@ def load_engine(
     Raises:
         EngineError: if it cannot be reached, has no such model, or has others than those of the folder.
     """
-    try:
-        parts = urlsplit(url)
-        well = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        well = False
-    if not well:
+    if not is_address(url):
         raise EngineError(f"ENGINE_URL={url}: expected http://host:port/v1")
     try:
         connection = connect(url)
-        connection.request("GET", f"{parts.path.rstrip('/')}/models", headers=_headers(key))
+        connection.request("GET", f"{urlsplit(url).path.rstrip('/')}/models", headers=_headers(key))
         response = connection.getresponse()
         text = response.read(MAX_LINE)
         connection.close()

@@ -233,7 +233,8 @@ class Writer:
                 self._urgent = False
                 writes = [answer.to_write() for answer in self._answers.values()]
                 room = self._room()
-            exchange = self._claims.exchange(writes, room=room, own=self._own, renew=renew, beat=beat)
+            look = self._claiming and not self._looking
+            exchange = self._claims.exchange(writes, room=room, own=self._own, renew=renew, beat=beat, look=look)
             if len(exchange.claims) < room:
                 self._own = ""
             if any(write.events for write in writes):
@@ -241,7 +242,7 @@ class Writer:
             self._settle(writes, exchange.verdicts)
             for claim in exchange.claims:
                 self._begin(claim, now)
-            self._look()
+            self._look(exchange.look)
             self._release()
         except OUTAGE as error:
             self._outage(error)
@@ -327,14 +328,14 @@ class Writer:
                 del self._answers[answer.claim.gid]
                 self._mail.append(Drop(answer.claim.gid))
 
-    def _look(self) -> None:
-        """Pass on what is wanted to be looked at, one at a time, and what was seen."""
+    def _look(self, spec: str | None) -> None:
+        """Pass on what is wanted to be looked at (JSON), one at a time, and what was seen."""
         with self._changed:
             seen, self._seen = self._seen, []
         for look, what in seen:
             self._looking = False
             self._claims.show(look, what)
-        if self._looking or not self._claiming or (spec := self._claims.look()) is None:
+        if spec is None:
             return
         try:
             asked = Look.from_json(spec)
