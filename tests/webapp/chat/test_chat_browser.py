@@ -810,6 +810,20 @@ def test_an_answer_stopped_before_its_first_word_keeps_nothing(visit):
     expect(answer(page).locator(".state")).to_have_text("Dihentikan sebelum ada yang tertulis.")
 
 
+def test_who_answers_stands_level_with_its_mark_and_a_long_text_has_the_width_of_its_dialog(visit):
+    says("Ya")
+    page = visit()
+    write(page, "Halo")
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    mark, name = (answer(page).locator(f"header {part}").bounding_box() for part in (".dot", ".name"))
+    assert abs(mark["y"] + mark["height"] / 2 - name["y"] - name["height"] / 2) < 1
+    for dialog in ("system", "rewrite"):
+        page.evaluate("name => document.querySelector(`#${name}`).showModal()", dialog)
+        around, text = (page.locator(f"#{dialog}{part}").bounding_box() for part in ("", " textarea"))
+        assert text["width"] > 0.8 * around["width"]
+        page.evaluate("name => document.querySelector(`#${name}`).close()", dialog)
+
+
 def test_no_word_of_a_button_breaks_on_the_smallest_screen(visit):
     page = visit(viewport={"width": 320, "height": 600}, has_touch=True, is_mobile=True)
     page.locator("[data-do=open-side]").click()
