@@ -8,7 +8,7 @@ import pytest
 import small_training
 import torch
 from peft import PeftModel
-from test_saving import TEXT, tiny_model  # noqa: F401  (the fixture with Llama 3.2's RoPE)
+from test_saving import TEXT, tiny_config  # noqa: F401  (the fixture with Llama 3.2's RoPE)
 from transformers import AutoModelForCausalLM
 
 from lib.model import loading, saving

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import OperationalError
+from wire.events import id_of
 from wire.service import Place, UnavailableError
 
 from chat import answers, database, payloads, queries
@@ -46,7 +47,8 @@ class Follower:
 
     async def follow(self, gid: str, cursor: str) -> None:
         """Tell the client all events of an answer that come after `cursor`."""
-        self._cursors[gid] = cursor
+        # A hello may cross what was sent meanwhile. That arrives, and deltas that are joined cannot be told apart.
+        cursor = self._cursors[gid] = max(cursor, self._cursors.get(gid, cursor), key=id_of)
         await self._hub.follow(gid, cursor, self)
 
     def quit(self) -> None:

@@ -491,6 +491,25 @@ def test_a_socket_that_comes_back_gets_what_it_lacks_and_nothing_twice():
     assert text == " dua tiga"
 
 
+@pytest.mark.parametrize("known", [0, 2])
+def test_a_hello_that_crosses_what_was_sent_brings_nothing_twice(known):
+    async def scenario():
+        async with Socket() as socket:
+            await socket.hello()
+            accepted = await socket.ask()
+            [gid] = accepted["gids"]
+            world.start(gid)
+            world.tell(gid, "Kabar", " baik")
+            seen = (await socket.hear("events"))["items"][-1][0]
+            assert seen == "1-3"
+            cursors = {gid: f"1-{known}"} if known else {}
+            await socket.hello(accepted["conversation"]["id"], cursors=cursors)
+            world.tell(gid, ".")
+            return (await socket.hear("events"))["items"]
+
+    assert run(scenario()) == [["1-4", {"type": "delta", "text": "."}]]
+
+
 def test_an_answer_of_another_conversation_that_ended_meanwhile_still_brings_its_end():
     async def scenario():
         async with Socket() as socket:
