@@ -29,15 +29,28 @@ def path_to(messages: list[Message], leaf: Message | None) -> list[Message]:
     return path[::-1]
 
 
+def who(message: Message) -> str:
+    """Whose words these are: the person's, the original model's, or Klepon's, with the adapter if it is a chosen one.
+
+    Of a pair without a vote it does not say which: reading the conversation must not decide the vote.
+    """
+    if message.role == Message.Role.USER:
+        return _("You")
+    if _blind(message):
+        return _("Answer A") if message.pair.left == message.target else _("Answer B")
+    return message.get_target_display() + (f" · {message.adapter}" if message.adapter else "")
+
+
+def _blind(message: Message) -> bool:
+    return bool(message.pair and not message.pair.choice)
+
+
 def as_markdown(conversation: Conversation, path: list[Message]) -> str:
     """One branch, to read. Texts stand as they were written: answers are Markdown already."""
     parts = [f"# {conversation.title}\n"]
     for message in path:
-        who = _("You") if message.role == Message.Role.USER else "Klepon"
-        if message.target:
-            who += f" ({message.get_target_display()}{' ' * bool(message.adapter)}{message.adapter})"
-        parts.append(f"## {who}\n\n{message.text}\n")
-        if message.model:
+        parts.append(f"## {who(message)}\n\n{message.text}\n")
+        if message.model and not _blind(message):
             parts.append(f"*{provenance(message)}*\n")
     return "\n".join(parts)
 
@@ -75,6 +88,12 @@ def _markdown() -> MarkdownIt:
     return parser
 
 
+def _with_thought(text: str) -> tuple[str, str]:
+    """What a model that reasons wrote for itself, and what it says (in the browser: static/chat/markdown.js)."""
+    found = re.match(r"\s*<think>(.*?)(?:</think>\s*|\Z)", text, re.DOTALL)
+    return (found[1].strip(), text[found.end() :]) if found else ("", text)
+
+
 _PURE = {
     "tags": nh3.ALLOWED_TAGS - {"img"},
     "attributes": {"a": {"href"}, "span": {"class"}, "th": {"class"}, "td": {"class"}, "ol": {"start"}},
@@ -94,12 +113,14 @@ def as_page(conversation: Conversation, path: list[Message], *, alone: bool) -> 
     turns = []
     for message in path:
         answer = message.role == Message.Role.ASSISTANT
+        thought, said = _with_thought(message.text) if answer else ("", message.text)
         turns.append(
             {
                 "message": message,
-                "who": f"Klepon ({message.get_target_display()})" if answer else _("You"),
-                "html": nh3.clean(parser.render(message.text), **_PURE) if answer else "",
-                "provenance": provenance(message) if message.model else "",
+                "who": who(message),
+                "html": nh3.clean(parser.render(said), **_PURE) if answer else "",
+                "thought": thought,
+                "provenance": provenance(message) if message.model and not _blind(message) else "",
             }
         )
     style = (Path(__file__).parent / "static" / "chat" / "reading.css").read_text(encoding="utf-8") if alone else ""

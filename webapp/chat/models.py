@@ -29,8 +29,8 @@ class Conversation(models.Model):
 class Target(models.TextChoices):
     """Who answers."""
 
-    BASE = "base", _("Base")
-    ADAPTER = "adapter", _("Adapter")
+    BASE = "base", _("Original model")
+    ADAPTER = "adapter", _("Klepon")
 
 
 class Pair(models.Model):
@@ -39,8 +39,8 @@ class Pair(models.Model):
     class Choice(models.TextChoices):
         """What a person said; `seen` looked at the names without voting, and counts for nothing."""
 
-        BASE = "base", _("Base")
-        ADAPTER = "adapter", _("Adapter")
+        BASE = "base", _("Original model")
+        ADAPTER = "adapter", _("Klepon")
         TIE = "tie", _("Equally good")
         BOTH_BAD = "both_bad", _("Both bad")
         SEEN = "seen", _("Looked without voting")

@@ -867,6 +867,22 @@ def test_mathematics_is_set_and_copied_as_it_is_stored(visit):
     assert page.evaluate("navigator.clipboard.readText()") == FORMULA
 
 
+def test_what_a_model_thought_first_is_folded_away_and_copied_as_it_is_stored(visit):
+    text = "<think>\nDua <b>dan</b> dua.\n</think>\n\nHasilnya **empat**."
+    says(text, pause=0.01)
+    page = visit()
+    write(page, "Berapa?")
+    expect(answer(page).locator(".body strong")).to_have_text("empat")
+    expect(answer(page).locator(".body")).to_have_text("Hasilnya empat.")
+    thought = answer(page).locator(".thought")
+    expect(thought.locator("p")).to_be_hidden()
+    thought.get_by_text("Yang lebih dulu dipikirkan model").click()
+    expect(thought.locator("p")).to_have_text("Dua <b>dan</b> dua.")
+    answer(page).get_by_label("Salin").click()
+    expect(answer(page).get_by_label("Salin")).to_have_class(re.compile("done"))
+    assert page.evaluate("navigator.clipboard.readText()") == text
+
+
 # --- A long conversation ---------------------------------------------------------------------------------------------
 
 
@@ -1297,7 +1313,7 @@ def test_a_system_prompt_goes_with_the_conversation_and_is_marked_as_not_trained
     page = visit()
     button = page.get_by_role("button", name="Prompt sistem")
     button.click()
-    expect(page.locator("#system")).to_contain_text("Adapter tidak dilatih dengan prompt sistem")
+    expect(page.locator("#system")).to_contain_text("Klepon tidak dilatih dengan prompt sistem")
     page.locator("#system-text").fill("Jawab singkat.")
     page.locator("#system").get_by_role("button", name="Tutup").click()
     expect(button).to_have_attribute("aria-pressed", "true")

@@ -292,6 +292,29 @@ def test_a_page_for_others_is_one_file_that_asks_nobody_for_anything(client, use
     assert "top_p" not in page
 
 
+@pytest.mark.parametrize(("left", "said"), [("base", "Answer A"), ("adapter", "Answer B")])
+def test_an_export_does_not_give_away_a_pair_that_has_no_vote(client, user, left, said):
+    conversation = Conversation.objects.create(owner=user, title="Pasangan")
+    pair = Pair.objects.create(left=left)
+    answer = {"role": "assistant", "target": "base", "pair": pair, "model": "klepon-demo", "adapter": "lain/5"}
+    Message.objects.create(conversation=conversation, text="Ya", **answer)
+    for kind, before in (("export.md", "## "), ("export.html", "<h2>"), ("read", "<h2>")):
+        text = client.get(f"/c/{conversation.id}/{kind}").content.decode()
+        assert before + said in text and "lain/5" not in text and "klepon-demo" not in text
+        Pair.objects.update(choice="tie")
+        text = client.get(f"/c/{conversation.id}/{kind}").content.decode()
+        assert before + "Original model · lain/5" in text and "klepon-demo" in text
+        Pair.objects.update(choice="")
+
+
+def test_what_a_model_thought_first_stands_apart_from_what_it_says(client, user):
+    conversation = Conversation.objects.create(owner=user, title="Pikir")
+    Message.objects.create(conversation=conversation, role="assistant", text="<think>\n1 < 2\n</think>\n\n**Dua**")
+    page = client.get(f"/c/{conversation.id}/read").content.decode()
+    assert "<details" in page and "1 &lt; 2" in page and "<strong>Dua</strong>" in page and "think&gt;" not in page
+    assert "<think>" in client.get(f"/c/{conversation.id}/export.md").content.decode()
+
+
 def test_a_conversation_can_be_read_without_scripts(client, talk):
     assert f'href="/c/{talk.id}/read"' in client.get(f"/c/{talk.id}/").content.decode()
     page = client.get(f"/c/{talk.id}/read").content.decode()

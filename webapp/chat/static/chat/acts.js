@@ -200,7 +200,7 @@ async function toClipboard(text) {
 
 /** Where an answer is from opens above its button, or below where there is no room. */
 function keepInSight(card) {
-  if (!card.open) return;
+  if (!card.open || !card.matches(".origin")) return;
   const list = $(".origin-card", card);
   list.classList.remove("below");
   // Nobody can scroll to what stands above the beginning.

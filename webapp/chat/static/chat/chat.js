@@ -8,6 +8,7 @@ import { Connection } from "./connection.js";
 import { current, enter, listConversations } from "./conversations.js";
 import { keep, kept } from "./drafts.js";
 import { system } from "./given.js";
+import { withThought } from "./markdown.js";
 import { $, data, problem, say } from "./page.js";
 import { settle, steady, stick } from "./scroll.js";
 import { settings, target } from "./settings.js";
@@ -111,7 +112,7 @@ function refused(frame) {
 
 function hear(message) {
   if (!message) return;
-  if (followed.has(message.id) && !message.pair) announcer.follow(message.id, message.text, message.state === "ended");
+  if (followed.has(message.id) && !message.pair) announcer.follow(message.id, withThought(message.text).said, message.state === "ended");
   const ended = message.state === "ended";
   view.touch(message, settle);
   if (!ended) return;

@@ -73,6 +73,12 @@ function highlight(code, language) {
   return hljs.highlight(code, { language, ignoreIllegals: true }).value;
 }
 
+/** What a model that reasons wrote for itself, and what it says; a thought that has no end yet is all thought. */
+export function withThought(text) {
+  const [all, thought] = /^\s*<think>([^]*?)(?:<\/think>\s*|$)/.exec(text) ?? ["", ""];
+  return { thought: thought.trim(), said: text.slice(all.length) };
+}
+
 /** The text of an answer in an element, kept up to date. */
 export class Rendered {
   constructor(element, copyLabel) {

@@ -1,7 +1,7 @@
 // The branch of the tree that is shown, as elements made from the page's templates.
 
 import { mark, unmark } from "./compare.js";
-import { Rendered } from "./markdown.js";
+import { Rendered, withThought } from "./markdown.js";
 
 const template = (id) => document.getElementById(id).content.firstElementChild.cloneNode(true);
 
@@ -181,7 +181,10 @@ export class View {
     element.dataset.target = blind ? "blind" : message.target;
     element.setAttribute("aria-busy", String(live));
     rendered.element.lang = message.target === "adapter" ? "id" : "";
-    rendered.show(message.text, live);
+    const { thought, said } = withThought(message.text);
+    element.querySelector(".thought").hidden = !thought;
+    element.querySelector(".thought p").textContent = thought;
+    rendered.show(said, live);
     const { text, kind } = this.stateOf(message);
     const state = element.querySelector(".state");
     state.textContent = text;
