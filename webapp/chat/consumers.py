@@ -264,7 +264,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
         """Submit all requests of a frame, or none."""
         taken: list[str] = []
         for request in opened.requests:
-            answer = await self.hub.service.submit(request, f"{cid}.{request.target}")
+            answer = await self.hub.service.submit(request, request.gid)
             if isinstance(answer, Busy):
                 for gid in taken:
                     await self.hub.service.cancel(gid)

@@ -157,17 +157,18 @@ def as_json(conversation: Conversation, messages: list[Message]) -> dict[str, An
 def preference_lines(user: AbstractBaseUser) -> Iterator[str]:
     """The blind votes of a user as JSON lines in TRL's conversational preference format.
 
+    `choice` and `left` name sides: adapter, and base or rival, another adapter.
+
     Votes for neither side, and pairs with an answer that did not end by itself, teach no preference and are left out.
     """
-    votes = Pair.objects.filter(
-        answers__conversation__owner=user, choice__in=[Pair.Choice.BASE, Pair.Choice.ADAPTER]
-    ).distinct()
+    votes = Pair.objects.filter(answers__conversation__owner=user, choice__in=Target.values).distinct()
     for pair in votes.order_by("voted").prefetch_related("answers__conversation__messages"):
         answers = {answer.target: answer for answer in pair.answers.all()}
-        if set(answers) != set(Target.values) or any(one.finish != "stop" for one in answers.values()):
+        if len(answers) != 2 or any(one.finish != "stop" for one in answers.values()):
             continue
-        chosen = answers[pair.choice]
-        rejected = answers[Target.BASE if pair.choice == Target.ADAPTER else Target.ADAPTER]
+        chosen = answers.pop(pair.choice)
+        (rejected,) = answers.values()
+        adapter = chosen if chosen.target == Target.ADAPTER else rejected
         path = path_to(list(chosen.conversation.messages.all()), chosen)[:-1]
         line = {
             "prompt": [{"role": message.role, "content": message.text} for message in path],
@@ -177,7 +178,7 @@ def preference_lines(user: AbstractBaseUser) -> Iterator[str]:
             "left": pair.left,
             "seed": chosen.seed,
             "model": chosen.model,
-            "adapter_sha": answers[Target.ADAPTER].adapter_sha,
+            "adapter_sha": adapter.adapter_sha,
             "voted": pair.voted.isoformat() if pair.voted else None,
         }
         yield json.dumps(line, ensure_ascii=False) + "\n"

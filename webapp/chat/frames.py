@@ -65,6 +65,8 @@ class Send:
     """What the model is told before the conversation."""
     adapter: str = ""
     """Empty: the chat's own."""
+    rival: str = ""
+    """The adapter that stands beside it where the target is both; empty: the original model."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,9 @@ class Regenerate:
     settings: dict[str, Any] | None
     target: str | None
     system: str | None = None
-    """None here, and for settings, target and adapter: as before."""
+    """None here, and for settings, target, adapter and rival: as before."""
     adapter: str | None = None
+    rival: str | None = None
     given: str = ""
 
 
@@ -92,6 +95,7 @@ class Edit:
     target: str | None
     system: str | None = None
     adapter: str | None = None
+    rival: str | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,7 @@ def parse(text: str) -> Frame:
                 target=fields.target() or "adapter",
                 system=fields.system() or "",
                 adapter=fields.adapter() or "",
+                rival=fields.adapter("rival") or "",
             )
         case "regenerate":
             frame = Regenerate(
@@ -145,6 +150,7 @@ def parse(text: str) -> Frame:
                 target=fields.target(),
                 system=fields.system(),
                 adapter=fields.adapter(),
+                rival=fields.adapter("rival"),
                 given=fields.given(),
             )
         case "edit":
@@ -156,6 +162,7 @@ def parse(text: str) -> Frame:
                 target=fields.target(),
                 system=fields.system(),
                 adapter=fields.adapter(),
+                rival=fields.adapter("rival"),
             )
         case "stop":
             frame = Stop(str(fields.uuid("gid")))
@@ -239,10 +246,10 @@ class _Fields:
         value = self.take("system", str, optional=True)
         return self._clean(value, MAX_SYSTEM).strip() if value and not is_blank(value) else value and ""
 
-    def adapter(self) -> str | None:
-        value = self.take("adapter", str, optional=True)
+    def adapter(self, name: str = "adapter") -> str | None:
+        value = self.take(name, str, optional=True)
         if value and not _ADAPTER.fullmatch(value):
-            raise self.error("field", "adapter must be a run and a training, as in demo/5_seed0.")
+            raise self.error("field", f"{name} must be a run and a training, as in demo/5_seed0.")
         return value
 
     def given(self) -> str:

@@ -31,16 +31,22 @@ class Target(models.TextChoices):
 
     BASE = "base", _("Original model")
     ADAPTER = "adapter", _("Klepon")
+    RIVAL = "rival", _("Klepon")
+    """Another adapter, that stands in a pair where the original model does otherwise."""
 
 
 class Pair(models.Model):
-    """Base and adapter side by side, one prompt and one seed; and the vote, cast before the names are shown."""
+    """Two answers to one prompt with one seed, and the vote, cast before the names are shown.
+
+    One is an adapter's; the other the original model's, or another adapter's.
+    """
 
     class Choice(models.TextChoices):
         """What a person said; `seen` looked at the names without voting, and counts for nothing."""
 
         BASE = "base", _("Original model")
         ADAPTER = "adapter", _("Klepon")
+        RIVAL = "rival", _("Klepon")
         TIE = "tie", _("Equally good")
         BOTH_BAD = "both_bad", _("Both bad")
         SEEN = "seen", _("Looked without voting")

@@ -77,7 +77,7 @@ def open_send(user: AbstractBaseUser, frame: Send) -> Opened:
         parent = own_message(user, frame.parent, Message.Role.ASSISTANT) if frame.parent else None
         if parent and parent.conversation_id != conversation.id:
             raise FrameError("unknown", _("There is no such message."), frame.cid)
-    asked = _Asked(frame.settings, frame.target, frame.system, frame.adapter)
+    asked = _Asked(frame.settings, frame.target, frame.system, frame.adapter, frame.rival)
     return _ask(user, frame.cid, conversation, parent, frame.text, asked)
 
 
@@ -150,7 +150,7 @@ def requests_for(answers: list[Message]) -> list[Request]:
             user=str(conversation.owner_id),
             conversation=str(conversation.id),
             turns=(*([Turn("system", answer.system)] if answer.system else []), *said),
-            target=answer.target,
+            target="base" if answer.target == Target.BASE else "adapter",
             seed=answer.seed,
             settings=Settings(**{name: value for name, value in answer.settings.items() if name != "seed"}),
             given=answer.given,
@@ -192,6 +192,7 @@ class _Asked:
     target: str
     system: str
     adapter: str
+    rival: str
     given: str = ""
 
 
@@ -203,15 +204,17 @@ def _as_before(answer: Message | None, frame: Edit | Regenerate) -> _Asked:
     if target is None:
         # One side of a pair is continued alone.
         pair = answer and answer.pair_id and not getattr(frame, "given", "")
-        target = "both" if pair else (answer.target if answer else "adapter")
+        target = "both" if pair else ("base" if answer and answer.target == Target.BASE else "adapter")
     if system is None:
         system = answer.system if answer else ""
-    adapter = frame.adapter
+    sides = {one.target: one.adapter for one in (answer.pair.answers.all() if answer and answer.pair else [])}
+    own = answer.adapter if answer else ""
+    adapter, rival = frame.adapter, frame.rival
     if adapter is None:
-        # Of a pair, its adapter's side tells.
-        others = answer.pair.answers.all() if answer and answer.pair else [answer] if answer else []
-        adapter = next((one.adapter for one in others if one.adapter), "")
-    return _Asked(settings, target, system, adapter)
+        adapter = own if own and target != "both" else sides.get(Target.ADAPTER, own)
+    if rival is None:
+        rival = sides.get(Target.RIVAL, "")
+    return _Asked(settings, target, system, adapter, rival)
 
 
 def _ask(
@@ -236,8 +239,14 @@ def _answers(
     asked: _Asked,
 ) -> Opened:
     conversation = question.conversation
-    targets = [Target.BASE, Target.ADAPTER] if asked.target == "both" else [Target(asked.target)]
-    pair = Pair.objects.create(left=secrets.choice(Target.values)) if asked.target == "both" else None
+    adapters = {Target.BASE: "", Target.ADAPTER: asked.adapter, Target.RIVAL: asked.rival}
+    if asked.target == "both":
+        targets = [Target.RIVAL if asked.rival else Target.BASE, Target.ADAPTER]
+        if asked.rival == asked.adapter != "":
+            raise FrameError("field", _("Choose two different adapters to compare."), cid)
+        pair = Pair.objects.create(left=secrets.choice(targets))
+    else:
+        targets, pair = [Target(asked.target)], None
     seed = asked.settings.get("seed")
     seed = secrets.randbelow(SEEDS) if seed is None else seed
     answers = [
@@ -251,7 +260,7 @@ def _answers(
             state=Message.State.QUEUED,
             text=asked.given,
             given=asked.given,
-            adapter=asked.adapter if one == Target.ADAPTER else "",
+            adapter=adapters[one],
             system=asked.system,
             settings=asked.settings,
             seed=seed,

@@ -29,7 +29,7 @@ from chat import exports, lockout, samples, turns
 from chat.forms import GenerationForm, TitleForm
 from chat.frames import MAX_TEXT, FrameError
 from chat.hub import Hub
-from chat.models import Conversation, Message, Pair, Preferences
+from chat.models import Conversation, Message, Pair, Preferences, Target
 from chat.payloads import message_json, reason_text
 from chat.queries import OVERLAP_SECONDS
 from chat.strings import browser_strings
@@ -78,9 +78,7 @@ def page(request: HttpRequest, conversation_id: UUID | None = None) -> HttpRespo
         "conversation": conversation,
         "conversations": rows,
         "next": following,
-        "votes": Pair.objects.filter(
-            answers__conversation__owner=request.user, choice__in=[Pair.Choice.BASE, Pair.Choice.ADAPTER]
-        ).exists(),
+        "votes": Pair.objects.filter(answers__conversation__owner=request.user, choice__in=Target.values).exists(),
         "query": query,
         "form": form,
         "samples": samples.of_adapter(settings.ADAPTER),
@@ -192,7 +190,8 @@ def vote(request: HttpRequest, pair_id: UUID) -> JsonResponse:
     """Vote on a pair, once: what comes after the names are known is not blind."""
     pair = get_object_or_404(Pair.objects.filter(answers__conversation__owner=request.user).distinct(), id=pair_id)
     choice = request.POST.get("choice", "")
-    if choice not in Pair.Choice.values:
+    sides = set(pair.answers.values_list("target", flat=True))
+    if choice not in set(Pair.Choice.values) - (set(Target.values) - sides):
         return JsonResponse({"error": _("There is no such choice.")}, status=400)
     if choice != Pair.Choice.SEEN:
         if pair.answers.filter(state=Message.State.QUEUED).exists():

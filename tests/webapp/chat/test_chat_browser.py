@@ -1330,6 +1330,36 @@ def test_a_system_prompt_goes_with_the_conversation_and_is_marked_as_not_trained
     expect(page.locator(".origin-card").last).to_contain_text("Jawab singkat.")
 
 
+def test_two_adapters_are_compared_blind(visit):
+    says("Ya.")
+    offered = tuple(Offered(name, "ab", "") for name in ("demo/5_seed0", "demo/9_seed0"))
+    world.workers = [replace(world.workers[0], adapters=offered)]
+    page = visit()
+    rival = page.get_by_label("Dibandingkan dengan")
+    expect(rival).to_be_hidden()
+    page.get_by_role("radio", name="Bandingkan").check()
+    page.get_by_label("Adapter yang mana").select_option("demo/5_seed0")
+    rival.select_option("demo/9_seed0")
+    write(page, "Halo")
+    sides = page.locator(".side-answer")
+    expect(sides.locator(".name")).to_have_text(["Jawaban A", "Jawaban B"])
+    expect(sides.locator(".body")).to_have_text(["Ya.", "Ya."])
+    finalize()
+    asked = {request.adapter: request.target for request in world.requests}
+    assert asked == {"demo/5_seed0": "adapter", "demo/9_seed0": "adapter"}
+    page.get_by_role("button", name="B lebih baik").click()
+    names = sides.locator(".name")
+    expect(names.last).to_contain_text("Klepon · demo/")
+    assert set(names.all_text_contents()) == {"Klepon · demo/5_seed0", "Klepon · demo/9_seed0"}
+    expect(page.locator(".verdict")).to_have_text(f"Anda lebih suka {names.last.text_content()}.")
+    expect(page.locator("#votes")).to_be_visible()
+    # The next question goes on from the preferred answer.
+    preferred = sides.last.get_attribute("data-message")
+    write(page, "Lagi")
+    expect(page.locator(".side-answer")).to_have_count(4)
+    assert str(Message.objects.get(text="Lagi").parent_id) == preferred
+
+
 def test_another_adapter_can_be_chosen_for_each_message(visit):
     says("Ya.")
     offered = Offered("demo/5_seed0", "ab", "chrF 31.3")

@@ -256,6 +256,34 @@ def test_an_adapter_is_chosen_by_its_name_for_each_message():
     assert [request.adapter for request in world.requests] == ["", "demo/5_seed0", "", "demo/5_seed0", ""]
 
 
+def test_two_adapters_answer_side_by_side_and_each_goes_on_as_itself():
+    async def scenario(socket):
+        async def opened(**frame):
+            await socket.say(cid=f"c{len(world.requests)}", **frame)
+            accepted = await socket.hear("accepted")
+            for gid in accepted["gids"]:
+                world.answer(gid, "Baik")
+                await socket.end_of(gid)
+            return [message for message in accepted["messages"] if message["role"] == "assistant"]
+
+        ask = {"type": "send", "text": "Halo", "target": "both", "adapter": "demo/5_seed0"}
+        first = await opened(**ask, rival="demo/9_seed0")
+        rival = next(one["id"] for one in first if one["target"] == "rival")
+        again = await opened(type="regenerate", message=rival)
+        alone = await opened(type="regenerate", message=rival, given="Ba")
+        await socket.say(cid="same", **ask, rival="demo/5_seed0")
+        return first, again, alone, await socket.hear("error")
+
+    first, again, alone, refused = talk(scenario)
+    names = {"adapter": "demo/5_seed0", "rival": "demo/9_seed0"}
+    for pair in (first, again):
+        assert {one["target"]: one["adapter"] for one in pair} == names
+        assert pair[0]["seed"] == pair[1]["seed"] and pair[0]["pair"]["left"] in names
+    assert {(one.target, one.adapter) for one in world.requests} == {("adapter", name) for name in names.values()}
+    assert [(one["target"], one["adapter"], one["pair"]) for one in alone] == [("adapter", "demo/9_seed0", None)]
+    assert (refused["cid"], refused["code"]) == ("same", "field")
+
+
 def test_the_page_is_told_what_each_of_several_workers_offers():
     offers = [Offered(name, "ab", "") for name in ("demo/5_seed0", "demo/6_seed0")]
 

@@ -357,6 +357,17 @@ def test_a_vote_becomes_a_line_of_preference_data(client, talk, choice, chosen):
     assert (value["left"], value["seed"]) == ("base", 3)
 
 
+def test_a_vote_between_two_adapters_is_a_line_too_and_one_for_who_did_not_answer_is_none(client, talk):
+    pair = pair_of(talk)
+    Message.objects.filter(pair=pair, target="base").update(target="rival", adapter="demo/9_seed0")
+    Message.objects.filter(pair=pair, target="adapter").update(adapter_sha="d278354a3f34c897")
+    assert client.post(f"/pairs/{pair.id}/vote", {"choice": "base"}).status_code == 400
+    assert client.post(f"/pairs/{pair.id}/vote", {"choice": "rival"}).json()["choice"] == "rival"
+    value = json.loads(client.get("/votes.jsonl").content)
+    assert (value["chosen"][0]["content"], value["rejected"][0]["content"]) == ("It is sugar.", "Gula merah.")
+    assert (value["choice"], value["adapter_sha"]) == ("rival", "d278354a3f34c897")
+
+
 def test_the_command_exports_the_votes_of_everybody_as_the_page_does(client, talk, tmp_path):
     client.post(f"/pairs/{pair_of(talk).id}/vote", {"choice": "adapter"})
     # Somebody who has not voted.

@@ -20,14 +20,14 @@ class Migration(migrations.Migration):
             name="Pair",
             fields=[
                 ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ("left", models.CharField(choices=[("base", "Original model"), ("adapter", "Klepon")], max_length=8)),
+                ("left", models.CharField(choices=[("base", "Base"), ("adapter", "Adapter")], max_length=8)),
                 (
                     "choice",
                     models.CharField(
                         blank=True,
                         choices=[
-                            ("base", "Original model"),
-                            ("adapter", "Klepon"),
+                            ("base", "Base"),
+                            ("adapter", "Adapter"),
                             ("tie", "Equally good"),
                             ("both_bad", "Both bad"),
                             ("seen", "Looked without voting"),
@@ -68,7 +68,7 @@ class Migration(migrations.Migration):
                 ("changed", models.DateTimeField(auto_now=True)),
                 (
                     "target",
-                    models.CharField(blank=True, choices=[("base", "Original model"), ("adapter", "Klepon")], max_length=8),
+                    models.CharField(blank=True, choices=[("base", "Base"), ("adapter", "Adapter")], max_length=8),
                 ),
                 (
                     "state",

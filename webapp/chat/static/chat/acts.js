@@ -1,7 +1,7 @@
 // What a person does with a turn: copy, edit, ask again, compare, vote, look at another version.
 
 import { keep, kept } from "./drafts.js";
-import { adapter } from "./adapters.js";
+import { adapter, rival } from "./adapters.js";
 import { rewrite } from "./given.js";
 import { $, blank, composing, data, problem, say, sends, size } from "./page.js";
 import { unstick } from "./scroll.js";
@@ -30,13 +30,14 @@ export class Acts {
       retry: (turn) => this.again(first(turn)),
       reproduce: (turn, button) => {
         const message = messageOf(button);
-        this.again(message, { settings: { ...message.settings, seed: message.seed }, target: message.target });
+        const who = message.target === "base" ? { target: "base" } : { target: "adapter", adapter: message.adapter };
+        this.again(message, { settings: { ...message.settings, seed: message.seed }, ...who });
       },
       continue: (turn, button) => this.again(messageOf(button), { given: messageOf(button).text }),
       rewrite: (turn, button) => rewrite(messageOf(button), (given) => this.again(messageOf(button), { given })),
       compare: (turn, button) => this.compare(turn, button),
       "vote-left": (turn) => this.vote(turn, first(turn).pair.left),
-      "vote-right": (turn) => this.vote(turn, first(turn).pair.left === "base" ? "adapter" : "base"),
+      "vote-right": (turn) => this.vote(turn, turn.group.messages.at(-1).target),
       "vote-tie": (turn) => this.vote(turn, "tie"),
       "vote-bad": (turn) => this.vote(turn, "both_bad"),
       reveal: (turn) => this.vote(turn, "seen"),
@@ -86,9 +87,10 @@ export class Acts {
     else this.edit(edited);
   }
 
-  /** Another answer comes from the adapter that is chosen now, where an adapter answers at all. */
+  /** Another answer comes from the adapters that are chosen now, where an adapter answers at all. */
   other(message) {
-    return message.target === "adapter" || message.pair ? { adapter: adapter() } : {};
+    if (message.pair) return { adapter: adapter(), rival: target() === "both" ? rival("both") : null };
+    return message.target === "base" ? {} : { adapter: adapter() };
   }
 
   branch(turn, step) {
@@ -110,7 +112,7 @@ export class Acts {
     const answer = await ask(`/pairs/${pair.id}/vote`, { choice });
     if (!answer.ok && !(answer.status === 409 && answer.value.choice)) return failed(answer);
     for (const { id } of turn.group.messages) this.chat.tree.put({ id, pair: answer.value });
-    if (choice === "base" || choice === "adapter") $("#votes").hidden = false;
+    if (turn.group.messages.some((message) => message.target === choice)) $("#votes").hidden = false;
     this.chat.draw();
   }
 
@@ -152,7 +154,7 @@ export class Acts {
     keep(this.draft(turn), value);
     this.closeEditor(turn);
     const message = turn.group.messages[0].id;
-    const frame = { type: "edit", message, text: value, settings: settings(), target: target(), adapter: adapter() };
+    const frame = { type: "edit", message, text: value, settings: settings(), target: target(), adapter: adapter(), rival: rival(target()) };
     this.asked = { cid: this.chat.ask(frame), edited: turn };
   }
 

@@ -1,12 +1,17 @@
-// Which adapter answers: the chat's own, or any other that a worker offers.
+// Which adapter answers: the chat's own, or any other that a worker offers; and which one beside it, in a pair.
 
 import { $ } from "./page.js";
 
-const choice = $("#adapter");
+const choices = [$("#adapter"), $("#rival")];
 let offered = "";
 
+const chosen = (choice) => (choice.hidden ? "" : choice.value);
+
 /** The name of the chosen adapter; empty: the chat's own. */
-export const adapter = () => (choice.hidden ? "" : choice.value);
+export const adapter = () => chosen(choices[0]);
+
+/** The name of the adapter beside it in a pair; empty: the original model. */
+export const rival = (target) => (target === "both" ? chosen(choices[1]) : "");
 
 /** These workers are there: what they offer can be chosen. */
 export function offer(workers) {
@@ -14,13 +19,15 @@ export function offer(workers) {
   const now = JSON.stringify([...adapters]);
   if (now === offered) return;
   offered = now;
-  const chosen = choice.value;
-  choice.replaceChildren(choice.options[0], ...[...adapters].map(([name, scores]) => {
-    const option = document.createElement("option");
-    option.value = name;
-    option.textContent = scores ? `${name} (${scores})` : name;
-    return option;
-  }));
-  choice.value = adapters.has(chosen) ? chosen : "";
-  choice.hidden = !adapters.size;
+  for (const choice of choices) {
+    const before = choice.value;
+    choice.replaceChildren(choice.options[0], ...[...adapters].map(([name, scores]) => {
+      const option = document.createElement("option");
+      option.value = name;
+      option.textContent = scores ? `${name} (${scores})` : name;
+      return option;
+    }));
+    choice.value = adapters.has(before) ? before : "";
+    choice.hidden = !adapters.size;
+  }
 }

@@ -1,7 +1,7 @@
 // The page: what the person does goes to the socket, what the socket says goes into the tree, the tree is drawn.
 
 import { Acts } from "./acts.js";
-import { adapter } from "./adapters.js";
+import { adapter, rival } from "./adapters.js";
 import { Announcer } from "./announce.js";
 import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
@@ -149,7 +149,7 @@ const composer = new Composer({
   ask(text) {
     if (gone) return location.assign(data.urls.new);
     const place = { conversation: current.id, parent: tree.leaf()?.id ?? null };
-    return connection.ask({ type: "send", ...place, text, settings: settings(), target: target(), system: system(), adapter: adapter() });
+    return connection.ask({ type: "send", ...place, text, settings: settings(), target: target(), system: system(), adapter: adapter(), rival: rival(target()) });
   },
   writing: () => tree.live().length > 0,
   editLast() {

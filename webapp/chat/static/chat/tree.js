@@ -149,8 +149,8 @@ export class Tree {
   leaf() {
     const last = this.path().at(-1);
     if (!last) return null;
-    const preferred = last.messages[0].pair?.choice === "base" ? "base" : "adapter";
-    return last.messages.find((message) => message.target === preferred) ?? last.messages[0];
+    const by = (target) => last.messages.find((message) => message.target === target);
+    return by(last.messages[0].pair?.choice) ?? by("adapter") ?? last.messages[0];
   }
 
   live() {

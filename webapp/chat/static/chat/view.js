@@ -150,17 +150,17 @@ export class View {
     element.querySelector(".vote-question").textContent = this.say(counts ? "whichBetter" : "noVote");
     element.querySelector(".vote-buttons").hidden = !counts;
     if (pair) element.querySelector("[data-act=compare]").hidden = !whole;
+    const preferred = pair && group.messages.find((message) => message.target === pair.choice);
     const verdict = element.querySelector(".verdict");
     verdict.hidden = !pair?.choice;
     if (pair?.choice) {
-      const name = { base: this.say("base"), adapter: this.say("adapter") }[pair.choice];
       const sentence = { tie: "votedTie", both_bad: "votedBad", seen: "seen" }[pair.choice] ?? "votedFor";
-      verdict.textContent = this.say(sentence, { name });
+      verdict.textContent = this.say(sentence, { name: preferred && this.nameOf(preferred) });
     }
     const goesOn = element.querySelector(".goes-on");
     goesOn.hidden = !pair || !ended || !group.last;
-    const from = this.say(pair?.choice === "base" ? "base" : "adapter");
-    goesOn.textContent = pair?.choice ? this.say("goesOn", { name: from }) : this.say("goesOnUnvoted");
+    const from = preferred ?? group.messages.find((message) => message.target === "adapter");
+    goesOn.textContent = pair?.choice ? this.say("goesOn", { name: this.nameOf(from) }) : this.say("goesOnUnvoted");
   }
 
   /** Mark word differences in a pair, or unmark them. Returns a sentence to say if there is nothing to mark. */
@@ -172,15 +172,19 @@ export class View {
     return found === "marked" ? "" : this.say(found);
   }
 
+  /** Who gave an answer. */
+  nameOf({ target, adapter }) {
+    return this.say(target === "base" ? "base" : "adapter") + (adapter ? ` · ${adapter}` : "");
+  }
+
   fillSide({ element, rendered, message }) {
     const live = message.state === "queued";
     const blind = message.pair && !message.pair.choice;
     const letter = message.pair?.left === message.target ? "answerA" : "answerB";
-    element.querySelector(".name").textContent =
-      this.say(blind ? letter : message.target) + (message.adapter && !blind ? ` · ${message.adapter}` : "");
+    element.querySelector(".name").textContent = blind ? this.say(letter) : this.nameOf(message);
     element.dataset.target = blind ? "blind" : message.target;
     element.setAttribute("aria-busy", String(live));
-    rendered.element.lang = message.target === "adapter" ? "id" : "";
+    rendered.element.lang = message.target === "base" ? "" : "id";
     const { thought, said } = withThought(message.text);
     element.querySelector(".thought").hidden = !thought;
     element.querySelector(".thought p").textContent = thought;
