@@ -15,16 +15,37 @@ from typing import Any, Literal
 import httpx
 import pyarrow.parquet as pq
 from filelock import FileLock
-from huggingface_hub import HfApi, HfFileSystem, constants, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, HfFileSystem, constants, hf_hub_download, set_client_factory, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils._http import default_client_factory
 
 from lib import paths
-from lib.storage import write_json
+from lib.storage import full_disk, write_json
 
 # A download by Xet may stall for ever (issues 850 and 883 of huggingface/xet-core). Over plain HTTP it goes on where it
 # stopped, and ends with an error when no byte has come for a minute: six times HF_HUB_DOWNLOAD_TIMEOUT.
 if "HF_HUB_DISABLE_XET" not in os.environ:
     constants.HF_HUB_DISABLE_XET = True
+
+SILENCE_SECONDS = 60.0
+"""So long the hub may say nothing before a request ends in an error."""
+
+
+def _client() -> httpx.Client:
+    """The hub's own client, which would wait for ever for an answer from its API."""
+
+    def limit(request: httpx.Request) -> None:
+        given = request.extensions.get("timeout", {})
+        request.extensions["timeout"] = {
+            wait: given.get(wait) or SILENCE_SECONDS for wait in ("connect", "read", "write", "pool")
+        }
+
+    client = default_client_factory()
+    client.event_hooks = {"request": [*client.event_hooks["request"], limit]}
+    return client
+
+
+set_client_factory(_client)
 
 Kind = Literal["dataset", "model"]
 KINDS = {"dataset": "data set", "model": "model"}
@@ -197,6 +218,8 @@ def _told(kind: Kind, name: str) -> Any:
 
 def _why(kind: Kind, name: str, error: Exception) -> str:
     hub, owner_and_name = constants.ENDPOINT, name.partition("@")[0]
+    if full := full_disk(str(error), Path(constants.HF_HUB_CACHE)):
+        return f"{hub}: {full}"
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, GatedRepoError):
         mirror = f"unsloth/{owner_and_name.partition('/')[2]}"

@@ -71,6 +71,10 @@ class RunPaths:
             asked = json.loads(self.asked.read_text(encoding="utf-8"))
         return shlex.join(["make", "report", *(f"{name}={value}" for name, value in asked.items())])
 
+    def preference_command(self, votes: str) -> str:
+        """The command that trains this run's adapter on votes again: those of a file, or where empty, of its chat."""
+        return shlex.join(["make", "preference", f"RUN={self.run}", *([f"VOTES={votes}"] if votes else [])])
+
     @property
     def asked(self) -> Path:
         """The variables that `make report` was last given for this run."""

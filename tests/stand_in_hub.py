@@ -33,7 +33,7 @@ class Hub:
     """What is served, what goes wrong, and what was asked.
 
     `cut` names files of which only the first half comes, that often, and `stalled` those of which no byte comes and no
-    end; `status` answers every request so, and `refused`
+    end, and `silent` paths of the API that are not answered at all; `status` answers every request so, and `refused`
     those that begin so (`POST /api/repos/create`). `sent` counts the bytes of each file that crossed the network.
     Whoever writes must have the `token`. `stored` holds the large files that came, by their SHA-256.
     """
@@ -41,6 +41,7 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     stalled: set[str] = field(default_factory=set)
+    silent: set[str] = field(default_factory=set)
     closing: threading.Event = field(default_factory=threading.Event)
     status: int = 0
     refused: dict[str, int] = field(default_factory=dict)
@@ -109,6 +110,10 @@ class _Handler(BaseHTTPRequestHandler):
         """The path of this request; None where a planted fault has answered it."""
         path = urllib.parse.unquote(self.path.partition("?")[0])
         self.hub.requests.append(f"{self.command} {path}")
+        if path in self.hub.silent:
+            self.hub.closing.wait()
+            self.close_connection = True
+            return None
         refused = [s for start, s in self.hub.refused.items() if f"{self.command} {path}".startswith(start)]
         if not (self.hub.status or refused):
             return path

@@ -615,10 +615,12 @@ def test_what_iterations_share_is_one_file(write_settings, files):
     assert write_settings(iterations="6") == {"report.json"}
 
 
-def test_the_command_remembers_what_it_was_asked_for(write_settings, root):
+def test_the_command_remembers_what_it_was_asked_for(write_settings, root, monkeypatch):
+    monkeypatch.setenv("ENGINE_URL", "http://127.0.0.1:8001")
     write_settings(corpus="my rows.jsonl", seeds="0 1", base_model="x/y")
     assert paths.RunPaths("small").command == (
-        "make report PROFILE=small 'CORPUS=my rows.jsonl' BASE_MODEL=x/y ITERATIONS=5 'SEEDS=0 1'"
+        "make report PROFILE=small 'CORPUS=my rows.jsonl' BASE_MODEL=x/y ITERATIONS=5 'SEEDS=0 1' "
+        "ENGINE_URL=http://127.0.0.1:8001"
     )
 
 

@@ -15,6 +15,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
+from lib import hardware
 from lib.config import Model
 from lib.model import loading
 from lib.release import agreement, merging
@@ -49,7 +50,7 @@ def four_bits(tokenizer, tmp_path_factory):
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
     AutoModelForCausalLM.from_pretrained(
-        folder / "dense", quantization_config=packing, device_map={"": loading.device()}
+        folder / "dense", quantization_config=packing, device_map={"": hardware.device()}
     ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -105,6 +105,25 @@ def test_a_download_of_which_no_byte_comes_ends_in_a_sentence(there, tmp_path, m
     assert sum(asked.startswith("GET") and asked.endswith("train-0.parquet") for asked in there.requests) == 6
 
 
+def test_a_hub_that_says_nothing_ends_in_a_sentence_and_lets_go_of_the_lock(there, tmp_path, monkeypatch):
+    there.silent.add(f"/api/datasets/{NAME}")
+    monkeypatch.setattr(hub, "SILENCE_SECONDS", 0.2)
+    with pytest.raises(CorpusError, match=r"could not be fetched from .*timed out.*Check the network"):
+        selected(tmp_path)
+    there.silent.clear()
+    assert selected(tmp_path).kept["dolly"] == 20
+
+
+def test_a_full_disk_of_the_hubs_cache_is_named_and_not_the_network(there, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hub, "snapshot_download", full)
+    with pytest.raises(CorpusError, match=r"the disk of .* is full, or your share of it") as told:
+        selected(tmp_path)
+    assert "network" not in str(told.value)
+
+
 @pytest.mark.parametrize(("asked", "off"), [({}, "True"), ({"HF_HUB_DISABLE_XET": "0"}, "False")])
 def test_a_download_that_could_stall_for_ever_is_had_only_by_asking_for_it(asked, off):
     code = "from lib import hub; print(hub.constants.HF_HUB_DISABLE_XET)"

@@ -3,14 +3,11 @@
 import copy
 import hashlib
 import json
-import os
 import re
 import resource
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lib import paths
+from lib import hardware, paths
 from lib.config import Lora, Model
 from lib.model import attention, packaged
 
@@ -43,44 +40,9 @@ class ModelError(ValueError):
     """A base model or an adapter that cannot be loaded; the message says why, and what to do."""
 
 
-def device() -> torch.device:
-    """The GPU if there is one, else the CPU.
-
-    Raises:
-        ModelError: if there is a GPU that PyTorch cannot use: on the CPU, a run would take days without a word.
-    """
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    # It is wanted where no GPU is to be seen.
-    if os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and (gpu := _gpu_of_the_driver()):
-        built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is built without CUDA"
-        raise ModelError(
-            f"nvidia-smi lists a GPU ({gpu}), and PyTorch {torch.__version__}, which {built}, cannot use it: update "
-            "the driver, or install a PyTorch that fits it. CUDA_VISIBLE_DEVICES=-1 runs everything on the CPU instead"
-        )
-    return torch.device("cpu")
-
-
-@cache
-def _gpu_of_the_driver() -> str:
-    """The first GPU that nvidia-smi lists, with its driver's version; empty if it lists none."""
-    try:
-        asked = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    name, _, driver = asked.stdout.partition("\n")[0].partition(", ")
-    return f"{name}, driver {driver}" if driver else ""
-
-
 def dtype() -> torch.dtype:
     """The precision of a loaded base model: 32 bits on a CPU; 16 on a GPU, as bfloat16 where the GPU supports it."""
-    if device().type == "cpu":
+    if hardware.device().type == "cpu":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
@@ -243,7 +205,7 @@ def load_base(settings: Model, precision: torch.dtype | None = None) -> PreTrain
         AutoModelForCausalLM,
         settings,
         dtype=precision,
-        device_map={"": device()},
+        device_map={"": hardware.device()},
         attn_implementation=attention.register(),
         output_loading_info=True,
         # They are listed then, and refused below.

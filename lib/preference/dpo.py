@@ -5,6 +5,7 @@ adapter itself, of which TRL keeps a frozen copy beside the one that it trains.
 """
 
 import json
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, set_seed
 from trl import DPOConfig, DPOTrainer
 
+from lib import hardware
 from lib.config import Config
 from lib.model import loading
 from lib.storage import whole
@@ -55,7 +57,7 @@ def trainer_of(config: Config, votes: pd.DataFrame) -> VotesTrainer:
     Raises:
         TrainingError: if this machine cannot train the base model.
     """
-    gpu, precision, settings = loading.device().type == "cuda", backend.precision(config.training), config.preference
+    gpu, precision, settings = hardware.device().type == "cuda", backend.precision(config.training), config.preference
     if loading.quantisation(config.model) and not gpu:
         raise TrainingError(
             f"{config.model.base_model} has quantised weights, and training on them needs a GPU: use a machine with one"
@@ -123,13 +125,14 @@ def train(config: Config, votes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFra
         the rejected one, in nats; NaN where a vote was left out. The latter is also written to a file.
 
     Raises:
-        TrainingError: as `trainer_of`.
+        TrainingError: as `trainer_of`; and if it did not take the steps that its settings ask for, or not in 32 bits.
     """
     made = trainer_of(config, votes)
     used = votes["part"].isin(("trained on", "held out"))
     table = votes.assign(before=np.nan, after=np.nan)
     table.loc[used, "before"] = likelier(made.model, votes[used])
     made.train()
+    _verify(made, config)
     table.loc[used, "after"] = likelier(made.model, votes[used])
     made.model.delete_adapter("ref")
     settings = json.loads(config.paths.preference_settings.read_text(encoding="utf-8"))
@@ -147,6 +150,17 @@ def train(config: Config, votes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFra
         table[["part", "group", "adapter", "before", "after"]].to_parquet(temporary)
     log = pd.DataFrame(made.state.log_history).reindex(columns=list(_LOGGED)).rename(columns=_LOGGED)
     return log.groupby("step", as_index=False).first(), table
+
+
+def _verify(made: VotesTrainer, config: Config) -> None:
+    settings = config.preference
+    steps = math.ceil(settings.epochs * math.ceil(len(made.train_dataset) / settings.batch_size))
+    precision = {parameter.dtype for parameter in made.model.parameters() if parameter.requires_grad}
+    if (made.state.global_step, precision) != (steps, {torch.float32}):
+        raise TrainingError(
+            f"the training {config.name} is not the one of its settings, so no adapter is saved: it took "
+            f"{made.state.global_step} steps instead of {steps}, in {precision} instead of 32 bits"
+        )
 
 
 @torch.inference_mode()

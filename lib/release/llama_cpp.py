@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lib import paths
-from lib.config import Config, Model
+from lib import lock, paths
+from lib.config import Config, Model, run_name
 from lib.evaluation import completions
 from lib.model import loading
 from lib.model.prompts import Messages, end_of_turn_id, render
@@ -263,8 +263,9 @@ def main() -> None:
     given = parser.parse_args()
     try:
         folder = checkout(given.llama_cpp)
-        run = finished.read(given.run)
-        found = convert(run, folder)
+        with lock.held(paths.RunPaths(run_name(given.run))):
+            run = finished.read(given.run)
+            found = convert(run, folder)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     shown = run.config.paths.gguf

@@ -16,8 +16,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from lib import paths
-from lib.config import Model, Prompt
+from lib import hardware, lock, paths
+from lib.config import Model, Prompt, run_name
 from lib.model import loading, saving
 from lib.release import agreement, cards, finished
 from lib.release.agreement import Agreement
@@ -124,7 +124,7 @@ def _dense(settings: Model) -> PreTrainedModel:
         loading.base_model_folder(settings),
         dtype=torch.float32,
         # 4-bit weights are unpacked on the device that computes with them; a sum needs no GPU.
-        device_map={"": loading.device() if quantised else "cpu"},
+        device_map={"": hardware.device() if quantised else "cpu"},
     )
     return model.dequantize(dtype=torch.float32) if quantised else model
 
@@ -134,8 +134,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--run", required=True)
     try:
-        run = finished.read(parser.parse_args().run)
-        found = merge(run)
+        files = paths.RunPaths(run_name(parser.parse_args().run))
+        with lock.held(files):
+            run = finished.read(files.run)
+            found = merge(run)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     print(

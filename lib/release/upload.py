@@ -16,9 +16,10 @@ import httpx
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-from lib import hub
+from lib import hub, lock
+from lib.config import run_name
 from lib.model import loading
-from lib.paths import ADAPTER_RECORD
+from lib.paths import ADAPTER_RECORD, RunPaths
 from lib.release import cards, finished
 from lib.release.finished import Finished
 from lib.storage import write_json
@@ -179,7 +180,8 @@ def main() -> None:
     try:
         if given.private not in ("0", "1"):
             raise UploadError(f"PRIVATE={given.private} must be 1, or 0 for a repository that everybody can see")
-        address = publish(finished.read(given.run), given.repository, given.private == "1", given.yes == "1")
+        with lock.held(RunPaths(run_name(given.run))):
+            address = publish(finished.read(given.run), given.repository, given.private == "1", given.yes == "1")
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     if address is None:

@@ -152,6 +152,7 @@ def write(
         figure=lambda name, caption="": inline.figure(files.figures, name, caption),
         tables={name: table.set_uuid(name).to_html() for name, table in tables.items()},
         failed=failed,
+        again=files.command,
         rule=ablation.RULE,
         picked=look.model_name(picked.iteration, picked.seed),
         studies=list(ablation.studies(configs)),

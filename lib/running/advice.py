@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from lib import paths
+from lib import hardware, paths
 from lib.allocator import keep_pages
 from lib.config import Config
 from lib.corpus import sources
@@ -207,7 +207,7 @@ def rough_seconds(config: Config, work: Workload, known: Lengths, size: Shape, m
     """Seconds of training and evaluation where the base model is not here to be measured: from its operations."""
     # A frozen weight costs two operations in the forward pass and two in the backward pass, and two more where the
     # forward pass is repeated; a token that is only read or written costs two.
-    there_twice = 2 if loading.device().type == "cuda" else 0
+    there_twice = 2 if hardware.device().type == "cuda" else 0
     trained = (4 + there_twice) * work.trained_tokens + 2 * work.validated_tokens
     read = 2 * work.prompts * known.prompt
     return {
@@ -315,7 +315,7 @@ def advise(configs: list[Config]) -> str:
     # The last one stands for all: rows of Table 2 differ in how much they train, hardly in what a token costs.
     config = configs[-1]
     # A GPU that PyTorch cannot use is told first.
-    loading.device()
+    hardware.device()
     # To be measured, a model in a GGUF file is fetched and unpacked: a run that comes next does not have to.
     fetched, packed = to_fetch(config), loading.is_packed(config.model)
     free = shutil.disk_usage(_existing(paths.ROOT / "artifacts")).free

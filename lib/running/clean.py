@@ -11,10 +11,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from lib import paths
+from lib import lock, paths
 from lib.config import run_name
 from lib.paths import RunPaths
-from lib.running import lock
 
 
 def clean(files: RunPaths) -> list[Path]:

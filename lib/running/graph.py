@@ -12,10 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lib import lock
 from lib.config import BENCHMARKS, STAGES, Config
 from lib.parameters import load_configs
 from lib.paths import ADAPTER_RECORD, REFERENCES, STARTERS
-from lib.running import lock
 from lib.storage import write_if_changed, write_json
 from lib.training import tracking
 
@@ -83,7 +83,8 @@ def products(config: Config, stage: str) -> list[Path]:
             *(files.scores(name), files.language(name), figures / f"bleu_{name}.png"),
         ]
     released = [*adapter_files(files.final_adapter), *(files.final_adapter / name for name in (STARTERS, REFERENCES))]
-    return [*released, files.report, files.results, files.summary, files.manifest]
+    shown = [figures / f"{name}.png" for name in ("loss_per_byte", "bleu", "rouge", "weighted_f1")]
+    return [*released, *shown, files.report, files.results, files.summary, files.manifest]
 
 
 def adapter_files(folder: Path) -> list[Path]:
@@ -148,7 +149,9 @@ def main() -> None:
             print(*(f"{name}:{need}" for name, (_, _, need) in stages(configs).items()))
             return
         with lock.held(configs[0].paths):
-            settle(configs, {name.replace("-", "_").upper(): getattr(args, name.replace("-", "_")) for name in names})
+            asked = {name.replace("-", "_").upper(): getattr(args, name.replace("-", "_")) for name in names}
+            # Without the server, a run that began at one would go on here, and begin with what it drew again.
+            settle(configs, asked | {name: os.environ.get(name, "") for name in ("ENGINE_URL", "TRACKER")})
             if args.then:
                 os.execvp(args.then[0], args.then)
     except (ValueError, OSError) as error:

@@ -101,7 +101,8 @@ def run(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
 
 def _again(files: paths.RunPaths, output: Path) -> str:
     """The command that makes a notebook again: that of its run, or the one that follows it."""
-    return f"make preference RUN={files.run}" if output.stem == "6_preference" else files.command
+    votes = os.environ.get("VOTES", "")
+    return files.preference_command(votes) if output.stem == "6_preference" else files.command
 
 
 class _Kernel(AsyncKernelManager):

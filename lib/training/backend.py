@@ -13,6 +13,7 @@ from functools import cache
 import torch
 from peft import PeftModel
 
+from lib import hardware
 from lib.config import Config, Training
 from lib.model import loading
 
@@ -32,7 +33,7 @@ def chosen(training: Training) -> str:
 
 def precision(training: Training) -> torch.dtype:
     """What the frozen weights have in training, as `training.dtype` says."""
-    if training.dtype == "fastest" and loading.device().type == "cpu" and bfloat16_speedup() > WORTH_ROUNDING:
+    if training.dtype == "fastest" and hardware.device().type == "cpu" and bfloat16_speedup() > WORTH_ROUNDING:
         return torch.bfloat16
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(training.dtype, loading.dtype())
 

@@ -25,6 +25,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.notebook import NotebookProgressCallback
 
+from lib import hardware
 from lib.allocator import keep_pages
 from lib.config import Config
 from lib.model import loading, saving
@@ -47,7 +48,7 @@ def train(config: Config) -> pd.DataFrame:
         TrainingError: if the processes cannot share them, if this machine cannot train the base model, or if the
             training turns out not to be the one of the settings; no adapter is saved then.
     """
-    gpu = loading.device().type == "cuda"
+    gpu = hardware.device().type == "cuda"
     if loading.quantisation(config.model) and not gpu:
         raise TrainingError(
             f"{config.model.base_model} has quantised weights, and training on them needs a GPU: without one, "

@@ -37,9 +37,10 @@ def main() -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from lib import hardware
     from lib.model import attention, generation, loading
 
-    where = loading.device()
+    where = hardware.device()
     torch.manual_seed(0)
     shape = LlamaConfig(
         vocab_size=VOCABULARIES[0], hidden_size=576, intermediate_size=1_536, num_hidden_layers=30,

@@ -63,6 +63,7 @@ def load(base_model: str, side: str) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from lib import hardware
     from lib.config import Lora, Model
     from lib.model import attention, loading
 
@@ -70,7 +71,7 @@ def load(base_model: str, side: str) -> Any:
     if base_model == "llama-1b":
         attention.register()
         shape = LlamaConfig(**LLAMA_1B, attn_implementation=attention.NAME)
-        with torch.device(loading.device()):
+        with torch.device(hardware.device()):
             base = LlamaForCausalLM(shape).to(loading.dtype())
     else:
         base = loading.load_base(Model(base_model))
@@ -86,13 +87,14 @@ def run_side(side: str, base_model: str, steps: int, folder: Path) -> None:
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
+    from lib import hardware
     from lib.config import Lora, Training
     from lib.model import loading
     from lib.model.attention import PackedCollator
     from lib.training import loraplus
 
     rows = json.loads((folder / "examples.json").read_text())
-    gpu = loading.device().type == "cuda"
+    gpu = hardware.device().type == "cuda"
     model = load(base_model, side)
     pad = 0
 

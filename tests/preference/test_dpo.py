@@ -15,6 +15,7 @@ from lib.model import loading
 from lib.paths import ADAPTER_RECORD
 from lib.preference import dpo, outcome, votes
 from lib.storage import write_json
+from lib.training.verification import TrainingError
 
 SETTINGS = Preference(learning_rate=1e-3, epochs=2.0, batch_size=4)
 
@@ -74,6 +75,28 @@ def test_the_final_adapter_and_the_scores_are_not_touched(prepared):
     before = {path: path.read_bytes() for path in files}
     dpo.train(config, table)
     assert {path: path.read_bytes() for path in files} == before
+
+
+def test_without_a_gpu_no_training_on_quantised_weights_begins(prepared, monkeypatch):
+    config, table = prepared()
+    monkeypatch.setattr(loading, "quantisation", lambda _: "nf4")
+    with pytest.raises(TrainingError, match="has quantised weights, and training on them needs a GPU"):
+        dpo.train(config, table)
+
+
+@pytest.mark.parametrize("fault", ["epochs", "precision"])
+def test_a_training_that_is_not_the_one_of_its_settings_is_not_saved(prepared, monkeypatch, fault):
+    config, table = prepared()
+    made = dpo.trainer_of(config, table)
+    if fault == "epochs":
+        made.args.num_train_epochs = 1
+    else:
+        for name, parameter in made.model.named_parameters():
+            parameter.data = parameter.data.bfloat16() if ".default." in name else parameter.data
+    monkeypatch.setattr(dpo, "trainer_of", lambda *_: made)
+    with pytest.raises(TrainingError, match="is not the one of its settings, so no adapter is saved"):
+        dpo.train(config, table)
+    assert not config.paths.adapter(config.name).exists()
 
 
 def test_what_is_saved_is_an_adapter_that_says_which_votes_made_it(prepared):

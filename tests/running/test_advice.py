@@ -6,6 +6,7 @@ import small_gguf
 import torch
 from stand_in_hub import Hub, serving
 
+from lib import hardware
 from lib.evaluation import benchmarks
 from lib.model import loading, packaged
 from lib.parameters import load_config, load_configs
@@ -273,7 +274,7 @@ def test_who_trains_and_in_which_numbers_is_told_with_the_reason(monkeypatch):
 
 
 def test_a_gpu_that_pytorch_cannot_use_is_told_before_all_else(quick, told, monkeypatch):
-    monkeypatch.setattr(loading, "_gpu_of_the_driver", lambda: "Tesla T4, driver 470.82")
+    monkeypatch.setattr(hardware, "_gpu_of_the_driver", lambda: "Tesla T4, driver 470.82")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     said, error = told("--profile", "demo")
     assert said == "" and error.startswith("error: nvidia-smi lists a GPU (Tesla T4, driver 470.82), and PyTorch")

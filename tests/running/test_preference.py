@@ -62,6 +62,19 @@ def test_the_same_votes_leave_everything_as_it_is_and_others_do_not(files, told,
     assert all(now != before[path] for path, now in written(files).items())
 
 
+def test_whoever_is_stopped_is_told_the_command_with_the_votes(files, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preference, "settle", stopped)
+    monkeypatch.setenv("VOTES", "")
+    monkeypatch.setattr("sys.argv", ["preference", f"--run={files.run}", "--votes=my votes.jsonl"])
+    with pytest.raises(SystemExit, match=f"`make preference RUN={files.run} 'VOTES=my votes.jsonl'` begins it anew"):
+        preference.main()
+    # And the notebook that it has run.
+    assert os.environ["VOTES"] == "my votes.jsonl"
+
+
 def test_another_beta_is_noticed(files, told, monkeypatch, tmp_path):
     preference.settle(files, told)
     before = written(files)[files.preference_settings]

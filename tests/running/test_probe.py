@@ -33,15 +33,19 @@ def test_everything_is_measured_and_nothing_is_left(config, rows, no_start, root
     assert speeds.pop("start") == 3.0
     assert all(0 < seconds < 5 for seconds in speeds.values()), speeds
     # What serves every run may stay.
-    assert {path.name for path in (root / "artifacts").iterdir()} == {"embeddings"}
+    assert {path.name for path in (root / "artifacts").iterdir()} == {"embeddings", ".probe.lock"}
 
 
 def test_what_a_killed_probe_left_is_in_nobody_s_way(config, rows, no_start, root):
-    left = replace(config, run="trial.probe").paths.examples("5", "train")
+    left = replace(config, run=".probe").paths.examples("5", "train")
     left.parent.mkdir(parents=True)
     left.write_text("torn")
+    own = replace(config, run="trial.probe").paths.examples("5", "train")
+    own.parent.mkdir(parents=True)
+    own.write_text("somebody's run")
     probe.measure(config, rows)
     assert not left.exists()
+    assert own.exists()
 
 
 def test_the_training_that_is_measured_is_a_real_one_of_a_few_steps(config, rows, no_start, monkeypatch):

@@ -81,7 +81,7 @@ class OpenAIEngine:
             raise EngineRefusalError("no_adapter", f"the server has no adapter {request.adapter}")
         answer = _Answer(request.gid, self._news)
         if self._adapter is None:
-            body, written, added = body_of(request, name, text), None, Added(prompt_tokens=None)
+            body, written, added = body_of(request, name, text, self._context), None, Added(prompt_tokens=None)
         else:
             body, written, added = tokens_of(request, name, self._adapter, self._context, ids, text)
         self._answers[request.gid] = answer
@@ -256,8 +256,8 @@ def tokens_of(
     return body, TextStream(adapter.tokenizer, written, before=found.given), Added(len(prompt), found.left_out)
 
 
-def body_of(request: Request, model: str, text: str) -> dict[str, Any]:
-    """What is asked of the server.
+def body_of(request: Request, model: str, text: str, context: int) -> dict[str, Any]:
+    """What is asked of a server that is not known; at most half of its context is for the answer.
 
     An answer that has some text already is continued (vLLM's `continue_final_message`, which llama.cpp does by
     itself); servers do not tell tokens, so such an answer may get longer than `max_new_tokens`.
@@ -267,7 +267,7 @@ def body_of(request: Request, model: str, text: str) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": model,
         "messages": messages,
-        "max_tokens": settings.max_new_tokens,
+        "max_tokens": min(settings.max_new_tokens, context // 2),
         "seed": request.seed,
         "stream": True,
         "stream_options": {"include_usage": True},

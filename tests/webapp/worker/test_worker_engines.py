@@ -594,11 +594,13 @@ def test_a_server_that_cannot_be_known_is_asked_as_any_and_that_is_said(vllm, se
         vllm.tells_prompts = False
     if why == "no references":
         (released / REFERENCES).unlink()
+    vllm.room = 200
     engine = load_engine(vllm.url, None, None, folder=None if why == "no folder" else released)
     assert "not checked" in caplog.text
     engine._url = server.url
-    request = request_for("Apa?", top_k=0)
+    request = request_for("Apa?", top_k=0, max_new_tokens=1_000)
     engine.add(request, [], "")
     ended(engine, request.gid)
     body, _ = server.asked[-1]
     assert body["messages"][-1]["content"] == "Apa?" and body["top_k"] == -1
+    assert body["max_tokens"] == 100
