@@ -465,7 +465,8 @@ def command(monkeypatch, tmp_path, capsys):
         monkeypatch.setattr("sys.argv", ["notebooks", "source.ipynb", f"{name}.ipynb", "run=trial"])
         monkeypatch.delenv("KLEPON_TODO", raising=False)
         if planned:
-            Path("todo").write_text(" ".join(f"{name}.ipynb" for name in planned) + "\n")
+            if not Path("todo").is_file():
+                Path("todo").write_text(" ".join(f"{name}.ipynb" for name in planned) + "\n")
             monkeypatch.setenv("KLEPON_TODO", "todo")
         notebooks.main()
         return capsys.readouterr().err
@@ -484,6 +485,7 @@ PLANNED = ("1_sampling_3", "3_training_3_seed0", "4_evaluation_3_seed0")
 
 def test_a_planned_notebook_tells_its_place_and_the_time_left(command):
     took({"3_training_5_seed0": 100.0, "4_evaluation_5_seed0": 260.0})
+    assert command("1_sampling_3", planned=PLANNED) == "1_sampling_3 · 1 of 3, about 9 min left\n"
     assert command("3_training_3_seed0", planned=PLANNED) == "3_training_3_seed0 · 2 of 3, about 6 min left\n"
     assert command("4_evaluation_3_seed0", planned=PLANNED) == "4_evaluation_3_seed0 · 3 of 3, about 4 min left\n"
 
@@ -491,18 +493,27 @@ def test_a_planned_notebook_tells_its_place_and_the_time_left(command):
 def test_notebooks_that_run_side_by_side_share_the_time_left(command, monkeypatch):
     took({"3_training_5_seed0": 100.0, "4_evaluation_5_seed0": 260.0})
     monkeypatch.setenv("KLEPON_JOBS", "2")
+    assert command("1_sampling_3", planned=PLANNED).endswith("1 of 3, about 4 min left\n")
     assert command("3_training_3_seed0", planned=PLANNED).endswith("2 of 3, about 3 min left\n")
+
+
+def test_what_ran_before_its_turn_in_the_plan_is_not_still_to_be_done(command):
+    took({"3_training_5_seed0": 100.0, "4_evaluation_5_seed0": 260.0})
+    command("3_training_3_seed0", planned=PLANNED)
+    assert command("4_evaluation_3_seed0", planned=PLANNED).endswith("2 of 3, about 7 min left\n")
+    assert command("1_sampling_3", planned=PLANNED).endswith("3 of 3, about 3 min left\n")
 
 
 def test_what_an_earlier_run_left_does_not_count_as_done(command):
     for name in PLANNED:
         Path(f"{name}.ipynb").touch()
+        os.utime(f"{name}.ipynb", (1_000, 1_000))
     assert command("1_sampling_3", planned=PLANNED) == "1_sampling_3 · 1 of 3\n"
 
 
 def test_the_last_minute_is_told_as_one(command):
     took({"4_evaluation_5_seed0": 2.0})
-    assert command("4_evaluation_3_seed0", planned=PLANNED).endswith("3 of 3, about 1 min left\n")
+    assert command("4_evaluation_3_seed0", planned=PLANNED[2:]).endswith("1 of 1, about 1 min left\n")
 
 
 def test_a_notebook_that_no_one_planned_tells_its_name_alone(command):

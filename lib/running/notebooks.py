@@ -189,10 +189,17 @@ def _place_in_run(output: Path, run: str) -> str:
     planned = [Path(name).resolve() for name in Path(plan).read_text(encoding="utf-8").split()] if plan else []
     if output not in planned:
         return ""
-    done = planned.index(output)
-    records = paths.RunPaths(run).stage_record("x").parent.glob("*.json")
-    left = time_left(planned[done:], {path.stem: json.loads(path.read_text())["seconds"] for path in records})
-    place = f" · {done + 1} of {len(planned)}"
+    files, since = paths.RunPaths(run), Path(str(plan)).stat().st_mtime_ns
+
+    def newer(path: Path) -> bool:
+        return path.is_file() and path.stat().st_mtime_ns >= since
+
+    # Side by side they do not run in the order of the plan. What has begun counts as failed until it has succeeded.
+    todo = [path for path in planned if not newer(path)]
+    begun = len(planned) - sum(not newer(files.failure(path.stem)) for path in todo)
+    records = files.stage_record("x").parent.glob("*.json")
+    left = time_left(todo, {path.stem: json.loads(path.read_text())["seconds"] for path in records})
+    place = f" · {begun} of {len(planned)}"
     if left is None:
         return place
     at_a_time = int(os.environ.get("KLEPON_JOBS", "1"))
