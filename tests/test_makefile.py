@@ -45,6 +45,7 @@ LEFT = {
     "5": [
         *(f"artifacts/{{run}}/final_adapter/{file}" for file in (*ADAPTER, "starters.json", "references.json")),
         *(f"reports/{{run}}/{name}" for name in ("report.html", "results.csv", "summary.csv", "manifest.json")),
+        *(f"reports/{{run}}/figures/{name}.png" for name in ("loss_per_byte", "bleu", "rouge", "weighted_f1")),
     ],
     "6": ["artifacts/{run}/stages/6_preference.json"],
 }

@@ -2,8 +2,9 @@ import subprocess
 
 import pytest
 
+from lib import lock
 from lib.paths import RunPaths
-from lib.running import clean, lock
+from lib.running import clean
 
 
 @pytest.fixture
