@@ -135,14 +135,13 @@ def name_ticks(axis: Axes, which: str, names: Sequence[str], picked: str) -> Non
     """
     # A single adapter was not picked from several.
     chosen = names.index(picked) if picked in names and len(names) > 2 else -1
-    texts = [label(name) for name in names]
+    texts, place = [label(name) for name in names], axis.get_subplotspec()
     if which == "x" and len(names) > 5 and all(name.isdigit() or name == "base" for name in names):
         texts = list(names)
         axis.set_xlabel("row of the paper's Table 2")
-    elif which == "x" and len(names) > 8:
+    elif which == "x" and len(names) * (place.get_gridspec().ncols if place else 1) > 5:
         # Side by side, long names would cover each other; the lowest of the axes above each other has them.
-        texts = [name if name.isdigit() else words(name.removeprefix("base_")) for name in names]
-        place = axis.get_subplotspec()
+        texts = [label(name) if name.isdigit() else words(name.removeprefix("base_")) for name in names]
         lowest = place is None or place.is_last_row()
         axis.tick_params(axis="x", labelrotation=90, labelsize=SMALL, labelbottom=lowest)
     if which == "x":

@@ -18,6 +18,7 @@ from lib.report import comparison_plots, drawing, plots, published
 SUBSETS = ("dolly", "identity_prompt", "wikihow")
 ROWS = tuple(str(n) for n in range(10))
 WHOLE_STUDY = ("base_instructed", "base_three_examples", *map(str, range(10)), "recipe_lora", "recipe_loraplus")
+SHORT_STUDY = ("base_instructed", "base_three_examples", "5", "recipe_lora", "recipe_loraplus")
 STUDIES = ("loraplus_ratio1", "loraplus_ratio4", "loraplus_ratio16")
 LEVELS = {"loss_per_byte": 2.7, "bleu": 9, "chrf": 30, "rouge1": 24, "rouge2": 10, "rougeL": 21, "weighted_f1": 0.6}
 
@@ -221,6 +222,11 @@ SIZES = {
     "rouge_whole_study": lambda: plots.rouge(made_up_results(WHOLE_STUDY), picked="recipe_loraplus"),
     "weighted_f1_whole_study": lambda: plots.weighted_f1(made_up_results(WHOLE_STUDY), picked="recipe_loraplus"),
     "loss_per_byte_whole_study": lambda: plots.loss_per_byte(*made_up_likelihood(WHOLE_STUDY), "recipe_loraplus"),
+    "box_plot_short_study": lambda: plots.box_plot(
+        made_up_results(SHORT_STUDY, (0, 1, 2)), printed=published.table3(), picked="recipe_lora"
+    ),
+    "rouge_short_study": lambda: plots.rouge(made_up_results(SHORT_STUDY, (0, 1, 2)), picked="recipe_lora"),
+    "weighted_f1_short_study": lambda: plots.weighted_f1(made_up_results(SHORT_STUDY, (0, 1, 2)), picked="recipe_lora"),
     "rouge_one_row": lambda: plots.rouge(made_up_results(["5"])),
     "rouge_three_seeds": lambda: plots.rouge(made_up_results(seeds=(0, 1, 2))),
     "weighted_f1_one_row": lambda: plots.weighted_f1(made_up_results(["5"])),
