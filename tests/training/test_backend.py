@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
+from lib import hardware
 from lib.config import DTYPES, Config, Lora, Model, Training
-from lib.model import loading
 from lib.training import backend
 
 
@@ -42,7 +42,7 @@ def test_unsloth_that_is_asked_for_and_absent_is_named_with_its_cure(base_model,
 @pytest.mark.parametrize(("speedup", "fastest"), [(2.4, torch.bfloat16), (1.2, torch.float32), (0.15, torch.float32)])
 def test_weights_are_rounded_only_where_that_is_asked_for_and_clearly_faster(monkeypatch, speedup, fastest):
     monkeypatch.setattr(backend, "bfloat16_speedup", lambda: speedup)
-    monkeypatch.setattr(loading, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(hardware, "device", lambda: torch.device("cpu"))
     found = {name: backend.precision(Training(dtype=name)) for name in DTYPES}
     assert found == {
         "auto": torch.float32,

@@ -671,6 +671,7 @@ def test_the_first_dash_of_a_list_makes_no_heading_of_the_line_above(visit):
     expect(answer(page).locator(".body")).to_contain_text("-")
     assert answer(page).locator(".body").locator("h3, h4").count() == 0
     world.tell(gid, " gula\n\nJudul\n===\n")
+    expect(answer(page).locator(".body")).to_contain_text("===")
     world.end(gid)
     expect(answer(page).locator(".body h3")).to_have_text("Judul")
     expect(answer(page).locator(".body li")).to_have_text("gula")

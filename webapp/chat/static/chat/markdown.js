@@ -84,7 +84,7 @@ export class Rendered {
   constructor(element, copyLabel) {
     this.element = element;
     this.copyLabel = copyLabel;
-    this.blocks = []; // source of each child element
+    this.blocks = []; // kind and source of each child element
   }
 
   /** Show a text; `open` says that more will come. */
@@ -103,7 +103,9 @@ export class Rendered {
       const last = after === tokens.length;
       // Colours for code that is still written would jump about.
       const fence = group[0].type === "fence" && open && last;
-      const source = `${fence ? "open" : ""}\0${lines.slice(from, to).join("\n")}`;
+      // At the end the same lines may be something else: a line of === below a text makes a heading only then.
+      const kinds = group.map((token) => token.type).join();
+      const source = `${fence ? "open" : kinds}\0${lines.slice(from, to).join("\n")}`;
       if (this.blocks[index] !== source) {
         this.place(index, fence ? plainFence(group[0]) : parser.renderer.render(group, parser.options, env));
         this.blocks[index] = source;
