@@ -218,7 +218,7 @@ def _told(kind: Kind, name: str) -> Any:
 
 def _why(kind: Kind, name: str, error: Exception) -> str:
     hub, owner_and_name = constants.ENDPOINT, name.partition("@")[0]
-    if full := full_disk(str(error), Path(constants.HF_HUB_CACHE)):
+    if full := full_cache(error):
         return f"{hub}: {full}"
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, GatedRepoError):
@@ -241,6 +241,11 @@ def _why(kind: Kind, name: str, error: Exception) -> str:
         return f"{hub}: HF_HUB_OFFLINE is set, and not all of it was downloaded before. Run once without it"
     reason = first_line(error)
     return f"{hub} ({reason}). Check the network and run again: what was fetched is kept"
+
+
+def full_cache(error: BaseException) -> str | None:
+    """A sentence on the disk of the hub's cache, if an error says that it is full."""
+    return full_disk(str(error), Path(constants.HF_HUB_CACHE))
 
 
 def first_line(error: BaseException) -> str:

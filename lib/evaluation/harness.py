@@ -125,9 +125,10 @@ def from_hub(name: str) -> dict[str, Task]:
         with _quiet():
             tasks = _manager().load([name])["tasks"]
     except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
+        cure = hub.full_cache(error) or "Check the network and run again"
         raise HarnessError(
-            f"the files of the benchmark {name!r} cannot be had from the hub ({hub.first_line(error)}). Check the "
-            "network and run again, or leave it out of BENCHMARKS"
+            f"the files of the benchmark {name!r} cannot be had from the hub ({hub.first_line(error)}). {cure}, or "
+            "leave it out of BENCHMARKS"
         ) from error
     for one, task in tasks.items():
         if task.OUTPUT_TYPE != "multiple_choice" or "acc" not in task.aggregation():

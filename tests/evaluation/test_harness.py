@@ -203,6 +203,13 @@ def test_without_a_network_a_task_of_the_hub_is_one_sentence(monkeypatch):
         harness.from_hub("belebele_ind_Latn")
 
 
+def test_a_full_disk_of_the_hubs_cache_is_named_and_not_the_network(monkeypatch):
+    monkeypatch.setattr(harness, "_manager", lambda: Manager(error=OSError(28, "No space left on device")))
+    with pytest.raises(HarnessError, match=r"the disk of .* is full, or your share of it") as told:
+        harness.from_hub("belebele_ind_Latn")
+    assert "network" not in str(told.value)
+
+
 def test_a_task_that_asks_for_no_choice_is_refused(monkeypatch):
     writes = harness.own(
         "writes", small_benchmarks.REVIEWS, "loglikelihood_rolling", doc_to_text="", doc_to_target="english"
