@@ -135,7 +135,8 @@ def name_ticks(axis: Axes, which: str, names: Sequence[str], picked: str) -> Non
     """
     # A single adapter was not picked from several.
     chosen = names.index(picked) if picked in names and len(names) > 2 else -1
-    texts, place = [label(name) for name in names], axis.get_subplotspec()
+    texts = [label(name) for name in names]
+    place = axis.get_subplotspec()
     if which == "x" and len(names) > 5 and all(name.isdigit() or name == "base" for name in names):
         texts = list(names)
         axis.set_xlabel("row of the paper's Table 2")

@@ -185,20 +185,22 @@ def _place_in_run(output: Path, run: str) -> str:
 
     The plan is a file that KLEPON_TODO names: the outputs of all that is out of date, in the order in which they run.
     """
-    plan = os.environ.get("KLEPON_TODO")
-    planned = [Path(name).resolve() for name in Path(plan).read_text(encoding="utf-8").split()] if plan else []
+    if not (todo := os.environ.get("KLEPON_TODO")):
+        return ""
+    plan, files = Path(todo), paths.RunPaths(run)
+    planned = [Path(name).resolve() for name in plan.read_text(encoding="utf-8").split()]
     if output not in planned:
         return ""
-    files, since = paths.RunPaths(run), Path(str(plan)).stat().st_mtime_ns
+    since = plan.stat().st_mtime_ns
 
     def newer(path: Path) -> bool:
         return path.is_file() and path.stat().st_mtime_ns >= since
 
     # Side by side they do not run in the order of the plan. What has begun counts as failed until it has succeeded.
-    todo = [path for path in planned if not newer(path)]
-    begun = len(planned) - sum(not newer(files.failure(path.stem)) for path in todo)
+    unfinished = [path for path in planned if not newer(path)]
+    begun = len(planned) - sum(not newer(files.failure(path.stem)) for path in unfinished)
     records = files.stage_record("x").parent.glob("*.json")
-    left = time_left(todo, {path.stem: json.loads(path.read_text())["seconds"] for path in records})
+    left = time_left(unfinished, {path.stem: json.loads(path.read_text())["seconds"] for path in records})
     place = f" · {begun} of {len(planned)}"
     if left is None:
         return place

@@ -204,7 +204,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
         if opened is None:
             await self.close(4401)
             return
-        busy = await self._submit(frame.cid, opened)
+        busy = await self._submit(opened)
         if busy:
             await database.write(turns.withdraw, opened)
             await self.say(
@@ -260,8 +260,8 @@ class ChatConsumer(AsyncWebsocketConsumer):
             # The same frame came in on another socket at the same moment, and won.
             return turns.open_turn(self.user, frame)
 
-    async def _submit(self, cid: str, opened: turns.Opened) -> Busy | None:
-        """Submit all requests of a frame, or none."""
+    async def _submit(self, opened: turns.Opened) -> Busy | None:
+        """Submit all requests of a frame, or none. Ids come from the frame's cid: sent again, it asks once."""
         taken: list[str] = []
         for request in opened.requests:
             answer = await self.hub.service.submit(request, request.gid)

@@ -166,9 +166,8 @@ def preference_lines(user: AbstractBaseUser) -> Iterator[str]:
         answers = {answer.target: answer for answer in pair.answers.all()}
         if len(answers) != 2 or any(one.finish != "stop" for one in answers.values()):
             continue
-        chosen = answers.pop(pair.choice)
-        (rejected,) = answers.values()
-        adapter = chosen if chosen.target == Target.ADAPTER else rejected
+        chosen = answers[pair.choice]
+        rejected = next(one for one in answers.values() if one is not chosen)
         path = path_to(list(chosen.conversation.messages.all()), chosen)[:-1]
         line = {
             "prompt": [{"role": message.role, "content": message.text} for message in path],
@@ -178,7 +177,7 @@ def preference_lines(user: AbstractBaseUser) -> Iterator[str]:
             "left": pair.left,
             "seed": chosen.seed,
             "model": chosen.model,
-            "adapter_sha": adapter.adapter_sha,
+            "adapter_sha": answers[Target.ADAPTER].adapter_sha,
             "voted": pair.voted.isoformat() if pair.voted else None,
         }
         yield json.dumps(line, ensure_ascii=False) + "\n"

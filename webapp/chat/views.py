@@ -190,8 +190,9 @@ def vote(request: HttpRequest, pair_id: UUID) -> JsonResponse:
     """Vote on a pair, once: what comes after the names are known is not blind."""
     pair = get_object_or_404(Pair.objects.filter(answers__conversation__owner=request.user).distinct(), id=pair_id)
     choice = request.POST.get("choice", "")
-    sides = set(pair.answers.values_list("target", flat=True))
-    if choice not in set(Pair.Choice.values) - (set(Target.values) - sides):
+    if choice not in Pair.Choice.values or (
+        choice in Target.values and not pair.answers.filter(target=choice).exists()
+    ):
         return JsonResponse({"error": _("There is no such choice.")}, status=400)
     if choice != Pair.Choice.SEEN:
         if pair.answers.filter(state=Message.State.QUEUED).exists():

@@ -5,7 +5,7 @@ import { adapter, rival } from "./adapters.js";
 import { rewrite } from "./given.js";
 import { $, blank, composing, data, problem, say, sends, size } from "./page.js";
 import { unstick } from "./scroll.js";
-import { settings, target } from "./settings.js";
+import { asked, settings, target } from "./settings.js";
 import { ask, failed } from "./site.js";
 
 export class Acts {
@@ -89,7 +89,7 @@ export class Acts {
 
   /** Another answer comes from the adapters that are chosen now, where an adapter answers at all. */
   other(message) {
-    if (message.pair) return { adapter: adapter(), rival: target() === "both" ? rival("both") : null };
+    if (message.pair) return { adapter: adapter(), rival: target() === "both" ? rival() : null };
     return message.target === "base" ? {} : { adapter: adapter() };
   }
 
@@ -154,7 +154,7 @@ export class Acts {
     keep(this.draft(turn), value);
     this.closeEditor(turn);
     const message = turn.group.messages[0].id;
-    const frame = { type: "edit", message, text: value, settings: settings(), target: target(), adapter: adapter(), rival: rival(target()) };
+    const frame = { type: "edit", message, text: value, ...asked() };
     this.asked = { cid: this.chat.ask(frame), edited: turn };
   }
 

@@ -11,7 +11,7 @@ const chosen = (choice) => (choice.hidden ? "" : choice.value);
 export const adapter = () => chosen(choices[0]);
 
 /** The name of the adapter beside it in a pair; empty: the original model. */
-export const rival = (target) => (target === "both" ? chosen(choices[1]) : "");
+export const rival = () => chosen(choices[1]);
 
 /** These workers are there: what they offer can be chosen. */
 export function offer(workers) {

@@ -1,7 +1,6 @@
 // The page: what the person does goes to the socket, what the socket says goes into the tree, the tree is drawn.
 
 import { Acts } from "./acts.js";
-import { adapter, rival } from "./adapters.js";
 import { Announcer } from "./announce.js";
 import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
@@ -11,7 +10,7 @@ import { system } from "./given.js";
 import { withThought } from "./markdown.js";
 import { $, data, problem, say } from "./page.js";
 import { settle, steady, stick } from "./scroll.js";
-import { settings, target } from "./settings.js";
+import { asked } from "./settings.js";
 import { connectionIs, serverIs } from "./status.js";
 import { surround } from "./surroundings.js";
 import { Tree } from "./tree.js";
@@ -149,7 +148,7 @@ const composer = new Composer({
   ask(text) {
     if (gone) return location.assign(data.urls.new);
     const place = { conversation: current.id, parent: tree.leaf()?.id ?? null };
-    return connection.ask({ type: "send", ...place, text, settings: settings(), target: target(), system: system(), adapter: adapter(), rival: rival(target()) });
+    return connection.ask({ type: "send", ...place, text, system: system(), ...asked() });
   },
   writing: () => tree.live().length > 0,
   editLast() {
@@ -179,7 +178,7 @@ document.addEventListener("click", (event) => {
 
 for (const message of data.messages) {
   tree.put(message);
-  announcer.skip(message.id, message.text);
+  announcer.skip(message.id, withThought(message.text).said);
 }
 tree.show([kept(`leaf:${current.id}`)]);
 draw();

@@ -1,5 +1,6 @@
 // How the next answer is generated: by which model, and with the settings of the dialog.
 
+import { adapter, rival } from "./adapters.js";
 import { keepForm, reopenForm } from "./drafts.js";
 import { $, problem } from "./page.js";
 import { ask, failed } from "./site.js";
@@ -8,6 +9,11 @@ const form = $("#settings-form");
 const greedy = $("#id_greedy");
 
 export const target = () => $("[name=target]:checked").value;
+
+/** How a new text is to be answered: what a frame that asks has in common. */
+export const asked = () => ({
+  settings: settings(), target: target(), adapter: adapter(), rival: target() === "both" ? rival() : "",
+});
 
 export function settings() {
   const values = {};
