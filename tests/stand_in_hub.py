@@ -111,7 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = urllib.parse.unquote(self.path.partition("?")[0])
         self.hub.requests.append(f"{self.command} {path}")
         if path in self.hub.silent:
-            self.hub.closing.wait()
+            # Not for ever: who waits without a limit of its own should fail, and not hang.
+            self.hub.closing.wait(20)
             self.close_connection = True
             return None
         refused = [s for start, s in self.hub.refused.items() if f"{self.command} {path}".startswith(start)]
