@@ -1343,6 +1343,8 @@ def test_two_adapters_are_compared_blind(visit, monkeypatch, left, button):
     expect(rival).to_be_hidden()
     page.get_by_role("radio", name="Bandingkan").check()
     rival.select_option("demo/9_seed0")
+    looks = "one => { const { height, borderRadius } = getComputedStyle(one); return [height, borderRadius]; }"
+    assert rival.evaluate(looks) == page.get_by_label("Adapter yang mana").evaluate(looks)
     write(page, "Halo")
     sides = page.locator(".side-answer")
     expect(sides.locator(".name")).to_have_text(["Jawaban A", "Jawaban B"])
