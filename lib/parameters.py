@@ -2,7 +2,8 @@
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -68,16 +69,14 @@ def _shared(config: Config, others: list[Config]) -> Config:
 def _read(
     run: str, profile: str, iteration: str, seed: int, corpus: str, base_model: str, benchmarks: str, subsets: str
 ) -> Config:
-    files = [_known(profile, _profiles(), "profile")]
+    config = _profile(
+        Config(run=run_name(run or profile), profile=profile, iteration=iteration, seed=seed),
+        _known(profile, _profiles(), "profile"),
+    )
     if iteration != "base":
-        files.append(_known(iteration, _iteration_files(), "iteration"))
-    config = Config(run=run_name(run or profile), profile=profile, iteration=iteration, seed=seed)
-    for file in files:
-        try:
-            config = _merge(config, tomllib.loads(file.read_text(encoding="utf-8")))
-        except ValueError as error:
-            wrong = "not TOML: " if isinstance(error, tomllib.TOMLDecodeError) else ""
-            raise ConfigError(f"{file.relative_to(paths.PARAMETERS.parent.parent)}: {wrong}{error}") from None
+        file = _known(iteration, _iteration_files(), "iteration")
+        with _named(file):
+            config = _merge(config, _toml(file))
     if corpus:
         config = replace(config, corpus=replace(config.corpus, source=corpus))
     if subsets.strip():
@@ -94,6 +93,33 @@ def _read(
     config = _scaled(config)
     check(config)
     return config
+
+
+def _profile(config: Config, file: Path) -> Config:
+    """The settings with those of a profile, after those of the profile that it extends."""
+    with _named(file):
+        layer = _toml(file)
+        extended = _typed("extends", layer.pop("extends", ""), "")
+        if extended:
+            first = _known(extended, _profiles(), "profile")
+            if "extends" in _toml(first):
+                raise ConfigError(f"extends = {extended!r}, which extends another itself; name that one")
+            config = _profile(config, first)
+        return _merge(config, layer)
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Begin the message of an error with the file that it is about."""
+    try:
+        yield
+    except ValueError as error:
+        wrong = "not TOML: " if isinstance(error, tomllib.TOMLDecodeError) else ""
+        raise ConfigError(f"{file.relative_to(paths.PARAMETERS.parent.parent)}: {wrong}{error}") from None
+
+
+def _toml(file: Path) -> dict[str, Any]:
+    return tomllib.loads(file.read_text(encoding="utf-8"))
 
 
 def load_configs(

@@ -75,6 +75,16 @@ def test_smollm2_is_the_study_at_six_thousandths_of_the_paper_s_rows():
     assert all(c.sampling.redraw and c.sampling.clusters * c.sampling.rows_per_cluster == 400 for c in recipes)
 
 
+def test_the_rows_beside_the_study_are_all_ten_and_their_row_5_is_its():
+    _, *found = load_configs(profile="smollm2_rows")
+    assert [(c.iteration, c.seed) for c in found] == [(str(row), 0) for row in range(10)]
+    (here,) = (c for c in found if c.iteration == "5")
+    there = load_config(profile="smollm2", iteration="5")
+    assert here.plan.smallest_effect == there.plan.smallest_effect
+    assert here.plan.question != there.plan.question
+    assert here == replace(there, run=here.run, profile=here.profile, plan=here.plan)
+
+
 def test_plain_lora_and_lora_plus_have_as_many_tries_of_their_rates_and_differ_in_nothing_else():
     tries = [c for c in load_configs(profile="smollm2") if c.iteration.startswith(("recipe_", "tries_")) and not c.seed]
     rates = {}
@@ -125,6 +135,36 @@ def test_the_profile_overrides_the_defaults(files):
     (files / "small.toml").write_text('[training]\nepochs = 2.5\nschedule = "linear"')
     training = load_config(profile="small").training
     assert (training.epochs, training.schedule, training.learning_rate) == (2.5, "linear", 2e-4)
+
+
+def test_a_profile_has_what_the_one_that_it_extends_says_but_where_it_says_otherwise(files):
+    (files / "small.toml").write_text("scale = 0.5\n[training]\nepochs = 2.5\nbatch_size = 3")
+    (files / "other.toml").write_text('extends = "small"\n[training]\nepochs = 4.0')
+    config = load_config(profile="other")
+    assert (config.profile, config.run, config.scale) == ("other", "other", 0.5)
+    assert (config.training.epochs, config.training.batch_size) == (4.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ('extends = "smal"', r"parameters/other\.toml: no profile 'smal'; did you mean 'small'\?"),
+        ("extends = 3", r"parameters/other\.toml: extends = 3 is of type int, not str"),
+        ('extends = "other"', r"parameters/other\.toml: extends = 'other', which extends another itself"),
+        ('[plan]\nextends = "small"', r"parameters/other\.toml: unknown setting 'extends' in \[plan\]"),
+    ],
+)
+def test_a_profile_that_extends_none_that_can_be_extended_says_so(files, written, said):
+    (files / "other.toml").write_text(written)
+    with pytest.raises(ConfigError, match=said):
+        load_config(profile="other")
+
+
+def test_an_error_in_a_profile_that_is_extended_names_its_file(files):
+    (files / "small.toml").write_text("[lorra]\nlora_rank = 3")
+    (files / "other.toml").write_text('extends = "small"')
+    with pytest.raises(ConfigError, match=r"parameters/small\.toml: unknown section \[lorra\]"):
+        load_config(profile="other")
 
 
 def test_the_iteration_overrides_the_profile(files):
@@ -456,7 +496,7 @@ def test_an_unknown_study_names_the_nearest():
         load_configs(studies="bos lorapuls")
 
 
-@pytest.mark.parametrize("profile", ["demo", "laptop", "paper", "smollm2", "t4"])
+@pytest.mark.parametrize("profile", ["demo", "laptop", "paper", "smollm2", "smollm2_rows", "t4"])
 def test_iterations_share_what_they_have_in_common(profile):
     found = {
         c.iteration: c
