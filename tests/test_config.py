@@ -54,9 +54,11 @@ def test_the_profile_for_16_gb_is_the_papers_but_for_the_prompts_that_are_comple
     assert found == replace(whole, profile="t4", evaluation=replace(whole.evaluation, batch_rows=16))
 
 
-def test_the_laptop_trains_the_recommended_recipe_on_400_rows_of_the_papers_corpus():
-    (_, found), whole = load_configs(profile="laptop", seeds="0"), load_config(profile="paper")
-    assert (found.corpus, found.iteration) == (whole.corpus, "recipe_loraplus")
+def test_the_laptop_trains_the_study_s_recipes_on_400_rows_of_the_papers_corpus():
+    (_, found, other), whole = load_configs(profile="laptop", seeds="0"), load_config(profile="paper")
+    assert (found.iteration, other.iteration) == ("recipe_lora", "recipe_loraplus")
+    assert found.corpus == other.corpus == whole.corpus
+    assert other.sampled_as == "recipe_lora"
     assert found.sampling.clusters * found.sampling.rows_per_cluster == 400
     assert (found.evaluation.test_rows, found.prompt.max_train_tokens) == (80, 384)
     assert found.model.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"

@@ -145,6 +145,10 @@ def name_ticks(axis: Axes, which: str, names: Sequence[str], picked: str) -> Non
         texts = [label(name) if name.isdigit() else words(name.removeprefix("base_")) for name in names]
         lowest = place is None or place.is_last_row()
         axis.tick_params(axis="x", labelrotation=90, labelsize=SMALL, labelbottom=lowest)
+    elif which == "y" and len(names) > 5:
+        # One below the other, names of two lines would.
+        texts = [text.replace("\n", " ") for text in texts]
+        axis.tick_params(axis="y", labelsize=SMALL)
     if which == "x":
         axis.set(xticks=range(len(names)), xticklabels=texts, xlim=(-0.6, len(names) - 0.4))
     else:

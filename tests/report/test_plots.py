@@ -225,6 +225,12 @@ SIZES = {
     "box_plot_short_study": lambda: plots.box_plot(
         made_up_results(SHORT_STUDY, (0, 1, 2)), printed=published.table3(), picked="recipe_lora"
     ),
+    "loss_per_byte_short_study": lambda: plots.loss_per_byte(
+        *made_up_likelihood(SHORT_STUDY, (0, 1, 2)), "recipe_lora"
+    ),
+    "against_published_short_study": lambda: comparison_plots.against_published(
+        made_up_results(SHORT_STUDY, (0, 1, 2)), *all_published(), picked="recipe_lora", bounds=made_up_bounds()
+    ),
     "rouge_short_study": lambda: plots.rouge(made_up_results(SHORT_STUDY, (0, 1, 2)), picked="recipe_lora"),
     "weighted_f1_short_study": lambda: plots.weighted_f1(made_up_results(SHORT_STUDY, (0, 1, 2)), picked="recipe_lora"),
     "rouge_one_row": lambda: plots.rouge(made_up_results(["5"])),
