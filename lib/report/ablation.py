@@ -119,7 +119,7 @@ def recipes(configs: list[Config]) -> dict[str, list[Config]]:
 
 
 def tries(configs: list[Config]) -> pd.DataFrame:
-    """What the recipes were chosen from: their trainings by the first seed, and those of the study `tries`.
+    """What the recipes were tried against: their trainings by the first seed, and those of the study `tries`.
 
     Args:
         configs: as they were asked for; those that did not finish are left out.

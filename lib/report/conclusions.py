@@ -45,7 +45,27 @@ def picked(rule: str, config: Config, trainings: pd.DataFrame) -> Markdown:
     if choice > 1:
         among = f" among {choice} rows{' and recipes' if recipes else ''}"
     row, loss = drawing.words(config.iteration), rows[config.iteration]
-    return Markdown(f"{rule}\n\n**It picks {row}**{among} (validation loss {loss:.3f}).")
+    said = [rule, f"**It picks {row}**{among} (validation loss {loss:.3f}).", chosen_from(trainings)]
+    return Markdown("\n\n".join(one for one in said if one))
+
+
+def chosen_from(trainings: pd.DataFrame) -> str:
+    """The validation losses between which the rule chooses, the lowest first; empty where there was no choice.
+
+    Args:
+        trainings: of `ablation.trainings`.
+    """
+    known = trainings[trainings["iteration"].str.match(r"\d+$|recipe_")]
+    losses = known.groupby("iteration", sort=False)["validation_loss"].agg(["mean", "min", "max", "size"])
+    if len(losses) < 2:
+        return ""
+    said = [
+        f"{drawing.words(name)} {loss['mean']:.3f}"
+        + (f" ({loss['min']:.3f} to {loss['max']:.3f})" if loss["size"] > 1 else "")
+        for name, loss in losses.sort_values("mean").iterrows()
+    ]
+    several = ", the mean over seeds (and the range)" if (losses["size"] > 1).any() else ""
+    return f"Validation losses in nats a token{several}: {', '.join(said)}."
 
 
 def tries(table: pd.DataFrame) -> str:
@@ -83,33 +103,45 @@ def first_upper(name: str) -> str:
     return name[0].upper() + name[1:]
 
 
-def answer(config: Config, compared: pd.DataFrame) -> str:
+def answer(config: Config, compared: pd.DataFrame, plus: pd.DataFrame) -> str:
     """What the first outcome says to the question that the run's profile put before it began; empty where there is no
     question, or the outcome was not measured.
 
     Args:
         config: the final adapter.
         compared: of `benchmarks.compare`, it against the base model.
+        plus: the same of the recipe with LoRA+ against that with plain LoRA; empty where these were not trained.
     """
     least = config.plan.smallest_effect
-    if not least or compared.empty:
+    if not least:
         return ""
-    found = compared[(compared["task"] == "nusax") & (compared["metric"] == "loss_per_byte")]
-    if found.empty:
-        return ""
-    row = found.iloc[0]
-    if row["high"] <= -least:
-        verdict = f"The adapter is better, by at least the {least:g} that were said to matter"
-    elif row["low"] >= least:
-        verdict = f"The adapter is worse, by at least the {least:g} that were said to matter"
-    elif -least < row["low"] and row["high"] < least:
-        verdict = f"Any difference is smaller than the {least:g} that were said to matter"
-    else:
-        verdict = f"The interval leaves open whether the difference is the {least:g} that were said to matter"
-    return (
-        f"{verdict}: on the Indonesian reviews of NusaX, {row['before']:.3f} bits a byte become {row['after']:.3f} "
-        f"({row['difference']:+.3f}, 95 % interval {row['low']:+.3f} to {row['high']:+.3f})."
-    )
+    said = []
+    for who, whom, table in (
+        (f"the adapter ({drawing.words(config.iteration)})", "", compared),
+        ("LoRA+", " than plain LoRA, their seeds taken together", plus),
+    ):
+        measured = table if table.empty else table[(table["task"] == "nusax") & (table["metric"] == "loss_per_byte")]
+        for row in measured.itertuples():
+            said.append(
+                f"{_verdict(who, whom, row.low, row.high, least)}: on the Indonesian reviews of NusaX, "
+                f"{row.before:.3f} bits a byte become {row.after:.3f} ({row.difference:+.3f}, 95 % interval "
+                f"{row.low:+.3f} to {row.high:+.3f})."
+            )
+    return " ".join(said)
+
+
+def _verdict(who: str, whom: str, low: float, high: float, least: float) -> str:
+    """A sentence's beginning: what an interval of a difference, of which less is better, says of one that matters."""
+    matters = f"the {least:g} that were said to matter"
+    if high <= -least:
+        return f"{first_upper(who)} is better{whom}, by at least {matters}"
+    if low >= least:
+        return f"{first_upper(who)} is worse{whom}, by at least {matters}"
+    if -least < low and high < least:
+        if low <= 0 <= high:
+            return f"{first_upper(who)} is neither better nor worse{whom}, by more than chance"
+        return f"{first_upper(who)} is {'better' if high < 0 else 'worse'}{whom}, by less than {matters}"
+    return f"The interval leaves open whether {who} is better or worse{whom} by {matters}"
 
 
 def sampling(sample: Sample, leaked: pd.DataFrame) -> Markdown:

@@ -386,7 +386,7 @@ def benchmark_scores(results: pd.DataFrame, compared: pd.DataFrame) -> Styler:
 
 
 def tries(table: pd.DataFrame) -> Styler:
-    """What the recipes were chosen from (table of `ablation.tries`)."""
+    """What the recipes were tried against (table of `ablation.tries`)."""
     if table.empty:
         return pd.DataFrame({"": ["No recipe was tried (STUDIES)."]}).style.hide(axis="index")
     shown = pd.DataFrame(

@@ -13,7 +13,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from lib import paths
-from lib.config import Config
+from lib.config import Config, Lora
 from lib.corpus import likeness, splits
 from lib.evaluation import benchmarks, completions, floors, metrics, scoring, statistics
 from lib.evaluation.metrics import METRIC_NAMES
@@ -92,6 +92,7 @@ def write(
     nested: dict[str, Any],
     bounds: pd.DataFrame,
     benchmarked: pd.DataFrame,
+    plus: pd.DataFrame,
     tried: pd.DataFrame,
 ) -> Path:
     """Write manifest.json and report.html, put the picked adapter where the chat finds it, and return the page's path.
@@ -108,6 +109,7 @@ def write(
         nested: what the wrongly nested BLEU makes of the picked one's completions (`ablation.nested_verdict`).
         bounds: floors and ceiling of the clean protocol (`floors.measure`).
         benchmarked: the picked one against the base on the benchmarks (`benchmarks.compare`); may be empty.
+        plus: the same of the recipe with LoRA+ against that with plain LoRA; may be empty.
         tried: what the recipes were chosen from (`ablation.tries`); may be empty.
     """
     files, trained = picked.paths, [config for config in configs if config.has_adapter]
@@ -154,14 +156,18 @@ def write(
         failed=failed,
         again=files.command,
         rule=ablation.RULE,
+        chosen_from=conclusions.chosen_from(ablation.trainings(trained)),
+        # What stands in for the paper's.
+        ratio_of_rows=Lora().loraplus_lr_ratio,
         picked=look.model_name(picked.iteration, picked.seed),
         studies=list(ablation.studies(configs)),
         benchmarks=benchmarked.to_dict("records"),
         benchmarks_say=conclusions.benchmarks(benchmarked),
-        answer=conclusions.answer(picked, benchmarked),
+        answer=conclusions.answer(picked, benchmarked, plus),
         tries_say=conclusions.tries(tried),
         voted=_voted(configs[0], picked),
         recipes=list(ablation.recipes(configs)),
+        plain=picked.lora.loraplus_lr_ratio == 1,
         runs=int(summary["runs"].max()),
         seeds=sorted({c.seed for c in trained}),
     )

@@ -82,6 +82,7 @@ def write_report(configs: list, failed: dict[str, str] | None = None, asked: lis
         verdict,
         bounds,
         compared,
+        compared.head(0),
         tried,
     )
     return written.read_text()
@@ -854,17 +855,28 @@ def a_study() -> str:
     return write_report(ablation.finished(asked)[0], asked=asked)
 
 
-def test_a_study_s_page_states_its_question_and_what_the_recipes_were_chosen_from():
+def test_a_study_s_page_states_its_question_and_what_the_recipes_were_tried_against():
     shown = Page(a_study())
     headings = [text for _, text in shown.headings]
-    for heading in ("What was asked, before any training", "What the recipes were chosen from", "Every model"):
+    for heading in ("What was asked, before this run", "What the recipes were tried against", "Every model"):
         assert heading in headings
     assert headings.count("LoRA+ against plain LoRA") == 2
     assert "Does it help? At least 0.01 bits a byte." in shown.text
     assert "Recipe LoRA+ was tried at 3 learning rates, and has the one whose validation loss was lowest" in shown.text
     assert "it picks recipe LoRA+, seed 0" in shown.text
+    assert "Validation losses in nats a token: recipe LoRA+ 1.500, " in shown.text
+    assert "in its rows 16, the usual choice of LoRA+'s authors, stands in for it" in shown.text
+    assert "English gets" in shown.text.partition("By the paper's own")[0]
     assert "on the Indonesian reviews of NusaX" in shown.text
     assert "Recipe LoRA+, seed 0: 10 steps" in shown.text and "lora+" not in shown.text
+
+
+def test_the_page_of_plain_lora_says_so_and_names_no_ratio_of_its_own_as_the_usual_one():
+    asked = small_run.make(studies="recipe", iterations="recipe_lora")
+    text = Page(write_report(ablation.finished(asked)[0], asked=asked)).text
+    assert "After training by plain LoRA on" in text and "dengan LoRA biasa, bukan LoRA+" in text
+    assert "A and B learn at one rate (plain LoRA)" in text and "1 times faster" not in text
+    assert "in its rows 16, the usual choice of LoRA+'s authors" in text
 
 
 def test_a_study_s_page_has_every_way_of_asking_the_base_and_no_try_among_the_scores():
