@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from lib import code
 from lib.config import Config, Corpus
 from lib.corpus.files import CorpusError
 from lib.corpus.ties import Texts, Ties, Words
@@ -309,5 +310,6 @@ def _read(path: Path) -> tuple[str, pd.DataFrame]:
 
 
 def origin(config: Config) -> str:
-    """What a split depends on: the rows, and the settings of the corpus."""
-    return json.dumps([json.loads(config.paths.corpus_summary.read_text())["fingerprint"], asdict(config.corpus)])
+    """What a split depends on: the rows, the settings of the corpus, and the code."""
+    rows = json.loads(config.paths.corpus_summary.read_text())["fingerprint"]
+    return json.dumps([rows, asdict(config.corpus), code.fingerprint("corpus")])

@@ -118,9 +118,8 @@ def measure(config: Config) -> pd.DataFrame:
     names = config.benchmarks.tasks
     if not names.split():
         return pd.DataFrame(columns=["task", "metric", "items", "value", "chance"])
-    made_by = {
-        name: value for name, value in completions.origin(config).items() if name in ("model", "base", "adapter")
-    }
+    model = completions.origin(config)
+    made_by = {name: model[name] for name in ("model", "base", "adapter", "code")}
     made_by |= {"tasks": names.split(), "files": hashlib.sha256(TABLE.read_bytes()).hexdigest()}
     origin = json.dumps(made_by | {"lm_eval": version("lm_eval")}, sort_keys=True)
     path = config.paths.benchmarks(config.name)

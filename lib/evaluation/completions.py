@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from transformers import PreTrainedModel
 
+from lib import code
 from lib.config import Config
 from lib.corpus import selection, splits
 from lib.model import generation, loading
@@ -79,6 +80,7 @@ def origin(config: Config) -> dict[str, Any]:
         "prompt": asdict(config.prompt),
         "instruction": config.evaluation.instruction,
         "shown": shown(config),
+        "code": code.fingerprint("model", "evaluation"),
     }
 
 

@@ -1,7 +1,7 @@
 """What training on votes made of the final adapter: as a model of its own, which is scored like any row's."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from lib.paths import ADAPTER_RECORD
 
 #: As an iteration: what names its files.
 NAME = "preference"
+#: The sections of the settings that scores depend on, beside the adapter.
+_SCORED = ("prompt", "evaluation", "english", "benchmarks")
 
 
 def after(final: Config) -> Config:
@@ -29,17 +31,21 @@ def after(final: Config) -> Config:
 
 
 def scored(final: Config) -> Config | None:
-    """The same where it is trained from this very adapter and wholly scored; else None.
+    """The same where it is trained from this very adapter, and wholly scored as this is; else None.
 
     Args:
         final: the training whose adapter is the final one.
     """
     config = replace(final, iteration=NAME, trained_as=NAME)
-    record = config.paths.adapter(config.name) / ADAPTER_RECORD
-    if not (config.paths.stage_record("6_preference").is_file() and record.is_file()):
+    files, record = config.paths, config.paths.adapter(config.name) / ADAPTER_RECORD
+    made = (files.stage_record("6_preference"), files.preference_settings, record)
+    # One that failed after its training has left scores of an earlier one.
+    if not all(file.is_file() for file in made) or files.failure("6_preference").is_file():
         return None
+    asked = json.loads(files.preference_settings.read_text(encoding="utf-8"))
     trained_from = json.loads(record.read_text(encoding="utf-8"))["final_adapter"]
-    return config if trained_from == loading.fingerprint(config.paths.adapter(final.name)) else None
+    alike = all(asked.get(section) == asdict(getattr(final, section)) for section in _SCORED)
+    return config if alike and trained_from == loading.fingerprint(files.adapter(final.name)) else None
 
 
 def held_out(voted: pd.DataFrame, resamples: int = 1_000, seed: int = 0) -> dict[str, Any]:

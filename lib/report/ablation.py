@@ -128,14 +128,15 @@ def tries(configs: list[Config]) -> pd.DataFrame:
         iteration (a recipe's own name where it is one), learning_rate (of A), ratio, epochs, rows and validation_loss
         (nats a token, at the end of the training), the best first. Empty where no try was asked for.
     """
+    first = min((config.seed for config in configs if config.iteration.startswith("tries_")), default=0)
     asked = {
         config.name: config
         for config in configs
         if config.iteration.startswith(("recipe_", "tries_"))
-        and config.seed == 0
+        and config.seed == first
         and not any(config.paths.failure(stage).is_file() for stage in _trained_by(config))
     }
-    if not asked or not any(config.iteration.startswith("tries_") for config in configs):
+    if not any(config.iteration.startswith("tries_") for config in asked.values()):
         return pd.DataFrame()
     settings = pd.DataFrame(
         {

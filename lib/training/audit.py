@@ -28,9 +28,12 @@ def audit(
     """
     bos, pad, limit = tokenizer.bos_token_id, tokenizer.pad_token_id, settings.max_train_tokens
     end = end_of_turn_id(tokenizer, settings)
-    # Some templates begin their turns with the token that begins a text: those belong there too.
+    # Some templates begin no text with such a token, and some begin every turn with it: those belong there too.
     question = [{"role": "user", "content": "a"}]
-    opened = encode_prompt(tokenizer, question, replace(settings, bos_tokens=1), 1 << 20)[0].count(bos) - 1
+    rendered = encode_prompt(tokenizer, question, replace(settings, bos_tokens=1), 1 << 20)[0]
+    begins = rendered[0] == bos
+    beginning = settings.bos_tokens if begins else 0
+    opened = rendered.count(bos) - begins
     whole = [e for e in examples if not e.answer_cut]
 
     def trained(example: Example) -> list[int]:
@@ -41,11 +44,8 @@ def audit(
 
     checks = [
         (
-            f"exactly {settings.bos_tokens} beginning-of-text token(s), at the start",
-            [
-                e.input_ids.count(bos) - opened == settings.bos_tokens == _leading(e.input_ids, bos)
-                for e in examples
-            ],
+            f"exactly {beginning} beginning-of-text token(s), at the start",
+            [e.input_ids.count(bos) - opened == beginning == _leading(e.input_ids, bos) for e in examples],
         ),
         ("at least one trained token", [any(e.loss_mask) for e in examples]),
         ("prompt wholly masked: one unbroken trained stretch, at the end",

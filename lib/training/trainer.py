@@ -25,7 +25,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.notebook import NotebookProgressCallback
 
-from lib import hardware
+from lib import code, hardware
 from lib.allocator import keep_pages
 from lib.config import Config
 from lib.model import loading, saving
@@ -71,6 +71,7 @@ def train(config: Config) -> pd.DataFrame:
         "training": asdict(config.training),
         "dtype": str(precision),
         "seed": config.seed,
+        "code": code.fingerprint("model", "training"),
         "train": _sha256(train_file),
         "validation": _sha256(validation_file),
     }

@@ -4,6 +4,7 @@ A backend has defaults of its own, and may change what it is given. A training t
 step, before hours are spent on it, and compared once more at its end.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ class TrainingError(ValueError):
 
 
 class Verification(TrainerCallback):
-    """Raises TrainingError where batch, epochs, steps or precision are not those of the settings.
+    """Raises TrainingError where batch, epochs, steps or precision are not those of the settings, or where a validation
+    loss is no number.
 
     Args:
         epoch, steps: how many steps an epoch has, and the whole training.
@@ -32,6 +34,15 @@ class Verification(TrainerCallback):
         if not self._verified:
             self._require(self._compared(args, state, **given))
         self._verified = True
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        if not math.isfinite(loss := given["metrics"]["eval_loss"]):
+            raise TrainingError(
+                f"the training {self._config.name} has diverged: its validation loss is {loss} after step "
+                f"{state.global_step}, so no adapter is saved. Lower training.learning_rate "
+                f"({self._config.training.learning_rate:g}) or lora.loraplus_lr_ratio "
+                f"({self._config.lora.loraplus_lr_ratio:g})"
+            )
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         self._require(self._compared(args, state, **given) | {"steps": (self._steps, state.global_step)})

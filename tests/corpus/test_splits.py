@@ -364,6 +364,14 @@ def test_a_split_is_made_anew_when_the_rows_change(prepared):
     assert len(assigned) == 2
 
 
+def test_a_split_is_made_anew_by_other_code(prepared, monkeypatch):
+    config, assigned = prepared
+    splits.prepare(config)
+    monkeypatch.setattr(splits.code, "fingerprint", lambda *rooms: "other")
+    splits.prepare(config)
+    assert len(assigned) == 2
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [

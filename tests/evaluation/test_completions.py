@@ -371,6 +371,10 @@ def test_finished_completions_are_not_made_again(config, clean, monkeypatch):
 
     monkeypatch.setattr(completions.generation, "decode", refuse)
     completions.complete(config, clean)
+    # Unless by other code.
+    monkeypatch.setattr(completions.code, "fingerprint", lambda *rooms: "other")
+    with pytest.raises(AssertionError, match="decoded again"):
+        completions.complete(config, clean)
 
 
 @pytest.fixture

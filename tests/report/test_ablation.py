@@ -135,6 +135,13 @@ def test_tries_are_the_recipes_first_seeds_and_the_trainings_that_were_not_chose
     assert ablation.tries(asked[:3]).empty
 
 
+def test_tries_of_other_seeds_are_those_of_the_least():
+    asked = small_run.make(studies="recipe tries", seeds="2 1")
+    for config in asked[1:]:
+        small_run.write_log(config, 3.0 if config.seed == 2 else 2.0)
+    assert set(ablation.tries(asked)["validation_loss"]) == {2.0}
+
+
 def test_a_recipe_without_tries_was_chosen_from_nothing():
     asked = small_run.make(studies="recipe")
     assert ablation.tries(asked).empty

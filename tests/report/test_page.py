@@ -17,12 +17,13 @@ from small_run import COLUMNS, HOSTILE, RUNS, score_table, training_log, write_c
 from transformers import GenerationConfig
 
 from lib import paths
-from lib.config import English
+from lib.config import STAGES, English
 from lib.corpus import splits
 from lib.evaluation import benchmarks, completions, floors, scoring, starters, statistics
 from lib.evaluation.metrics import METRICS
 from lib.model import loading, references
 from lib.parameters import load_configs
+from lib.preference import outcome
 from lib.report import ablation, conclusions, look, page, provenance, published
 from lib.storage import write_json
 
@@ -118,10 +119,12 @@ def train_on_votes(config, trained_from: str, gain: float = 2.0) -> None:
     settings = asdict(after.preference)
     record = {"final_adapter": trained_from, "preference": settings}
     write_json(after.paths.adapter(after.name) / paths.ADAPTER_RECORD, record)
+    made_of = {section: asdict(getattr(config, section)) for section in STAGES["preference"]}
+    write_json(after.paths.preference_settings, made_of)
     parts = ["trained on"] * 9 + ["held out"] * 10 + ["alike to a test row"]
     moved = np.where(np.arange(20) % 5 == 0, -0.5, gain)
     table = pd.DataFrame({"part": parts, "group": range(20), "adapter": "", "before": -0.5, "after": moved - 0.5})
-    after.paths.voted.parent.mkdir()
+    after.paths.voted.parent.mkdir(exist_ok=True)
     table.to_parquet(after.paths.voted)
     write_json(after.paths.stage_record("6_preference"), {"seconds": 3.0, "peak_memory_gb": 0.5})
 
@@ -166,6 +169,23 @@ def test_training_on_votes_of_another_adapter_is_not_on_the_page():
     configs = small_run.make()
     train_on_votes(configs[-1], "another")
     assert "votes changed" not in write_report(configs)
+
+
+@pytest.mark.parametrize("section", ["prompt", "evaluation", "english", "benchmarks"])
+def test_votes_that_were_scored_by_other_settings_are_not_on_the_page(section):
+    config = small_run.make()[-1]
+    train_on_votes(config, loading.fingerprint(config.paths.adapter(config.name)))
+    assert outcome.scored(config)
+    known = json.loads(config.paths.preference_settings.read_text())
+    write_json(config.paths.preference_settings, known | {section: {}})
+    assert outcome.scored(config) is None
+
+
+def test_nor_are_those_whose_scoring_was_stopped():
+    config = small_run.make()[-1]
+    train_on_votes(config, loading.fingerprint(config.paths.adapter(config.name)))
+    write_json(config.paths.failure("6_preference"), "6_preference was stopped before it finished")
+    assert outcome.scored(config) is None
 
 
 def test_the_page_needs_no_network_and_runs_nothing():

@@ -42,6 +42,23 @@ def test_an_example_with_only_its_prompt_cut_still_needs_its_end_of_turn(tokeniz
     assert failed(audit([endless], 0, tokenizer, settings)) == [END]
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_where_the_template_begins_no_text_the_examples_begin_with_no_such_token(tokenizer, settings, known):
+    """As Qwen's, whose tokenizer has no such token."""
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = other.chat_template.replace("{{- bos_token -}}", "")
+    messages = to_messages(to_sharegpt("Apa ibu kota Jepang?", "Ibu kota Jepang adalah Tokyo."))
+    bos = other.bos_token_id
+    if not known:
+        other.bos_token = None
+    plain = encode_example(other, messages, settings, 2048)
+    assert plain.input_ids[0] != bos
+    assert failed(audit([plain], 0, other, settings)) == []
+    doubled = replace(plain, input_ids=[bos, *plain.input_ids], loss_mask=[0, *plain.loss_mask])
+    no_token = "exactly 0 beginning-of-text token(s), at the start"
+    assert failed(audit([doubled], 0, other, settings)) == ([no_token] if known else [])
+
+
 def double_bos(example, tokenizer):
     return replace(example, input_ids=[tokenizer.bos_token_id, *example.input_ids], loss_mask=[0, *example.loss_mask])
 

@@ -356,6 +356,17 @@ def test_a_training_with_anything_changed_begins_anew(config, kill_at, batches, 
     assert len(batches) == 6
 
 
+def test_a_training_begun_by_other_code_begins_anew(config, kill_at, batches, monkeypatch):
+    kill_at(5)
+    with pytest.raises(KillError):
+        trainer.train(config)
+    kill_at(None)
+    batches.clear()
+    monkeypatch.setattr(trainer.code, "fingerprint", lambda *rooms: "other")
+    trainer.train(config)
+    assert len(batches) == 6
+
+
 def test_a_finished_training_is_not_trained_again(config, batches):
     trainer.train(config)
     expected = weights(config)

@@ -1,6 +1,7 @@
 """A training that is not the one of the settings leaves no adapter."""
 
 import shutil
+from dataclasses import replace
 from functools import cached_property
 
 import pytest
@@ -58,6 +59,13 @@ def test_what_a_backend_changes_is_named_and_nothing_is_saved(config, steps, mon
     with pytest.raises(TrainingError, match=f"5_seed0 is not the one of its settings .*{difference}"):
         trainer.train(config)
     assert len(steps) == taken, "no hours are spent on a training that will not be saved"
+    assert not config.paths.adapter(config.name).exists()
+
+
+def test_a_training_whose_validation_loss_is_no_number_leaves_no_adapter(config):
+    wild = replace(config, training=replace(config.training, learning_rate=1e30))
+    with pytest.raises(TrainingError, match=r"5_seed0 has diverged: its validation loss is (nan|inf) after step \d"):
+        trainer.train(wild)
     assert not config.paths.adapter(config.name).exists()
 
 
