@@ -293,10 +293,10 @@ quick-test: $(ENVIRONMENT) ## the suite without the tests that run whole stages
 lab: $(ENVIRONMENT) ## JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks
 
-bench: $(ENVIRONMENT) ## the benchmarks, each a ratio against a named peer; writes reports/bench/results.csv
+bench: $(ENVIRONMENT) ## the benchmarks, nearly all against a named peer; writes reports/bench/results.csv
 	for script in tests/benchmarks/bench_*.py; do $(PY) "$$script" $(if $(CORPUS),--corpus=$(call quoted,$(CORPUS))); done
 
-lint: $(ENVIRONMENT) ## ruff, mypy, and import-linter: no room uses one above it
+lint: $(ENVIRONMENT) ## ruff, mypy, and import-linter: who may use whom
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
