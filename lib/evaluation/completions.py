@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from transformers import PreTrainedModel
 
-from lib.config import Config
+from lib.config import OWN_TOKENS, Config
 from lib.corpus import selection, splits
 from lib.model import generation, loading
 from lib.model.generation import Decoding, HasDefaults
@@ -25,9 +25,6 @@ PROTOCOLS = ("clean", "paper", "greedy")
 OWN = "own"
 #: And those to begin a chat with (`lib.evaluation.starters`).
 STARTERS = "starters"
-#: How many tokens an answer to one of them may have. In SmolLM2's vocabulary these prompts take 2.6 tokens a word, so
-#: that the 48 of a scored completion are some 18 words: too few for a list of steps, or for a pantun after a greeting.
-OWN_TOKENS = 96
 #: The rows of `shown` have at most so many characters, prompt and output together.
 SHOWN_CHARACTERS = 200
 _GREEDY = ("greedy", OWN, STARTERS)

@@ -9,7 +9,7 @@ import small_adapter
 import torch
 from transformers import GenerationConfig
 
-from lib.config import Config, Evaluation, Model
+from lib.config import OWN_TOKENS, Config, Evaluation, Model
 from lib.corpus import selection, splits
 from lib.demo import generator
 from lib.evaluation import completions, likelihood, metrics, scoring
@@ -247,7 +247,7 @@ def test_our_own_prompts_are_answered_greedily_at_more_length_and_stay_out_of_th
     asked = completions.own_prompts()
     completions.complete(config, tests | asked)
     used = completions.generation.read_decoding(config.paths.completions("base", completions.OWN))
-    assert (used.greedy, used.max_new_tokens) == (True, completions.OWN_TOKENS)
+    assert (used.greedy, used.max_new_tokens) == (True, OWN_TOKENS)
     table = completions.read(config, asked)
     assert sorted(table["row"]) == list(range(20)), "once each"
     for record in table.itertuples():
