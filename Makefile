@@ -302,7 +302,7 @@ lint: $(ENVIRONMENT) ## ruff, mypy, and import-linter: who may use whom
 	$(PY) -m mypy
 	PYTHONPATH=webapp $(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-logo --no-cache
 
-clean: ## remove what RUN computed and reported, but for what git tracks
+clean: ## remove what RUN computed and reported, but for what git tracks and people wrote: chats, votes
 	$(PLANNER) -m lib.running.clean --run=$(call quoted,$(RUN))
 
 base-model: $(ENVIRONMENT) ## pretrain the demo's base model again (about half an hour)

@@ -276,6 +276,10 @@ STUDIES = (*VARYING, "recipe", "tries", "base")
 LONGEST_RUN = 100
 #: What torch and NumPy both take as a seed.
 LARGEST_SEED = 2**32 - 1
+#: How many tokens an answer to one of this project's own prompts may have. In SmolLM2's vocabulary they take 2.6 tokens
+#: a word, so that the 48 of a scored completion are some 18 words: too few for a list of steps, or for a pantun after a
+#: greeting.
+OWN_TOKENS = 96
 
 
 class ConfigError(ValueError):
@@ -321,6 +325,21 @@ def check(config: Config) -> None:
     one_of("training.dtype", config.training.dtype, DTYPES)
     if config.sampling.method == "stratified" and not 0 < config.sampling.share <= 1:
         raise ConfigError(f"sampling.share = {config.sampling.share} must be above 0 and at most 1")
+    held_out = {
+        "corpus.test_share": config.corpus.test_share,
+        "corpus.validation_share": config.corpus.validation_share,
+        "preference.held_out_share": config.preference.held_out_share,
+    }
+    for name, share in held_out.items():
+        if not 0 < share < 1:
+            raise ConfigError(f"{name} = {share} must be above 0 and below 1")
+    warmup = {
+        "training.warmup_share": config.training.warmup_share,
+        "preference.warmup_share": config.preference.warmup_share,
+    }
+    for name, share in warmup.items():
+        if not 0 <= share < 1:
+            raise ConfigError(f"{name} = {share} must be at least 0 and below 1")
     if config.corpus.test_share + config.corpus.validation_share >= 1:
         raise ConfigError(
             f"corpus.test_share = {config.corpus.test_share} and corpus.validation_share = "
@@ -331,9 +350,19 @@ def check(config: Config) -> None:
             f"evaluation.f1_tokens = {config.evaluation.f1_tokens} is more than "
             f"evaluation.max_new_tokens = {config.evaluation.max_new_tokens}: make it smaller"
         )
-    if not 0 < config.preference.held_out_share < 1:
-        raise ConfigError(f"preference.held_out_share = {config.preference.held_out_share} must be above 0 and below 1")
-    evaluation = config.evaluation
+    prompt, evaluation = config.prompt, config.evaluation
+    if prompt.max_train_tokens <= prompt.min_answer_tokens:
+        raise ConfigError(
+            f"prompt.max_train_tokens = {prompt.max_train_tokens} leaves no room for a prompt beside "
+            f"prompt.min_answer_tokens = {prompt.min_answer_tokens}: make it larger"
+        )
+    longest = max(evaluation.max_new_tokens, OWN_TOKENS)
+    if prompt.max_evaluation_tokens <= longest:
+        raise ConfigError(
+            f"prompt.max_evaluation_tokens = {prompt.max_evaluation_tokens} leaves no room for a prompt beside an "
+            f"answer of {longest} tokens (evaluation.max_new_tokens, and {OWN_TOKENS} on this project's own prompts): "
+            "make it larger"
+        )
     if evaluation.temperature < 0:
         raise ConfigError(
             f"evaluation.temperature = {evaluation.temperature} must be above 0, or 0.0 for the base model's own"
@@ -369,6 +398,8 @@ def check(config: Config) -> None:
         "training.learning_rate": config.training.learning_rate,
         "training.epochs": config.training.epochs,
         "training.batch_size": config.training.batch_size,
+        "training.checkpoints": config.training.checkpoints,
+        "evaluation.batch_rows": evaluation.batch_rows,
         "evaluation.decoding_runs": config.evaluation.decoding_runs,
         "evaluation.max_new_tokens": config.evaluation.max_new_tokens,
         "preference.beta": config.preference.beta,

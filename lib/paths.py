@@ -151,6 +151,11 @@ class RunPaths:
         return self.artifacts / "final_adapter"
 
     @property
+    def chat(self) -> Path:
+        """The data of the run's chat, unless KLEPON_CHAT names another folder: accounts, conversations, secret key."""
+        return self.artifacts / "chat"
+
+    @property
     def votes(self) -> Path:
         """The votes that the final adapter was last trained further on, a line each, as the chat exports them."""
         return self.artifacts / "preference" / "votes.jsonl"

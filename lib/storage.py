@@ -1,7 +1,9 @@
 """Files that are whole or absent, so that a run killed at any moment can continue from what it finds."""
 
 import json
+import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +11,10 @@ from typing import Any
 
 #: What libraries say where a disk is full.
 _FULL = ("No space left", "os error 28", "quota exceeded", "PytorchStreamWriter", "unexpected pos ", "or disk is full")
+
+
+#: Of what a process writes to, and of the folder that it replaces.
+_ENDINGS = (".partial", ".old")
 
 
 class FullDiskError(ValueError):
@@ -33,13 +39,17 @@ def full_disk(error: str, *folders: Path) -> str | None:
 def whole(path: Path) -> Iterator[Path]:
     """A temporary path to write a file or a folder to; it becomes `path` only when the block ends without an error.
 
+    Several processes may write the same: each has a temporary path of its own, and the last to end has its way.
+
     Raises:
         FullDiskError: if there is no room for it.
     """
-    temporary = path.with_name(f".{path.name}.partial")
+    own = f".{path.name}.{socket.gethostname()}.{os.getpid()}"
+    temporary, old = (path.with_name(own + ending) for ending in _ENDINGS)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(temporary)
+        for left in _left_behind(path):
+            _remove(left)
         yield temporary
     except Exception as error:
         if why := full_disk(str(error), path.parent):
@@ -48,8 +58,6 @@ def whole(path: Path) -> Iterator[Path]:
     _share(temporary)
     if temporary.is_dir() and path.is_dir():
         # A folder cannot replace one that has files in it.
-        old = path.with_name(f".{path.name}.old")
-        _remove(old)
         path.rename(old)
         temporary.rename(path)
         _remove(old)
@@ -77,6 +85,27 @@ def _share(folder: Path) -> None:
         for path in folder.rglob("*"):
             if path.is_file() and not path.is_symlink() and path.stat().st_mode & 0o777 != rights:
                 path.chmod(rights)
+
+
+def _left_behind(path: Path) -> list[Path]:
+    """What earlier writes of this process and killed processes of this machine left beside a path."""
+    begin, found = f".{path.name}.{socket.gethostname()}.", []
+    for other in path.parent.iterdir():
+        number = other.stem.removeprefix(begin)
+        if other.name.startswith(begin) and other.suffix in _ENDINGS and number.isdecimal() and not _at_work(number):
+            found.append(other)
+    return found
+
+
+def _at_work(process: str) -> bool:
+    """Whether another process has this number, and may still be writing."""
+    try:
+        os.kill(int(process), 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return int(process) != os.getpid()
 
 
 def _remove(path: Path) -> None:

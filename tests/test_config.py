@@ -291,6 +291,32 @@ def test_a_value_that_makes_no_sense_is_refused(files, written):
         load_config(profile="small")
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("[corpus]\ntest_share = -0.1", r"^corpus\.test_share = -0\.1 must be above 0 and below 1$"),
+        ("[corpus]\nvalidation_share = 0.0", r"^corpus\.validation_share = 0\.0 must be above 0 and below 1$"),
+        ("[training]\nwarmup_share = 1.0", r"^training\.warmup_share = 1\.0 must be at least 0 and below 1$"),
+        ("[preference]\nwarmup_share = -0.5", r"^preference\.warmup_share = -0\.5 must be at least 0 and below 1$"),
+        ("[training]\ncheckpoints = 0", r"^training\.checkpoints = 0 must be above 0$"),
+        ("[evaluation]\nbatch_rows = 0", r"^evaluation\.batch_rows = 0 must be above 0$"),
+        (
+            "[prompt]\nmax_train_tokens = 16",
+            r"^prompt\.max_train_tokens = 16 leaves no room for a prompt beside prompt\.min_answer_tokens = 16: make",
+        ),
+        (
+            "[evaluation]\nmax_new_tokens = 1024",
+            r"^prompt\.max_evaluation_tokens = 1024 leaves no room for a prompt beside an answer of 1024 tokens \(eval",
+        ),
+        ("[prompt]\nmax_evaluation_tokens = 96", r"beside an answer of 96 tokens \(.*and 96 on this project's own pro"),
+    ],
+)
+def test_what_would_fail_after_hours_is_refused_in_a_sentence(files, written, said):
+    (files / "small.toml").write_text(written)
+    with pytest.raises(ConfigError, match=said):
+        load_config(profile="small")
+
+
 def test_a_profile_that_is_not_toml_is_named(files):
     (files / "small.toml").write_text("[lora")
     with pytest.raises(ConfigError, match=r"^notebooks/parameters/small\.toml: not TOML: "):

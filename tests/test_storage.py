@@ -1,6 +1,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -43,6 +45,42 @@ def test_what_a_killed_write_left_behind_does_not_come_into_the_next(tmp_path):
         temporary.mkdir()
         (temporary / "fine").write_text("x")
     assert [p.name for p in path.iterdir()] == ["fine"]
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """Another process that has begun to write `path`; it ends when it is told something."""
+    path = tmp_path / "file"
+    code = (
+        "import sys; from pathlib import Path; from lib.storage import whole\n"
+        f"with whole(Path({str(path)!r})) as temporary:\n"
+        "    temporary.write_text('theirs'); print('begun', flush=True); sys.stdin.readline()\n"
+    )
+    begun = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with begun as process:
+        assert process.stdout.readline() == "begun\n"
+        yield process, path
+
+
+def test_two_processes_that_write_one_file_do_not_hinder_each_other(writer):
+    process, path = writer
+    with whole(path) as temporary:
+        temporary.write_text("ours")
+    assert path.read_text() == "ours"
+    process.communicate("\n")
+    assert process.returncode == 0
+    assert path.read_text() == "theirs", "whoever ends last"
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+def test_what_a_killed_process_was_writing_goes_with_the_next_write(writer):
+    process, path = writer
+    process.kill()
+    process.wait()
+    assert [p.suffix for p in path.parent.iterdir()] == [".partial"]
+    with whole(path) as temporary:
+        temporary.write_text("ours")
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 64 vs 0")])

@@ -247,7 +247,13 @@ def _line_rows(found: Iterator[bytes]) -> Iterator[tuple[int, int, Any]]:
 
 def _table_rows(name: str, stream: Any, delimiter: str) -> Iterator[tuple[int, int, Any]]:
     found = table_rows(name, stream, delimiter)
-    names = column_names(next(found))  # type: ignore[arg-type]
+    first = next(found)
+    if not isinstance(first, list):
+        raise CorpusError(
+            f"{name}: its first line, which names the columns, is not well-formed CSV ({first}). Mend it: a name in "
+            "quotation marks ends with the second, and quotation marks within it are doubled."
+        )
+    names = column_names(first)
     for number, cells in enumerate(found, 1):
         if not isinstance(cells, list):
             yield number, 0, _BadRow(number, "not well-formed CSV", str(cells), None)

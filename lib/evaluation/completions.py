@@ -12,7 +12,7 @@ import pandas as pd
 from transformers import PreTrainedModel
 
 from lib import code
-from lib.config import Config
+from lib.config import OWN_TOKENS, Config, ConfigError
 from lib.corpus import selection, splits
 from lib.model import generation, loading
 from lib.model.generation import Decoding, HasDefaults
@@ -26,9 +26,6 @@ PROTOCOLS = ("clean", "paper", "greedy")
 OWN = "own"
 #: And those to begin a chat with (`lib.evaluation.starters`).
 STARTERS = "starters"
-#: How many tokens an answer to one of them may have. In SmolLM2's vocabulary these prompts take 2.6 tokens a word, so
-#: that the 48 of a scored completion are some 18 words: too few for a list of steps, or for a pantun after a greeting.
-OWN_TOKENS = 96
 #: The rows of `shown` have at most so many characters, prompt and output together.
 SHOWN_CHARACTERS = 200
 _GREEDY = ("greedy", OWN, STARTERS)
@@ -87,18 +84,28 @@ def origin(config: Config) -> dict[str, Any]:
 def shown(config: Config) -> list[tuple[str, str]]:
     """Prompts and outputs that stand before every prompt as earlier turns (`evaluation.shown_rows`).
 
-    Rows of the training side that are short and no conversations, of as many subsets as there are; the same for every
-    prompt.
+    Rows that a sampling may draw, and so no protocol tests, that are short and no conversations; of as many subsets as
+    there are, and the same for every prompt.
+
+    Raises:
+        ConfigError: if there are not that many.
     """
-    if not config.evaluation.shown_rows:
+    wanted = config.evaluation.shown_rows
+    if not wanted:
         return []
     split = splits.read(config)
-    positions = split.index[split["split"] == "train"].to_numpy()
+    positions = split.index[(split["split"] == "train") & ~split["left_over"]].to_numpy()
     rows = selection.read(config.paths.rows, positions, columns=["subset_name", "input", "output", "turns"])
     if "turns" in rows:
         rows = rows[rows["turns"].isna()]
     rows = rows[rows["input"].str.len() + rows["output"].str.len() <= SHOWN_CHARACTERS]
-    places = spread(rows["subset_name"].to_numpy(), config.evaluation.shown_rows, config.corpus.split_seed)
+    if len(rows) < wanted:
+        raise ConfigError(
+            f"evaluation.shown_rows = {wanted}, and the training side has only {len(rows)} rows to show: no "
+            f"conversations, and of at most {SHOWN_CHARACTERS} characters, prompt and output together. Lower it, or "
+            "add short rows"
+        )
+    places = spread(rows["subset_name"].to_numpy(), wanted, config.corpus.split_seed)
     return list(rows.iloc[places][["input", "output"]].itertuples(index=False, name=None))
 
 

@@ -2,7 +2,7 @@
 
 Nobody has to like an answer for it to be the best of its kind; that is measured, on the adapter's likeliest tokens:
 
-- it ends by itself, within `completions.OWN_TOKENS` tokens;
+- it ends by itself, within `config.OWN_TOKENS` tokens;
 - it is Indonesian, by `lib.evaluation.language`;
 - no three words in a row come twice;
 - where the prompt asks for what should be refused, it has a word that refuses;
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.config import Config
+from lib.config import OWN_TOKENS, Config
 from lib.evaluation import completions, language, likelihood
 from lib.model import loading
 from lib.paths import STARTERS
@@ -48,7 +48,7 @@ def measure(config: Config) -> pd.DataFrame:
     asked = prompts()
     completions.complete(config, asked)
     answered = completions.read(config, asked).sort_values("row", ignore_index=True)
-    ended = answered["ids"].str.len() < completions.OWN_TOKENS
+    ended = answered["ids"].str.len() < OWN_TOKENS
     indonesian = pd.Series(language.identify(answered["text"].tolist())).isin(language.INDONESIAN)
     refused = answered["text"].str.lower().str.contains("|".join(REFUSALS)) | (answered["kind"] != "refusal")
     usable = ended & indonesian & refused & ~answered["text"].map(_repeats)

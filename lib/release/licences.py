@@ -42,15 +42,15 @@ APACHE = Licence("apache-2.0", "Apache License 2.0", "https://www.apache.org/lic
 def of_model(name: str, folder: Path) -> Licence:
     """The licence of a base model, which its adapter and all merged with it fall under.
 
-    A Llama 3.2 is recognised by its name, or by its configuration, whatever the folder is called. A GGUF file tells
-    its licence.
+    A Llama 3.2 is recognised by its name, or by its configuration, whatever the folder is called. The name is the last
+    part of a path or of a hub id: what a folder above it is called says nothing. A GGUF file tells its licence.
 
     Args:
         name: `demo`, or the `source` of the manifest.
     """
     if name == "demo":
         return APACHE
-    version = _LLAMA.search(name)
+    version = _LLAMA.search(Path(name).name)
     if version or _is_llama_32(folder):
         number = version[1] if version else "3.2"
         link = f"https://www.llama.com/llama{number.replace('.', '_')}/license/"

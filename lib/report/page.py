@@ -13,7 +13,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from lib import paths
-from lib.config import Config, Lora
+from lib.config import OWN_TOKENS, Config, Lora
 from lib.corpus import likeness, splits
 from lib.evaluation import benchmarks, completions, floors, metrics, scoring, statistics
 from lib.evaluation.metrics import METRIC_NAMES
@@ -143,7 +143,7 @@ def write(
         equal_groups=_equal_groups(picked),
         signatures=_signatures(),
         samples=samples.to_dict("records"),
-        own_tokens=completions.OWN_TOKENS,
+        own_tokens=OWN_TOKENS,
         models=[look.model_name(c.iteration, c.seed) for c in two],
         # Rows that are alike share a training.
         trainings=len({c.name for c in trained}),

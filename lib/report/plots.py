@@ -85,7 +85,7 @@ def clusters(points: pd.DataFrame) -> Figure:
     figure, axes = drawing.axes(1, 2, WIDE, 4.6)
     for axis, by in zip(axes.flat, ("cluster", "subset"), strict=True):
         kinds = sorted(points[by].unique())
-        palette = sns.color_palette("colorblind" if len(kinds) <= 10 else "husl", len(kinds))
+        palette = _colours(len(kinds))
         markers = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
         for n, kind in enumerate(kinds):
             part = points[points[by] == kind]
@@ -115,13 +115,18 @@ def clusters(points: pd.DataFrame) -> Figure:
     return figure
 
 
+def _colours(count: int) -> list[Any]:
+    """As many colours, all different."""
+    return list(sns.color_palette("colorblind" if count <= 10 else "husl", count))
+
+
 def cluster_sizes(drawn: pd.DataFrame, per_cluster: int) -> Figure:
     """How many rows each cluster has, by subset, and how many of them were chosen."""
     figure, axes = drawing.axes(1, 1, 7.2, 3.2)
     axis = axes[0, 0]
     counts = drawn.groupby(["cluster", "subset"]).size().unstack(fill_value=0)
     bottom = np.zeros(len(counts))
-    for colour, subset in zip(sns.color_palette("colorblind"), counts.columns, strict=False):
+    for colour, subset in zip(_colours(counts.shape[1]), counts.columns, strict=True):
         axis.bar(counts.index.astype(str), counts[subset], bottom=bottom, color=colour, label=subset, edgecolor="white")
         bottom += counts[subset].to_numpy()
     chosen = drawn[drawn["chosen"]].groupby("cluster").size().reindex(counts.index, fill_value=0)

@@ -20,10 +20,9 @@ import torch
 
 from lib import hardware, paths
 from lib.allocator import keep_pages
-from lib.config import Config
+from lib.config import OWN_TOKENS, Config
 from lib.corpus import sources
 from lib.corpus.files import SUBSETS, bytes_to_fetch, is_of_the_hub
-from lib.evaluation.completions import OWN_TOKENS
 from lib.model import loading, packaged
 from lib.parameters import load_configs
 from lib.running import memory, probe, workload

@@ -60,7 +60,7 @@ def settle(files: RunPaths, given: str) -> Path:
 def _of_the_chat(files: RunPaths) -> Path:
     """Have the site export all its votes to a file."""
     home = Path(__file__).resolve().parents[2]
-    state = os.environ.get("KLEPON_CHAT") or str(files.artifacts / "chat")
+    state = os.environ.get("KLEPON_CHAT") or str(files.chat)
     if not os.environ.get("DATABASE_URL") and not Path(state, "chat.sqlite3").is_file():
         raise votes.VotesError(
             f"nobody has voted in the chat of run {files.run!r} yet: `make chat RUN={files.run}`, compare answers and "

@@ -17,13 +17,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from lib import paths
-from lib.config import Config
+from lib.config import OWN_TOKENS, Config
 from lib.corpus import selection, sources
 from lib.corpus.files import SUBSETS, find_files, is_of_the_hub
 from lib.corpus.rows import UNDIVIDED, parts
 from lib.demo import generator
 from lib.evaluation import starters
-from lib.evaluation.completions import OWN_TOKENS, PROTOCOLS, STARTERS, own_prompts
+from lib.evaluation.completions import PROTOCOLS, STARTERS, own_prompts
 from lib.running.graph import stages
 from lib.sampling.draws import spread
 

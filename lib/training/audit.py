@@ -25,7 +25,12 @@ def audit(
 
     Args:
         dropped: how many examples had no room for their answer and are not among `examples`.
+
+    Raises:
+        AuditError: if there are no examples.
     """
+    if not examples:
+        raise no_examples(dropped, "train", settings)
     bos, pad, limit = tokenizer.bos_token_id, tokenizer.pad_token_id, settings.max_train_tokens
     end = end_of_turn_id(tokenizer, settings)
     # Some templates begin no text with such a token, and some begin every turn with it: those belong there too.
@@ -61,6 +66,14 @@ def audit(
     rows.append(("answer cut to fit (it keeps no end of turn)", len(examples) - len(whole), len(examples), "count"))
     rows.append(("dropped: no room for the answer", dropped, len(examples) + dropped, "count"))
     return pd.DataFrame(rows, columns=["check", "examples", "of", "verdict"]).set_index("check")
+
+
+def no_examples(dropped: int, part: str, settings: Prompt) -> AuditError:
+    """What to raise where all rows of a part were dropped: there is nothing to train on, or no validation loss."""
+    return AuditError(
+        f"all rows of the part {part!r} were dropped ({dropped:,}), since none has an answer, and room for its "
+        f"beginning in prompt.max_train_tokens = {settings.max_train_tokens}: raise that"
+    )
 
 
 def require(table: pd.DataFrame) -> None:

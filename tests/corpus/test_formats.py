@@ -344,6 +344,13 @@ def test_records_of_csv_that_are_not_well_formed_are_set_aside(tmp_path, destina
     assert texts(destination) == [*TEXTS, ("Baik?", "Ya.")]
 
 
+def test_a_first_line_of_csv_that_is_not_well_formed_is_named_with_its_file(tmp_path):
+    said = refused(tmp_path, b'prompt,completion,"no"te\nHalo?,Hai.,x\n', "rows.csv")
+    assert said.startswith(
+        "rows.csv: its first line, which names the columns, is not well-formed CSV (',' expected aft"
+    )
+
+
 def test_an_array_is_read_a_row_at_a_time_whatever_its_chunks_cut(tmp_path, destination, monkeypatch):
     data = json.dumps([{"prompt": p, "completion": c, "n": [1.5, -2e3, True, None]} for p, c in TEXTS]).encode()
     for size in (1, 2, 3, 7, 64):

@@ -9,7 +9,7 @@ import small_adapter
 import torch
 from transformers import GenerationConfig
 
-from lib.config import Config, Evaluation, Model
+from lib.config import OWN_TOKENS, Config, ConfigError, Evaluation, Model
 from lib.corpus import selection, splits
 from lib.demo import generator
 from lib.evaluation import completions, likelihood, metrics, scoring
@@ -226,6 +226,24 @@ def test_a_conversation_is_not_shown_before_others(config, split):
     assert len(shown) == 3 and all(prompt.startswith("Apa itu benda") for prompt, _ in shown)
 
 
+def test_no_row_that_is_tested_is_shown_before_others(config, split):
+    table = pd.read_parquet(config.paths.rows)
+    sides = {"left over": split["left_over"], "drawn": (split["split"] == "train") & ~split["left_over"]}
+    tested, drawn = (set(table.loc[rows.to_numpy(), "input"]) for rows in sides.values())
+    assert tested - drawn
+    every = len(split[sides["drawn"].to_numpy()])
+    shown = completions.shown(replace(config, evaluation=replace(config.evaluation, shown_rows=every)))
+    assert {prompt for prompt, _ in shown} == drawn
+
+
+def test_fewer_rows_to_show_than_asked_for_are_refused(config, split):
+    many = replace(config, evaluation=replace(config.evaluation, shown_rows=9_000))
+    with pytest.raises(
+        ConfigError, match=r"^evaluation\.shown_rows = 9000, and the training side has only \d+ rows to"
+    ):
+        completions.shown(many)
+
+
 def test_greedy_completions_are_what_transformers_generates_without_sampling(config, tests, tokenizer):
     greedy = {"greedy": tests["greedy"]}
     completions.complete(config, greedy)
@@ -247,7 +265,7 @@ def test_our_own_prompts_are_answered_greedily_at_more_length_and_stay_out_of_th
     asked = completions.own_prompts()
     completions.complete(config, tests | asked)
     used = completions.generation.read_decoding(config.paths.completions("base", completions.OWN))
-    assert (used.greedy, used.max_new_tokens) == (True, completions.OWN_TOKENS)
+    assert (used.greedy, used.max_new_tokens) == (True, OWN_TOKENS)
     table = completions.read(config, asked)
     assert sorted(table["row"]) == list(range(20)), "once each"
     for record in table.itertuples():

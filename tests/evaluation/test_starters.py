@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from lib import paths
-from lib.config import Config
+from lib.config import OWN_TOKENS, Config
 from lib.evaluation import completions, likelihood, starters
 
 GOOD = "Saya adalah asisten yang siap membantu Anda kapan saja."
@@ -67,8 +67,8 @@ def test_an_answer_can_be_used_if_it_is_indonesian_says_nothing_twice_and_refuse
 
 
 def test_an_answer_that_does_not_end_cannot_be_used(measured):
-    assert measured({"Kamu siapa?": GOOD}, tokens=completions.OWN_TOKENS - 1)["usable"].sum() == 1
-    assert not measured({"Kamu siapa?": GOOD}, tokens=completions.OWN_TOKENS)["usable"].any()
+    assert measured({"Kamu siapa?": GOOD}, tokens=OWN_TOKENS - 1)["usable"].sum() == 1
+    assert not measured({"Kamu siapa?": GOOD}, tokens=OWN_TOKENS)["usable"].any()
 
 
 def test_of_each_kind_the_answer_whose_prompt_saves_the_largest_share_of_its_bits_is_chosen(measured):

@@ -93,7 +93,15 @@ def test_the_demo_s_model_is_no_llama_of_meta_s(run):
     card = cards.model_card(run)
     assert "Built with Llama" not in card and "Community License" not in card
     assert cards.name(run) == "klepon-trial"
-    assert "**This is the demo's model.**" in card
+    assert "**This is the demo's model.** Its base model and its corpus are tiny stand-ins that Klepon makes" in card
+    assert "Base model, corpus and adapter are under the [Apache License 2.0]" in card
+
+
+def test_a_corpus_of_somebody_s_own_is_no_stand_in_and_has_its_own_licence_beside_the_demo_s_base_model(run):
+    card = cards.model_card(told(run, corpus="/home/me/rows.jsonl"))
+    assert "**This is the demo's model.** Its base model is a tiny stand-in that Klepon makes itself" in card
+    assert "\nBase model and adapter are under the [Apache License 2.0]" in card
+    assert "The licence of the corpus: that of the corpus's authors." in card
 
 
 def test_a_llama_s_card_does_what_its_licence_asks(run):

@@ -23,6 +23,8 @@ def folder(tmp_path, config):
         ("models/llama3.2", "llama3.2"),
         ("meta-llama/Llama-3.1-8B", "llama3.1"),
         ("Qwen/Qwen3-0.6B", "other"),
+        # A folder above it is no name of it.
+        ("/home/me/llama-3.2-trials/SmolLM2-135M", "other"),
         # Not a version of Llama's.
         ("someone/llama-3.25", "other"),
     ],

@@ -117,6 +117,11 @@ def small_draw() -> pd.DataFrame:
     return pd.DataFrame({"cluster": n % 3, "subset": [SUBSETS[i % 2] for i in n], "chosen": n % 2 == 0})
 
 
+def many_subsets() -> pd.DataFrame:
+    n = np.arange(56)
+    return pd.DataFrame({"cluster": n % 4, "subset": [f"subset_{i:02}" for i in n // 4], "chosen": n % 2 == 0})
+
+
 def made_up_leak() -> pd.DataFrame:
     names = ("dolly", "identity_prompt", "indo_puisi", "safety_prompt", "wikihow", "wikipedia_id")
     rows = []
@@ -244,6 +249,7 @@ SIZES = {
     "nested_bleu_one_row": lambda: comparison_plots.nested_bleu(
         made_up_nested().query("seed == 0"), published.table3()
     ),
+    "cluster_sizes_many_subsets": lambda: plots.cluster_sizes(many_subsets(), 4),
     "english_cost_one_row": lambda: comparison_plots.english_cost(
         made_up_english().query("iteration in ['base', '5'] and seed == 0")
     ),
@@ -317,6 +323,18 @@ def test_no_labels_overlap_and_none_is_too_small_on_a_screen(name, screen):
     for text in [*legends, *(text for axis in figure.axes for text in axis.texts)]:
         box = plt.Text.get_window_extent(text)
         assert box.x0 >= -1 and box.x1 <= figure.bbox.width + 1, text.get_text()
+
+
+def test_every_subset_of_many_is_in_the_bars_of_clusters_in_a_colour_of_its_own():
+    figure = ALL["cluster_sizes_many_subsets"]()
+    bars = figure.axes[0].containers
+    assert [bar.get_label() for bar in bars] == [f"subset_{i:02}" for i in range(14)]
+    assert len({bar[0].get_facecolor() for bar in bars}) == 14
+    assert sum(part.get_height() for bar in bars for part in bar) == 56
+    shown = on_a_screen("cluster_sizes_many_subsets", "wide")
+    for text in shown.legends[0].get_texts():
+        box = plt.Text.get_window_extent(text)
+        assert box.y0 >= 0 and box.y1 <= shown.bbox.height, text.get_text()
 
 
 def test_on_a_phone_panels_are_below_each_other_and_each_names_its_models():

@@ -1,3 +1,5 @@
+import fcntl
+import os
 import subprocess
 
 import pytest
@@ -36,6 +38,41 @@ def test_what_git_tracks_stays(run, root):
     assert not run.artifacts.exists()
 
 
+@pytest.fixture
+def talked(run):
+    """And in whose chat people talked and voted; it was trained further on their votes."""
+    for path in (run.chat / "chat.sqlite3", run.chat / "secret_key", run.votes, run.preference_settings):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    return run
+
+
+def test_what_people_wrote_stays(talked):
+    assert clean.clean(talked) == []
+    left = [path for path in talked.artifacts.rglob("*") if path.is_file()]
+    assert sorted(left) == [talked.chat / "chat.sqlite3", talked.chat / "secret_key", talked.votes]
+    assert not talked.reports.exists()
+
+
+def test_the_data_of_a_chat_may_lie_on_another_disk(talked, root):
+    talked.chat.rename(root / "elsewhere")
+    talked.chat.symlink_to(root / "elsewhere")
+    clean.clean(talked)
+    assert (talked.chat / "chat.sqlite3").is_file()
+
+
+def test_a_run_whose_chat_is_running_is_left_whole(talked):
+    # As the chat does.
+    descriptor = os.open(talked.chat, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(clean.RunningError, match=r"^RUN=mine: the chat of this run is running. End it first"):
+        clean.clean(talked)
+    assert talked.report.is_file() and talked.rows.is_file()
+    os.close(descriptor)
+    clean.clean(talked)
+    assert not talked.report.exists()
+
+
 def test_a_run_that_lies_on_another_disk_is_let_go_and_nothing_there_is_removed(run, root):
     run.artifacts.rename(root / "elsewhere")
     run.artifacts.symlink_to(root / "elsewhere")
@@ -62,3 +99,13 @@ def test_the_command_says_what_it_removed(run, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["clean", "--run=mine"])
     clean.main()
     assert capsys.readouterr().out == "Removed artifacts/mine reports/mine\n"
+
+
+def test_the_command_says_what_it_kept_of_peoples_words_and_how_to_remove_it(talked, monkeypatch, capsys, root):
+    monkeypatch.setattr("sys.argv", ["clean", "--run=mine"])
+    clean.main()
+    said, kept = capsys.readouterr().out.splitlines()
+    assert said == "Removed artifacts/mine reports/mine"
+    assert kept.startswith("Kept what people wrote, which no run makes again: artifacts/mine/chat artifacts/mine/pref")
+    subprocess.run(kept.partition("remove that too: ")[2], shell=True, cwd=root, check=True)
+    assert clean.written(talked) == []

@@ -25,6 +25,13 @@ def test_sound_examples_pass_every_check(example, tokenizer, settings):
     require(table)
 
 
+def test_no_examples_at_all_are_not_sound(tokenizer, settings):
+    with pytest.raises(
+        AuditError, match=r"^all rows .* were dropped \(1,200\), .*max_train_tokens = 2048: raise that$"
+    ):
+        audit([], 1_200, tokenizer, settings)
+
+
 def test_a_cut_example_needs_no_end_of_turn_and_is_counted(tokenizer, settings):
     messages = to_messages(to_sharegpt("Hitung!", "satu dua tiga " * 50))
     cut = encode_example(tokenizer, messages, settings, 80)

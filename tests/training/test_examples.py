@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ from lib.config import Config, Prompt
 from lib.corpus import selection
 from lib.model.prompts import encode_example, to_messages, to_sharegpt
 from lib.training import examples
+from lib.training.audit import AuditError
 
 LONG = "satu dua tiga empat lima enam tujuh delapan sembilan sepuluh " * 10
 ROWS = [
@@ -63,7 +65,7 @@ def test_of_a_conversation_all_turns_before_the_answer_are_its_prompt(config, to
     table = pd.read_parquet(config.paths.rows)
     table["turns"] = [None] * 4 + [json.dumps(turns), None]
     table.to_parquet(config.paths.rows)
-    assert examples.first_row(config) == to_sharegpt(turns, "Klepon.")
+    assert examples.first_row(config, tokenizer) == to_sharegpt(turns, "Klepon.")
     expected = [*turns, {"role": "assistant", "content": "Klepon."}]
     limit = config.prompt.max_train_tokens
     assert examples.prepare(config, tokenizer).train[0] == encode_example(tokenizer, expected, config.prompt, limit)
@@ -86,5 +88,29 @@ def test_lengths_stand_beside_the_subset_of_their_own_row(config, tokenizer):
     np.testing.assert_array_equal(lengths["tokens"], [len(encoded(tokenizer, config, 4).input_ids), 90])
 
 
-def test_the_row_to_look_at_is_the_first_drawn_for_training(config):
-    assert examples.first_row(config) == to_sharegpt("Siapa kamu?", "Klepon.")
+def sampled(config, *train, validation=(0, 1)):
+    parts = ["train"] * len(train) + ["validation"] * len(validation)
+    table = pd.DataFrame({"position": [*train, *validation], "part": parts, "subset": "dolly"})
+    table.to_parquet(config.paths.sample("5"))
+
+
+def test_the_row_to_look_at_is_the_first_drawn_for_training_that_becomes_an_example(config, tokenizer, monkeypatch):
+    assert examples.first_row(config, tokenizer) == to_sharegpt("Siapa kamu?", "Klepon.")
+    monkeypatch.setattr(examples, "_ROWS_AT_ONCE", 1)
+    sampled(config, 3, 1, 4)
+    assert examples.first_row(config, tokenizer) == to_sharegpt("Apa itu air?", "Air adalah cairan.")
+
+
+def test_where_every_training_row_is_dropped_there_is_nothing_to_look_at_or_to_train_on(config, tokenizer):
+    tight = replace(config, prompt=Prompt(max_train_tokens=30))
+    for step in (examples.first_row, examples.prepare):
+        with pytest.raises(
+            AuditError, match=r"^all rows of the part 'train' were dropped \(3\), .*max_train_tokens = 30: ra"
+        ):
+            step(tight, tokenizer)
+
+
+def test_a_training_without_a_validation_example_is_refused(config, tokenizer):
+    sampled(config, 4, 0, validation=[3])
+    with pytest.raises(AuditError, match=r"^all rows of the part 'validation' were dropped \(1\)"):
+        examples.prepare(config, tokenizer)

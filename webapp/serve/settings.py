@@ -115,7 +115,7 @@ def read(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         raise SettingsError(f"KLEPON_ACCOUNTS={accounts!r} must be 1 (people log in) or 0 (one local user)")
     return Settings(
         adapter=adapter.absolute(),
-        state=paths.expanded(environ.get("KLEPON_CHAT") or str(files.artifacts / "chat")).absolute(),
+        state=paths.expanded(environ.get("KLEPON_CHAT") or str(files.chat)).absolute(),
         base_model=given.base_model or str(record(adapter).get("base_model", "")),
         engine_url=given.engine_url,
         redis_url=environ.get("REDIS_URL", ""),
