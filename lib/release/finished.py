@@ -1,7 +1,7 @@
 """A finished run, read from its own files: all that merging, converting and publishing use."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pandas as pd
@@ -71,11 +71,19 @@ def _config(run: str, manifest: dict[str, Any]) -> Config:
     told = manifest["final_adapter"]
     names = ("iteration", "seed", "sampled_as", "prepared_as", "trained_as")
     # A manifest may be older than a section.
-    settings = {name: type(getattr(Config(), name))(**told["settings"].get(name, {})) for name in SECTIONS}
+    had = {name: told["settings"].get(name, {}) for name in SECTIONS}
+    sections = {name: type(getattr(Config(), name)) for name in SECTIONS}
+    known = {name: [field.name for field in fields(section)] for name, section in sections.items()}
+    unknown = [f"{name}.{key}" for name, settings in had.items() for key in settings if key not in known[name]]
+    if unknown:
+        raise FinishedError(
+            f"the run {run!r} was made by another version, with settings that this one does not have "
+            f"({', '.join(unknown)}): use that version, or run `{RunPaths(run).command}` again"
+        )
     return Config(
         run=run,
         profile=manifest["profile"],
         scale=manifest["scale"],
         **{name: told[name] for name in names},
-        **settings,
+        **{name: section(**had[name]) for name, section in sections.items()},
     )

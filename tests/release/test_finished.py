@@ -65,3 +65,11 @@ def test_a_manifest_that_is_older_than_a_section_has_its_defaults(configs):
     del manifest["final_adapter"]["settings"]["preference"]
     write_json(configs[0].paths.manifest, manifest)
     assert finished.read("trial").config == configs[-1]
+
+
+def test_a_manifest_with_a_setting_of_another_version_names_it(configs):
+    manifest = json.loads(configs[0].paths.manifest.read_text())
+    manifest["final_adapter"]["settings"]["training"]["lookahead"] = 3
+    write_json(configs[0].paths.manifest, manifest)
+    with pytest.raises(finished.FinishedError, match=r"does not have \(training\.lookahead\): use that version, or run"):
+        finished.read("trial")
