@@ -71,5 +71,5 @@ def test_a_manifest_with_a_setting_of_another_version_names_it(configs):
     manifest = json.loads(configs[0].paths.manifest.read_text())
     manifest["final_adapter"]["settings"]["training"]["lookahead"] = 3
     write_json(configs[0].paths.manifest, manifest)
-    with pytest.raises(finished.FinishedError, match=r"does not have \(training\.lookahead\): use that version, or run"):
+    with pytest.raises(finished.FinishedError, match=r"does not have \(training\.lookahead\): use that version"):
         finished.read("trial")
