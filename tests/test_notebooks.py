@@ -20,6 +20,7 @@ import pytest
 from lib import paths
 from lib.allocator import KEPT_PAGES
 from lib.config import SECTIONS, STAGES, Config
+from lib.parameters import load_config
 from lib.running import memory, notebooks
 from lib.storage import write_json
 
@@ -110,10 +111,19 @@ def test_a_notebook_uses_only_the_settings_that_its_stage_sees(path):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "look.settings"
         for argument in node.args[1:]
     }
-    known = {field.name for field in fields(Config)} | {"paths", "name"}
+    known = {field.name for field in fields(Config)} | {"paths", "name", "has_adapter"}
     assert used <= known
     assert (used | shown) & set(SECTIONS) <= set(STAGES[stage_of(path)])
     assert shown <= set(SECTIONS)
+
+
+@pytest.mark.parametrize("iteration", ["base", "base_instructed", "base_three_examples"])
+def test_no_way_of_asking_the_base_model_needs_a_sample_of_rows(iteration):
+    code = [cell.source for cell in cells(ROOT / "notebooks" / "4_evaluation.ipynb", "code")]
+    (line,) = (line for source in code for line in source.splitlines() if "floors.measure" in line)
+    names = {"config": load_config(iteration=iteration), "tests": {"clean": None}}
+    exec(line, names)
+    assert names["bounds"] is None
 
 
 @every_notebook
