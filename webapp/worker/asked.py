@@ -16,6 +16,10 @@ from lib.model.references import References
 from lib.paths import ADAPTER_RECORD, command_for
 from worker.engine import EngineError, EngineRefusalError
 
+#: How tokens are drawn where the base model says nothing (SmolLM2 and most GGUF files): as Llama 3.2 has it. Drawn by
+#: their bare probabilities, many answers of a small model leave its language.
+DRAWN = {"temperature": 0.6, "top_p": 0.9}
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -76,13 +80,14 @@ def _require_system(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, context:
 
 
 def decoding_of(defaults: Decoding, settings: Asked) -> Decoding:
-    """How a request is decoded, given the base model's own defaults."""
+    """How a request is decoded: as asked, else by the base model's own defaults, else by `DRAWN`."""
+    own = {} if (defaults.temperature, defaults.top_p) != (1, 1) else DRAWN
     chosen = {name: getattr(settings, name) for name in ("temperature", "top_p", "top_k")}
     return replace(
         defaults,
         max_new_tokens=settings.max_new_tokens,
         greedy=settings.greedy,
-        **{name: value for name, value in chosen.items() if value is not None},
+        **own | {name: value for name, value in chosen.items() if value is not None},
     )
 
 

@@ -12,7 +12,7 @@ from wire.messages import Chosen, Likely, Offered, Piece, Request, Seen, Target
 
 from lib.config import Model, Prompt
 from lib.model import generation, loading, prompts
-from worker.asked import encode, read_adapter_record
+from worker.asked import decoding_of, encode, read_adapter_record
 from worker.engine import Added, EngineError, EngineRefusalError, Step
 from worker.shelf import Shelf, Shelved
 from worker.text import TextStream
@@ -75,15 +75,7 @@ class TransformersEngine:
             raise EngineRefusalError("no_adapter", "this worker was started without an adapter")
         settings = request.settings
         prompt, left_out, given = self._encode(request)
-        decoding = generation.decoding_of(
-            self._models["base"],
-            self._end_of_turn,
-            settings.max_new_tokens,
-            do_sample=not settings.greedy,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
-        )
+        decoding = decoding_of(generation.decoding_of(self._models["base"], self._end_of_turn, 1), settings)
         # Position i draws number i, whoever draws it: another worker that goes on writes the same text.
         draws = generation.uniforms(request.seed, 0, 0, settings.max_new_tokens)
         if name:

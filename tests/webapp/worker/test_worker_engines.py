@@ -12,7 +12,7 @@ import stand_in_vllm
 import torch
 from chat_parts import OpenAIServer, request_for
 from wire.messages import Request, Settings, Turn
-from worker import transformers_engine
+from worker import asked, transformers_engine
 from worker.engine import EngineError, EngineRefusalError
 from worker.openai_engine import ServerError, load_engine, steps_of
 from worker.text import TextStream
@@ -61,12 +61,29 @@ def evaluated(model, tokenizer, settings, request):
     messages = [{"role": turn.role, "content": turn.content} for turn in request.turns]
     ids, _ = prompts.encode_prompt(tokenizer, messages, settings, 400)
     count = request.settings.max_new_tokens
-    decoding = decoding_of(model, prompts.end_of_turn_id(tokenizer, settings), count)
+    decoding = asked.decoding_of(decoding_of(model, prompts.end_of_turn_id(tokenizer, settings), 1), request.settings)
     if request.settings.greedy:
         decoding = generation.Decoding(count, decoding.end_ids, greedy=True)
     draws = np.array([[uniforms(request.seed, 0, 0, count)]])
     ((found,),) = generation.decode(model, [ids], draws, decoding)
     return found, tokenizer.decode(found, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "drawn"),
+    [
+        ((1.0, 1.0), {}, (0.6, 0.9)),
+        ((1.0, 1.0), {"temperature": 1.0}, (1.0, 0.9)),
+        ((1.0, 1.0), {"temperature": 1.0, "top_p": 1.0}, (1.0, 1.0)),
+        ((0.8, 1.0), {}, (0.8, 1.0)),
+        ((1.0, 0.7), {}, (1.0, 0.7)),
+        ((0.8, 0.7), {"top_p": 0.5}, (0.8, 0.5)),
+    ],
+)
+def test_an_answer_is_drawn_as_asked_else_as_the_base_model_says_else_soberly(own, given, drawn):
+    defaults = generation.Decoding(1, (2,), temperature=own[0], top_p=own[1])
+    found = asked.decoding_of(defaults, Settings(max_new_tokens=7, **given))
+    assert (found.temperature, found.top_p, found.max_new_tokens, found.end_ids) == (*drawn, 7, (2,))
 
 
 @pytest.mark.parametrize("greedy", [True, False])
@@ -289,8 +306,8 @@ def test_settings_that_are_given_replace_the_models_own(engine, monkeypatch):
     engine.add(request_for("Apa?", temperature=0.5, top_k=3, max_new_tokens=4), [], "")
     engine.add(request_for("Apa?", top_p=0.5, max_new_tokens=4), [], "")
     engine.add(request_for("Apa?", top_k=0, max_new_tokens=4), [], "")
-    assert (seen[0].temperature, seen[0].top_k, seen[0].top_p) == (0.5, 3, 1.0)
-    assert (seen[1].temperature, seen[1].top_k, seen[1].top_p) == (1.0, 50, 0.5)
+    assert (seen[0].temperature, seen[0].top_k, seen[0].top_p) == (0.5, 3, 0.9)
+    assert (seen[1].temperature, seen[1].top_k, seen[1].top_p) == (0.6, 50, 0.5)
     assert seen[2].top_k == 0, "no limit is a choice"
 
 
@@ -541,10 +558,10 @@ def test_a_server_that_is_known_gets_and_gives_the_tokens_of_the_model_here(vllm
 def test_nothing_of_how_a_known_server_decodes_is_left_to_it(vllm, released):
     engine = load_engine(vllm.url, None, None, folder=released)
     for settings, expected in (
-        ({}, (1.0, 1.0, 50)),
+        ({}, (0.6, 0.9, 50)),
         ({"temperature": 0.5, "top_p": 0.7, "top_k": 3}, (0.5, 0.7, 3)),
-        ({"top_k": 0}, (1.0, 1.0, -1)),
-        ({"greedy": True}, (0.0, 1.0, 50)),
+        ({"top_k": 0}, (0.6, 0.9, -1)),
+        ({"greedy": True}, (0.0, 0.9, 50)),
     ):
         request = request_for("Apa?", seed=7, max_new_tokens=4, **settings)
         engine.add(request, [], "")
