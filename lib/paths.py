@@ -80,6 +80,10 @@ class RunPaths:
         """The variables that `make report` was last given for this run."""
         return self.artifacts / "asked.json"
 
+    def settings(self, stage: str) -> Path:
+        """What a stage can see of the settings, as make was last asked; and hashes of the files that it reads."""
+        return self.artifacts / "settings" / f"{stage}.json"
+
     @property
     def lock(self) -> Path:
         """Held by whoever makes or removes this run."""

@@ -130,6 +130,11 @@ def test_the_installed_versions_are_the_pinned_ones():
     assert differing == {}
 
 
+def test_xformers_is_not_installed_since_it_does_not_load_beside_this_torch():
+    # requirements-gpu.txt says why.
+    assert "xformers" not in pins("requirements-gpu.txt") | pins("requirements.txt")
+
+
 def test_the_environment_fits_together():
     checked = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
     # requirements-gpu.txt says why it is left out.

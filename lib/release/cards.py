@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 DATA_CARD = "DATA_CARD.md"
 #: The settings that may name a place on this machine.
 _PLACES = ("source", "base_model")
+#: Paths from the root or a home, or up from here: in quotation marks, where they may have spaces, or without. The
+#: slashes of `and/or`, of addresses and of HTML begin none.
+_PATH = re.compile(
+    r"""(?<=['"`])(?:~\w*|\.\.)?/[^'"`\n]+(?=['"`])|(?<![\w.:/<~])(?:~\w*|\.\.)?(?:/[^\s/'"`,;:()<>]+){2,}/?"""
+)
 
 
 def write(run: Finished) -> None:
@@ -159,6 +165,17 @@ def public(told: Any) -> Any:
         key: _last_part(value) if key in _PLACES and isinstance(value, str) else public(value)
         for key, value in told.items()
     }
+
+
+def public_command(command: str) -> str:
+    """A command of make, in whose variables files and folders are named by the last part of their paths alone."""
+    words = (word.partition("=") for word in shlex.split(command))
+    return shlex.join(f"{name}{equals}{_last_part(value)}" for name, equals, value in words)
+
+
+def public_text(text: str) -> str:
+    """A sentence in which paths lead from the project's folder, and elsewhere are named by their last part alone."""
+    return _PATH.sub(lambda found: Path(found[0]).name, text.replace(f"{paths.ROOT}/", ""))
 
 
 def _last_part(name: str) -> str:

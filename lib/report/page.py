@@ -153,8 +153,8 @@ def write(
         nested=nested,
         figure=lambda name, caption="": inline.figure(files.figures, name, caption),
         tables={name: table.set_uuid(name).to_html() for name, table in tables.items()},
-        failed=failed,
-        again=files.command,
+        failed={name: cards.public_text(why) for name, why in failed.items()},
+        again=cards.public_command(files.command),
         rule=ablation.RULE,
         chosen_from=conclusions.chosen_from(ablation.trainings(trained)),
         # What stands in for the paper's.

@@ -112,10 +112,10 @@ def settle(configs: list[Config], asked: dict[str, str]) -> None:
         if known := {kind: prints[kind, of] for kind, of in read[name].items() if (kind, of) in prints}:
             settings["files"] = known
         written = json.dumps(settings, indent=1, ensure_ascii=False)
-        write_if_changed(files.artifacts / "settings" / f"{name.partition('_')[2]}.json", written + "\n")
+        write_if_changed(files.settings(name.partition("_")[2]), written + "\n")
     report = [stage_settings(config, "report") for config in configs]
     written = json.dumps(report, indent=1, ensure_ascii=False)
-    write_if_changed(files.artifacts / "settings" / "report.json", written + "\n")
+    write_if_changed(files.settings("report"), written + "\n")
     for name, (config, stage, _) in (found | {"5_report": (configs[0], "report", "")}).items():
         if not all(path.is_file() for path in products(config, stage)):
             (files.reports / f"{name}.ipynb").unlink(missing_ok=True)

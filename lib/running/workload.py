@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -18,13 +19,13 @@ import pyarrow.parquet as pq
 
 from lib import paths
 from lib.config import OWN_TOKENS, Config
-from lib.corpus import selection, sources
+from lib.corpus import selection, sources, splits
 from lib.corpus.files import SUBSETS, find_files, is_of_the_hub
 from lib.corpus.rows import UNDIVIDED, parts
 from lib.demo import generator
 from lib.evaluation import starters
 from lib.evaluation.completions import PROTOCOLS, STARTERS, own_prompts
-from lib.running.graph import stages
+from lib.running.graph import stage_settings, stages
 from lib.sampling.draws import spread
 
 #: Rows of the Cendol Collection v2 by subset, as its authors make it; they add up to the paper's count.
@@ -108,7 +109,7 @@ class Workload:
 
 def survey(config: Config) -> Survey:
     """Look at the run's corpus as far as it is on this machine."""
-    if config.paths.corpus_summary.is_file() and config.paths.rows.is_file():
+    if _is_selected(config):
         sizes = json.loads(config.paths.corpus_summary.read_text(encoding="utf-8"))["kept"]
         subsets = pq.read_table(config.paths.rows, columns=["subset_name"])["subset_name"].to_pandas()
         return Survey(selection.read(config.paths.rows, _some(subsets), columns=TEXTS), sizes, "counted")
@@ -138,6 +139,14 @@ def survey(config: Config) -> Survey:
     rows = pd.concat(tables, ignore_index=True)
     rows = rows.iloc[_some(rows["subset_name"])] if len(rows) else None
     return Survey(rows, dict(found), "measured")
+
+
+def _is_selected(config: Config) -> bool:
+    """Whether the rows that an earlier run selected and split are those of this corpus, with these settings of it."""
+    files = config.paths
+    if not all(path.is_file() for path in (files.corpus_summary, files.rows, files.split)):
+        return False
+    return (pq.read_schema(files.split).metadata or {}).get(b"made_from") == splits.origin(config).encode()
 
 
 def _some(subsets: pd.Series) -> np.ndarray:
@@ -210,12 +219,24 @@ def _drawn(config: Config, sizes: dict[str, int]) -> int:
 
 
 def _chosen(config: Config, sizes: dict[str, int]) -> int:
-    """Training examples: those that an earlier run made, if there are any, else those that the sampling asks for."""
+    """Training examples: those that an earlier run made with these settings, else what the sampling draws."""
     made = config.paths.examples(config.prepared_as, "train")
-    if made.is_file():
+    if made.is_file() and _is_made(made, config):
         return pq.read_metadata(made).num_rows
     drawn, sampling = _drawn(config, sizes), config.sampling
     return min(drawn, sampling.clusters * sampling.rows_per_cluster) if sampling.clusters else drawn
+
+
+def _is_made(examples: Path, config: Config) -> bool:
+    """Whether examples were made after their stages were given the settings that they have now."""
+    for stage, name in (("sampling", config.sampled_as), ("preprocessing", config.prepared_as)):
+        given = config.paths.settings(f"{stage}_{name}")
+        if not given.is_file() or given.stat().st_mtime_ns > examples.stat().st_mtime_ns:
+            return False
+        told = json.loads(given.read_text(encoding="utf-8"))
+        if {key: value for key, value in told.items() if key != "files"} != stage_settings(config, stage):
+            return False
+    return True
 
 
 def _validation(config: Config, sizes: dict[str, int]) -> int:

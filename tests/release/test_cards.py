@@ -75,6 +75,35 @@ def test_in_public_a_manifest_names_what_is_on_this_machine_by_the_last_part_of_
         assert cards.public(told) == expected, name
 
 
+def test_in_public_a_command_names_what_is_on_this_machine_by_the_last_part_of_its_path(root):
+    asked = "make report PROFILE=paper 'CORPUS=/home/me/my rows/*.jsonl' BASE_MODEL=~/x/model 'ITERATIONS=5 8'"
+    shown = "make report PROFILE=paper 'CORPUS=*.jsonl' BASE_MODEL=model 'ITERATIONS=5 8'"
+    assert cards.public_command(asked) == shown
+    of_the_hub = "make report CORPUS=someone/rows BASE_MODEL=demo"
+    assert cards.public_command(of_the_hub) == of_the_hub
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("cannot read /home/me/rows.jsonl: gone", "cannot read rows.jsonl: gone"),
+        ("'/home/me/my rows/a.jsonl' has 3 rows (~/b/c)", "'a.jsonl' has 3 rows (c)"),
+        ('CORPUS=../me/rows.csv, or "/mnt/x"', 'CORPUS=rows.csv, or "x"'),
+        ("and/or 3/4 of </b></script> <br/>", "and/or 3/4 of </b></script> <br/>"),
+        ("ask https://huggingface.co/a/b, /v1", "ask https://huggingface.co/a/b, /v1"),
+        ("read reports/mine/3.partial.ipynb", "read reports/mine/3.partial.ipynb"),
+    ],
+)
+def test_in_public_a_sentence_names_no_folder_of_this_machine(text, shown):
+    assert cards.public_text(text) == shown
+
+
+def test_in_public_a_sentence_names_files_of_the_project_from_its_folder(root):
+    assert cards.public_text(f"Remove {root}/artifacts/mine/trainings/5_seed0, which") == (
+        "Remove artifacts/mine/trainings/5_seed0, which"
+    )
+
+
 def test_the_model_card_s_metadata_are_the_hub_s(run):
     data = ModelCard(cards.model_card(run)).data
     assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "peft", "text-generation")

@@ -513,6 +513,18 @@ def test_a_failed_row_is_named_in_the_page_with_its_reason_and_the_rest_is_there
     assert "Missing from this report" not in Page(write_report(left)).text
 
 
+def test_the_page_names_no_folder_of_the_machine_that_made_it():
+    configs = small_run.make(iterations="0 5")
+    write_json(configs[0].paths.asked, {"RUN": "trial", "CORPUS": "/home/me/secret/rows.jsonl"})
+    small_run.fail(configs[1], "3_training_0_seed0", "cell 4: OSError: /home/me/secret/0.parquet is gone")
+    left, failed = ablation.finished(configs)
+    page = Page(write_report(left, failed))
+    assert (
+        "which failed (cell 4: OSError: 0.parquet is gone). make report RUN=trial CORPUS=rows.jsonl runs" in page.text
+    )
+    assert "secret" not in page.text
+
+
 def test_the_picked_adapter_becomes_the_final_one_and_its_card_and_page_name_it():
     configs = small_run.make(iterations="0 5", seeds="0 1")
     for config in configs[1:3]:

@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 
 import pyarrow as pa
@@ -7,11 +8,11 @@ import pytest
 from stand_in_hub import Hub, serving
 
 from lib.config import BENCHMARKS, PAPER_CORPUS_ROWS
-from lib.corpus import sources
+from lib.corpus import sources, splits
 from lib.corpus.files import COLUMNS, SUBSETS
 from lib.model.prompts import Example
 from lib.parameters import load_configs
-from lib.running import workload
+from lib.running import graph, workload
 from lib.running.workload import CENDOL, Lengths
 from lib.storage import write_json
 from lib.training import examples
@@ -69,12 +70,43 @@ def test_what_a_small_subset_lacks_is_not_counted():
     assert work.drawn == 5 * 3_500 + 8
 
 
+def made_before(**given):
+    """A run of these settings whose training has sixteen examples."""
+    configs = load_configs(**({"profile": "demo"} | given))
+    graph.settle(configs, {"PROFILE": "demo"})
+    examples.write(configs[1], "train", [Example([1, 2], [0, 1], False, False)] * 16)
+
+
 def test_examples_that_were_made_before_are_counted_as_they_are():
-    configs, before = counted()
-    made = [Example([1, 2], [0, 1], False, False)] * 16
-    examples.write(configs[1], "train", made)
+    _, before = counted()
+    made_before()
     _, after = counted()
     assert (before.examples, after.examples, after.steps) == (250, 16, 10)
+
+
+@pytest.mark.parametrize(
+    ("section", "change"),
+    [
+        ("sampling", {"rows": 40}),
+        ("corpus", {"source": "rows.jsonl"}),
+        ("corpus", {"subsets": "none"}),
+        ("prompt", {"max_train_tokens": 99}),
+    ],
+)
+def test_examples_of_other_settings_count_nothing(section, change):
+    made_before()
+    configs = load_configs(profile="demo")
+    changed = [replace(c, **{section: replace(getattr(c, section), **change)}) for c in configs]
+    sizes = workload.survey(configs[0]).sizes
+    assert workload.count(configs, sizes, KNOWN).examples == 16
+    assert workload.count(changed, sizes, KNOWN).examples != 16
+
+
+def test_examples_that_are_older_than_the_settings_count_nothing():
+    made_before()
+    configs = load_configs(profile="demo")
+    os.utime(configs[1].paths.examples(configs[1].prepared_as, "train"), (1_000, 1_000))
+    assert counted()[1].examples == 250
 
 
 def test_lengths_are_those_of_the_rows_and_assumed_at_their_longest_where_there_are_none():
@@ -147,13 +179,28 @@ def test_of_a_large_file_only_the_beginning_is_read(tmp_path):
     assert len(found.rows) == workload.SOME_ROWS
 
 
-def test_a_corpus_that_was_read_before_is_known_from_its_summary(root):
+@pytest.fixture
+def selected():
+    """The settings of a run that has selected and split the three rows of a corpus, as far as anybody asks."""
     config = load_configs(profile="paper")[0]
-    write_json(config.paths.corpus_summary, {"kept": {"dolly": 3}})
+    write_json(config.paths.corpus_summary, {"kept": {"dolly": 3}, "fingerprint": "f"})
     workload.survey(load_configs(profile="demo")[0]).rows.to_parquet(config.paths.rows)
-    found = workload.survey(config)
+    table = pa.table({"group": [1]}).replace_schema_metadata({"made_from": splits.origin(config)})
+    pq.write_table(table, config.paths.split)
+    return config
+
+
+def test_a_corpus_that_was_read_before_is_known_from_its_summary(selected):
+    found = workload.survey(selected)
     assert (found.sizes, found.how) == ({"dolly": 3}, "counted")
     assert len(found.rows) == workload.SOME_ROWS
+
+
+@pytest.mark.parametrize("change", [{"source": "rows.jsonl"}, {"source": "rows.jsonl", "subsets": "subset_name"}])
+def test_another_corpus_or_other_subsets_than_were_read_before_are_looked_at_anew(selected, tmp_path, change):
+    written(tmp_path / "rows.jsonl", [row("dolly", n) for n in range(40)])
+    found = workload.survey(replace(selected, corpus=replace(selected.corpus, **change)))
+    assert (found.sizes, found.how) == ({"dolly": 40}, "measured")
 
 
 def test_the_open_corpus_is_counted_before_it_is_fetched_and_measured_after(monkeypatch):
