@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 import uvicorn
-from chat import answers, turns
+from chat import answers, frames, turns
 from chat.models import Conversation, Message, Pair
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -436,6 +436,34 @@ def test_what_is_written_while_redis_is_away_is_sent_when_it_is_back(visit):
     world.online = True
     expect(answer(page).locator(".body")).to_have_text("Ya")
     assert Message.objects.filter(role="user").count() == 1
+
+
+def test_what_is_too_large_for_a_frame_is_told_before_it_is_sent(visit):
+    says("Ya")
+    page = visit()
+    write(page, "Halo")
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    finalize()
+    page.get_by_label("Asal jawaban ini").click()
+    page.get_by_role("button", name="Sunting jawaban dan lanjutkan").click()
+    page.locator("#rewrite-text").fill("あ" * 22_000)
+    page.locator("#rewrite").get_by_role("button", name="Lanjutkan").click()
+    expect(page.get_by_role("alert").filter(has_text="terlalu panjang untuk dikirim")).to_be_visible()
+    expect(page.locator("#banner")).to_be_hidden()
+    assert len(world.requests) == 1
+
+
+def test_a_frame_that_closes_the_socket_by_its_size_is_not_sent_again(visit, monkeypatch):
+    says("Ya")
+    page = visit()
+    expect(page.locator("#model")).to_have_text("klepon-demo")
+    monkeypatch.setattr(frames, "MAX_FRAME", 2_000)
+    write(page, "kata " * 500)
+    expect(page.locator("#problem")).to_contain_text("terlalu panjang untuk dikirim")
+    expect(page.locator("#text")).to_have_value("kata " * 500)
+    write(page, "Halo")
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    assert [request.turns[-1].content for request in world.requests] == ["Halo"]
 
 
 def test_a_second_tab_follows_the_first(visit):
