@@ -26,6 +26,7 @@ from django.test import override_settings
 from fake_service import world
 from wire.events import Transcript
 from wire.messages import Chosen, Likely, Offered, Piece, Seen
+from wire.service import Busy
 
 pytestmark = pytest.mark.slow
 playwright_api = pytest.importorskip("playwright.sync_api")
@@ -1406,6 +1407,54 @@ def test_another_adapter_can_be_chosen_for_each_message(visit):
     page.get_by_label("Jawaban lain").click()
     expect(page.locator(".answer .branch")).to_have_text("2/2")
     assert [request.adapter for request in world.requests] == ["demo/5_seed0", ""]
+
+
+def test_an_edited_answer_is_kept_until_it_is_sent_or_cancelled(visit):
+    says("Ya")
+    page = visit()
+    write(page, "Halo")
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    finalize()
+    dialog, text = page.locator("#rewrite"), page.locator("#rewrite-text")
+
+    def rewrite():
+        page.locator(".answer").first.get_by_label("Asal jawaban ini").click()
+        page.get_by_role("button", name="Sunting jawaban dan lanjutkan").first.click()
+
+    def go_on():
+        dialog.get_by_role("button", name="Lanjutkan").click()
+
+    rewrite()
+    text.fill("Ya, dan ")
+    dialog.get_by_role("button", name="Batal").click()
+    rewrite()
+    expect(text).to_have_value("Ya")
+    text.fill("Ya, tetapi ")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    page.reload()
+    says("kata " * 400, pause=0.02)
+    write(page, "Lagi")
+    expect(answer(page).locator(".body")).to_contain_text("kata kata")
+    rewrite()
+    go_on()
+    expect(dialog.locator(".problem")).to_contain_text("Jawaban masih ditulis")
+    expect(text).to_have_value("Ya, tetapi ")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    expect(page.locator("#send")).to_be_visible()
+    says("belum.")
+    world.busy = [Busy("queue", 3.0)]
+    rewrite()
+    expect(dialog.locator(".problem")).to_be_empty()
+    go_on()
+    expect(dialog.locator(".problem")).to_contain_text("Terlalu banyak pertanyaan")
+    expect(text).to_have_value("Ya, tetapi ")
+    go_on()
+    expect(answer(page).locator(".body")).to_have_text("Ya, tetapi belum.")
+    page.locator(".answer").get_by_label("Versi sebelumnya").click()
+    rewrite()
+    expect(text).to_have_value("Ya")
 
 
 AXE = files("axe_playwright_python") / "axe.min.js"

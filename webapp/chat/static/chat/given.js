@@ -1,6 +1,7 @@
 // What a model is given beside the conversation: a system prompt, and the start of an answer that it is to go on with.
 
-import { $, data } from "./page.js";
+import { keep, kept } from "./drafts.js";
+import { $, data, problem } from "./page.js";
 
 // --- The system prompt -----------------------------------------------------------------------------------------------
 
@@ -24,15 +25,19 @@ show();
 
 const dialog = $("#rewrite");
 const text = $("#rewrite-text");
+let draft = ""; // the name that the changed answer is kept under
 let goOn = null;
 
-/** Let the person change an answer; then go on with what it has become. */
-export function rewrite(message, then) {
-  text.value = message.text;
-  goOn = then;
+/** Let the person change an answer; then go on with what it has become, if `then` can. What was changed before is there. */
+export function rewrite(message, name, then) {
+  text.value = kept(name) || message.text;
+  [draft, goOn] = [name, then];
   dialog.showModal();
+  problem("");
 }
 
-$("form", dialog).addEventListener("submit", () => {
-  if (text.value.trim()) goOn(text.value);
+text.addEventListener("input", () => keep(draft, text.value));
+$("[data-do=close-dialog]", dialog).addEventListener("click", () => keep(draft, ""));
+$("form", dialog).addEventListener("submit", (event) => {
+  if (!text.value.trim() || !goOn(text.value)) event.preventDefault();
 });
