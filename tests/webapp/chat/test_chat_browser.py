@@ -1457,6 +1457,38 @@ def test_an_edited_answer_is_kept_until_it_is_sent_or_cancelled(visit):
     expect(text).to_have_value("Ya")
 
 
+def test_chosen_adapters_stay_chosen_while_no_worker_is_there_and_after_a_reload(visit):
+    says("Ya.")
+    offered = tuple(Offered(name, "ab", "") for name in ("demo/5_seed0", "demo/9_seed0"))
+    workers = world.workers = [replace(world.workers[0], adapters=offered)]
+    page = visit()
+    own, rival = page.get_by_label("Adapter yang mana"), page.get_by_label("Dibandingkan dengan")
+    page.get_by_role("radio", name="Bandingkan").check()
+    own.select_option("demo/5_seed0")
+    rival.select_option("demo/9_seed0")
+    world.workers = []
+    expect(page.locator("#banner")).to_contain_text("Belum ada model")
+    write(page, "Halo")
+    expect(answer(page).locator(".body")).to_have_text("Ya.")
+    expect(page.locator(".vote")).to_be_visible()
+    assert {request.adapter for request in world.requests} == {"demo/5_seed0", "demo/9_seed0"}
+    finalize()
+    page.reload()
+    expect(page.locator("#banner")).to_contain_text("Belum ada model")
+    write(page, "Lagi")
+    expect(page.locator(".side-answer")).to_have_count(4)
+    assert {request.adapter for request in world.requests} == {"demo/5_seed0", "demo/9_seed0"}
+    world.workers = [replace(workers[0], adapters=offered[1:])]
+    expect(rival).to_have_value("demo/9_seed0")
+    expect(own).to_have_value("")
+    world.workers = workers
+    expect(own).to_have_value("demo/5_seed0")
+    own.select_option("")
+    page.reload()
+    expect(rival).to_have_value("demo/9_seed0")
+    expect(own).to_have_value("")
+
+
 AXE = files("axe_playwright_python") / "axe.min.js"
 
 
