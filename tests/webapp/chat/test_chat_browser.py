@@ -1360,6 +1360,49 @@ def test_a_system_prompt_goes_with_the_conversation_and_is_marked_as_not_trained
     expect(page.locator(".origin-card").last).to_contain_text("Jawab singkat.")
 
 
+def test_a_system_prompt_is_kept_until_it_is_sent_counts_for_an_edited_text_and_is_that_of_the_branch(visit):
+    says("Ya.")
+    page = visit()
+    button, field = page.get_by_role("button", name="Prompt sistem"), page.locator("#system-text")
+
+    def tell_the_model(text):
+        button.click()
+        field.fill(text)
+        page.locator("#system").get_by_role("button", name="Tutup").click()
+
+    tell_the_model("Jawab panjang.")
+    page.reload()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    tell_the_model("")
+    write(page, "Halo")
+    expect(answer(page).locator(".body")).to_have_text("Ya.")
+    tell_the_model("Jawab singkat.")
+    page.reload()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    page.locator(".turn.user").hover()
+    page.get_by_label("Sunting dan kirim lagi").click()
+    page.locator(".editor textarea").fill("Halo lagi")
+    page.keyboard.press("Enter")
+    expect(page.locator(".user .branch")).to_have_text("2/2")
+    expect(answer(page).locator(".body")).to_have_text("Ya.")
+    assert [[turn.content for turn in one.turns] for one in world.requests] == [
+        ["Halo"],
+        ["Jawab singkat.", "Halo lagi"],
+    ]
+    page.locator(".turn.user").hover()
+    page.locator(".turn.user").get_by_label("Versi sebelumnya").click()
+    expect(button).to_have_attribute("aria-pressed", "false")
+    page.locator(".turn.user").get_by_label("Versi berikutnya").click()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    tell_the_model("")
+    page.reload()
+    expect(answer(page).locator(".body")).to_have_text("Ya.")
+    expect(button).to_have_attribute("aria-pressed", "false")
+    page.get_by_role("link", name="Percakapan baru").click()
+    expect(page.locator("#welcome")).to_be_visible()
+    expect(button).to_have_attribute("aria-pressed", "false")
+
+
 @pytest.mark.parametrize(("left", "button"), [("rival", "A lebih baik"), ("adapter", "B lebih baik")])
 def test_two_adapters_are_compared_blind(visit, monkeypatch, left, button):
     monkeypatch.setattr(turns, "secrets", SimpleNamespace(choice=lambda some: left, randbelow=lambda most: 7))

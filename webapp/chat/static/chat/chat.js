@@ -6,7 +6,7 @@ import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
 import { current, enter, listConversations } from "./conversations.js";
 import { keep, kept } from "./drafts.js";
-import { system } from "./given.js";
+import { carrySystem, showSystem } from "./given.js";
 import { withThought } from "./markdown.js";
 import { $, data, problem, say } from "./page.js";
 import { settle, steady, stick } from "./scroll.js";
@@ -82,6 +82,7 @@ function accept(frame) {
   // Before the conversation has an id: the draft was kept without one.
   composer.stored(frame.cid);
   acts.answered(frame.cid, true);
+  if (messages[0].role === "user") carrySystem(frame.conversation.id, messages.at(-1).system);
   enter(frame.conversation);
   if (frame.gids.length) announcer.say(say("writing"));
   stick();
@@ -93,6 +94,7 @@ function accept(frame) {
 function deletedElsewhere() {
   keep("draft:", $("#text").value || kept("draft:"));
   keep(`draft:${current.id}`, "");
+  carrySystem(null);
   current.id = null;
   gone = true;
   $("#menu").hidden = true;
@@ -128,6 +130,7 @@ function draw() {
   $("#welcome").hidden = path.length > 0 || Boolean(current.id);
   document.body.classList.toggle("empty", path.length === 0);
   const leaf = tree.leaf();
+  showSystem(current.id, leaf?.system ?? "");
   if (current.id) {
     // Where nothing was chosen, the newest is shown, whatever that is by then.
     keep(`leaf:${current.id}`, path.some((group) => group.index < group.of - 1) ? leaf.id : "");
@@ -148,7 +151,7 @@ const composer = new Composer({
   ask(text) {
     if (gone) return location.assign(data.urls.new);
     const place = { conversation: current.id, parent: tree.leaf()?.id ?? null };
-    return connection.ask({ type: "send", ...place, text, system: system(), ...asked() });
+    return connection.ask({ type: "send", ...place, text, ...asked() });
   },
   writing: () => tree.live().length > 0,
   editLast() {
