@@ -1532,6 +1532,26 @@ def test_chosen_adapters_stay_chosen_while_no_worker_is_there_and_after_a_reload
     expect(own).to_have_value("")
 
 
+def test_an_answer_that_is_asked_for_again_begins_with_what_it_was_given(visit, user):
+    says("tamat.")
+    conversation = Conversation.objects.create(owner=user, title="Cerita")
+    question = Message.objects.create(conversation=conversation, role="user", text="Cerita")
+    begun = "Pada zaman dahulu, "
+    failed = {"target": "adapter", "state": "ended", "finish": "error", "settings": {"max_new_tokens": 64}, "seed": 7}
+    failed |= {"text": begun, "given": begun}
+    Message.objects.create(conversation=conversation, role="assistant", parent=question, **failed)
+    page = visit(f"/c/{conversation.id}/")
+    page.get_by_role("button", name="Coba lagi").click()
+    expect(answer(page).locator(".body")).to_have_text("Pada zaman dahulu, tamat.")
+    finalize()
+    page.get_by_label("Asal jawaban ini").click()
+    page.get_by_text("Buat lagi jawaban yang persis sama").click()
+    expect(page.locator(".answer .branch")).to_have_text("3/3")
+    expect(answer(page).locator(".body")).to_have_text("Pada zaman dahulu, tamat.")
+    first, second = world.requests
+    assert (first.given, first.seed) == (second.given, second.seed) == (begun, first.seed)
+
+
 AXE = files("axe_playwright_python") / "axe.min.js"
 
 

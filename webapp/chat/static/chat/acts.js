@@ -27,11 +27,11 @@ export class Acts {
       previous: (turn) => this.branch(turn, -1),
       next: (turn) => this.branch(turn, 1),
       again: (turn) => this.again(first(turn), { settings: { ...settings(), seed: null }, ...this.other(first(turn)) }),
-      retry: (turn) => this.again(first(turn)),
+      retry: (turn) => this.again(first(turn), { given: first(turn).given }),
       reproduce: (turn, button) => {
         const message = messageOf(button);
         const who = message.target === "base" ? { target: "base" } : { target: "adapter", adapter: message.adapter };
-        this.again(message, { settings: { ...message.settings, seed: message.seed }, ...who });
+        this.again(message, { settings: { ...message.settings, seed: message.seed }, given: message.given, ...who });
       },
       continue: (turn, button) => this.again(messageOf(button), { given: messageOf(button).text }),
       rewrite: (turn, button) => this.rewrite(messageOf(button)),
