@@ -662,6 +662,21 @@ def test_a_site_that_cannot_be_reached_is_told_in_a_sentence(visit):
     visit.errors[:] = [line for line in visit.errors if "ERR_INTERNET_DISCONNECTED" not in line]
 
 
+def test_a_sample_leaves_what_is_being_written_as_it_is(visit):
+    says("Ya")
+    page = visit()
+    page.locator("#text").fill("belum selesai")
+    page.get_by_text("Tulis pantun tentang persahabatan.").click()
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    expect(page.locator("#text")).to_have_value("belum selesai")
+    page.reload()
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    expect(page.locator("#text")).to_have_value("belum selesai")
+    page.get_by_role("link", name="Percakapan baru").click()
+    expect(page.locator("#welcome")).to_be_visible()
+    expect(page.locator("#text")).to_have_value("")
+
+
 # --- What answers are made of ----------------------------------------------------------------------------------------
 
 

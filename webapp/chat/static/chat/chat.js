@@ -80,7 +80,7 @@ function accept(frame) {
   for (const gid of frame.gids) followed.add(gid);
   tree.show([messages.at(-1).id]);
   // Before the conversation has an id: the draft was kept without one.
-  composer.stored(frame.cid);
+  composer.stored(frame.cid, frame.conversation.id);
   acts.answered(frame.cid, true);
   if (messages[0].role === "user") carrySystem(frame.conversation.id, messages.at(-1).system);
   enter(frame.conversation);
