@@ -1114,6 +1114,15 @@ def test_a_conversation_of_the_list_is_renamed_exported_and_deleted_from_its_row
     assert page.url == here
 
 
+def test_no_row_is_marked_as_open_where_no_conversation_is(visit, user):
+    Conversation.objects.create(owner=user, title="Tentang kucing")
+    page = visit()
+    page.evaluate("document.querySelector('#conversations').replaceChildren()")
+    page.get_by_label("Cari percakapan").fill("kucing")
+    expect(page.locator("#conversations a")).to_have_text(["Tentang kucing"])
+    expect(page.locator("#conversations a[aria-current]")).to_have_count(0)
+
+
 def test_the_rest_of_a_long_list_is_shown_when_asked_for(visit, user):
     Conversation.objects.bulk_create(Conversation(owner=user, title=f"Percakapan {n}") for n in range(201))
     page = visit()
