@@ -1324,6 +1324,32 @@ def test_an_answer_is_shown_token_by_token_and_read_with_the_keys(visit):
     expect(dialog).to_be_hidden()
 
 
+def test_the_tokens_shown_are_those_of_the_answer_that_was_asked_for_last(visit):
+    says("Kue hijau")
+    page = visit()
+    for text in ("Satu", "Dua"):
+        write(page, text)
+        expect(answer(page).locator(".body")).to_have_text("Kue hijau")
+    expect(page.locator(".side-answer")).to_have_count(2)
+    held = []
+    page.route("**/m/*/tokens", lambda route: held.append(route))
+    for number in range(2):
+        # The dialog, and the card that it was opened from.
+        page.keyboard.press("Escape")
+        page.keyboard.press("Escape")
+        answer(page, number).get_by_label("Asal jawaban ini").click()
+        answer(page, number).get_by_text("Isi prompt, dan peluang setiap token").click()
+    first, second = held
+    second.fulfill(body=SEEN.to_json(), content_type="application/json")
+    prompt = page.locator("#tokens .tokens.prompt .token")
+    expect(prompt).to_have_count(3)
+    with page.expect_event("requestfinished"):
+        other = replace(SEEN, prompt=(Piece("Satu", True),))
+        first.fulfill(body=other.to_json(), content_type="application/json")
+    page.evaluate("new Promise((done) => setTimeout(done, 100))")
+    expect(prompt).to_have_count(3)
+
+
 def test_what_cannot_be_shown_token_by_token_is_said_there(visit):
     says("Kue hijau")
     page = visit()
