@@ -1169,6 +1169,66 @@ def test_answers_are_read_out_sentence_by_sentence(visit):
     assert page.locator("#announcer").get_attribute("role") == "log"
 
 
+def test_the_keyboard_stays_where_it_is_when_another_version_is_shown(visit):
+    said = iter(["satu", "dua", "tiga"])
+    says(lambda request: next(said))
+    page = visit()
+    write(page, "Hitung")
+    expect(answer(page).locator(".body")).to_have_text("satu")
+    for word in ("dua", "tiga"):
+        page.get_by_label("Jawaban lain").click()
+        expect(answer(page).locator(".body")).to_have_text(word)
+    previous, following = page.get_by_label("Versi sebelumnya").last, page.get_by_label("Versi berikutnya").last
+    previous.press("Enter")
+    expect(page.locator(".answer .branch")).to_have_text("2/3")
+    expect(previous).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator(".answer .branch")).to_have_text("1/3")
+    # This button cannot be pressed any more.
+    expect(following).to_be_focused()
+
+
+def test_after_a_vote_the_keyboard_is_at_the_verdict(visit):
+    says("Ya.")
+    page = visit()
+    page.get_by_role("radio", name="Bandingkan").check()
+    write(page, "Halo")
+    expect(page.locator(".side-answer .body")).to_have_text(["Ya.", "Ya."])
+    finalize()
+    page.get_by_role("button", name="Sama baiknya").press("Enter")
+    expect(page.locator(".verdict")).to_contain_text("Menurut Anda")
+    expect(page.locator(".verdict")).to_be_focused()
+
+
+def test_of_a_continued_answer_only_what_is_new_is_read_out(visit):
+    page = visit()
+    write(page, "Cerita")
+    expect(page.locator("#stop")).to_be_visible()
+    first = world.requests[0].gid
+    world.start(first)
+    world.tell(first, "<think>Hmm.</think>Ini kalimat satu. Dan")
+    world.end(first, "length")
+    lines = page.locator("#announcer p")
+    expect(lines.last).to_have_text("Jawaban selesai.")
+    finalize()
+    says("sisanya.")
+    page.get_by_role("button", name="Lanjutkan", exact=True).click()
+    expect(answer(page).locator(".body")).to_contain_text("sisanya.")
+    expect(lines.last).to_have_text("Jawaban selesai.")
+    assert lines.all_text_contents()[-3:] == ["Klepon sedang menulis.", "sisanya.", "Jawaban selesai."]
+
+
+def test_escape_stops_an_answer_beside_an_open_thought(visit):
+    says("<think>Hmm.</think>" + "kata " * 400, pause=0.02)
+    page = visit()
+    write(page, "Cerita")
+    expect(answer(page).locator(".body")).to_contain_text("kata kata")
+    answer(page).locator(".thought summary").click()
+    page.keyboard.press("Escape")
+    expect(answer(page).locator(".state")).to_contain_text("Dihentikan")
+    expect(answer(page).locator(".thought p")).to_be_visible()
+
+
 def test_everything_is_reached_by_keyboard_in_the_order_of_the_page(visit):
     says("Ya")
     page = visit()

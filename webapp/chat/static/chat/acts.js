@@ -110,6 +110,11 @@ export class Acts {
     unstick();
     this.chat.tree.choose(spot, keys[index + step]);
     this.chat.draw();
+    // The button that was pressed went with its turn.
+    const now = this.chat.view.turns.get(keys[index + step]);
+    this.chat.view.see(now);
+    const pressed = $(`.branches [data-act=${step < 0 ? "previous" : "next"}]`, now.element);
+    (pressed.disabled ? $(".branches button:enabled", now.element) : pressed).focus({ preventScroll: true });
   }
 
   compare(turn, button) {
@@ -125,7 +130,9 @@ export class Acts {
     if (!answer.ok && !(answer.status === 409 && answer.value.choice)) return failed(answer);
     for (const { id } of turn.group.messages) this.chat.tree.put({ id, pair: answer.value });
     if (turn.group.messages.some((message) => message.target === choice)) $("#votes").hidden = false;
+    const within = $(".vote", turn.element).contains(document.activeElement);
     this.chat.draw();
+    if (within) $(".verdict", turn.element).focus();
   }
 
   // --- The editor of a text ------------------------------------------------------------------------------------------

@@ -78,6 +78,8 @@ function take(messages) {
 function accept(frame) {
   const messages = frame.messages.map((message) => tree.put(message));
   for (const gid of frame.gids) followed.add(gid);
+  // Who asks for the rest of an answer has heard its beginning.
+  for (const { id, given } of messages) if (given) announcer.skip(id, withThought(given).said);
   tree.show([messages.at(-1).id]);
   // Before the conversation has an id: the draft was kept without one.
   composer.stored(frame.cid, frame.conversation.id);
