@@ -1344,6 +1344,19 @@ def test_a_long_answer_keeps_the_page_quick(visit):
     assert max(page.evaluate("window.tasks"), default=0) < 200
 
 
+@pytest.mark.parametrize("text", ["\\[\n" * 3_000, "\\[\n" * 3_000 + "\\] x"], ids=["none", "one"])
+def test_formulas_without_an_end_do_not_stop_the_page(visit, text):
+    page = visit()
+    write(page, "Rumus")
+    expect(page.locator("#stop")).to_be_visible()
+    gid = world.requests[0].gid
+    world.start(gid)
+    world.tell(gid, text + "\n\nSelesai.")
+    world.end(gid)
+    expect(answer(page).locator(".body")).to_contain_text("Selesai.")
+    expect(page.locator("#send")).to_be_visible()
+
+
 # --- What a model is given, and what it makes of it -------------------------------------------------------------------
 
 
