@@ -386,6 +386,29 @@ def test_marks_come_and_go_and_leave_the_text_as_it_was(visit):
     assert page.locator(".side-answer .body").evaluate_all("all => all.map((one) => one.innerHTML)") == before
 
 
+def test_a_pair_without_a_vote_is_not_given_away_by_a_key_or_a_language(visit):
+    says("Ya.")
+    page = visit()
+    page.get_by_role("radio", name="Bandingkan").check()
+    write(page, "Halo")
+    bodies = page.locator(".side-answer .body")
+    expect(bodies).to_have_text(["Ya.", "Ya."])
+    expect(page.locator(".vote")).to_be_visible()
+    languages = "all => all.map((one) => one.lang)"
+    assert len(set(bodies.evaluate_all(languages))) == 1
+    page.evaluate("navigator.clipboard.writeText('sebelumnya')")
+    page.keyboard.press("Alt+c")
+    page.evaluate("new Promise((done) => setTimeout(done, 100))")
+    expect(page.locator(".done")).to_have_count(0)
+    assert page.evaluate("navigator.clipboard.readText()") == "sebelumnya"
+    finalize()
+    page.locator("[data-act=reveal]").click()
+    expect(page.locator(".verdict")).to_be_visible()
+    assert set(bodies.evaluate_all(languages)) == {"", "id"}
+    page.keyboard.press("Alt+c")
+    expect(page.locator("[data-target=adapter] .done")).to_have_count(1)
+
+
 # --- Nothing lost ----------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ import { settle, steady, stick } from "./scroll.js";
 import { asked } from "./settings.js";
 import { connectionIs, serverIs } from "./status.js";
 import { surround } from "./surroundings.js";
-import { Tree } from "./tree.js";
+import { isBlind, Tree } from "./tree.js";
 import { View } from "./view.js";
 
 const tree = new Tree();
@@ -172,7 +172,8 @@ surround({
   },
   copyLast() {
     const last = view.sides.get(tree.leaf()?.id);
-    if (last) acts.copy(last.message.text, $("[data-act=copy]", last.element));
+    // Which of two is copied would say whose it is.
+    if (last && !isBlind(last.message)) acts.copy(last.message.text, $("[data-act=copy]", last.element));
   },
 });
 
