@@ -801,6 +801,19 @@ def test_a_conversation_that_was_deleted_elsewhere_keeps_what_is_being_written(v
     expect(page.locator("#text")).to_have_value("belum selesai")
 
 
+def test_a_stop_that_is_refused_is_not_taken_for_a_deleted_conversation(visit):
+    says("kata " * 400, pause=0.02)
+    page = visit()
+    write(page, "Cerita")
+    expect(answer(page).locator(".body")).to_contain_text("kata kata")
+    Message.objects.filter(role="assistant").delete()
+    page.keyboard.press("Escape")
+    expect(page.locator("#problem")).to_have_text("Jawaban itu tidak ada.")
+    Conversation.objects.all().delete()
+    page.keyboard.press("Escape")
+    expect(page.locator("#problem")).to_contain_text("Percakapan ini dihapus di tempat lain.")
+
+
 def test_escape_in_the_search_closes_the_search_and_no_answer(visit):
     says("kata " * 400, pause=0.02)
     page = visit()
@@ -1250,6 +1263,19 @@ def test_escape_stops_an_answer_beside_an_open_thought(visit):
     page.keyboard.press("Escape")
     expect(answer(page).locator(".state")).to_contain_text("Dihentikan")
     expect(answer(page).locator(".thought p")).to_be_visible()
+
+
+def test_of_a_pair_whose_vote_would_not_count_nobody_is_asked_which_is_better(visit):
+    page = visit()
+    page.get_by_role("radio", name="Bandingkan").check()
+    write(page, "Halo")
+    expect(page.locator("#stop")).to_be_visible()
+    for request, finish in zip(world.requests, ("stop", "error"), strict=True):
+        world.start(request.gid)
+        world.tell(request.gid, "Ya.")
+        world.end(request.gid, finish)
+    said = "Ada jawaban yang tidak sampai selesai, jadi pilihan Anda tidak akan dihitung."
+    expect(page.locator("#announcer p").last).to_have_text(said)
 
 
 def test_everything_is_reached_by_keyboard_in_the_order_of_the_page(visit):

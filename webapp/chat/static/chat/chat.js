@@ -121,7 +121,8 @@ function hear(message) {
   if (!ended) return;
   const group = tree.path().find((one) => one.messages.includes(message));
   if (followed.has(message.id) && group?.messages.every((one) => one.state === "ended")) {
-    announcer.say(say(message.pair && !message.pair.choice ? "bothFinished" : "finished"));
+    const counts = group.messages.every((one) => one.finish === "stop");
+    announcer.say(say(!isBlind(message) ? "finished" : counts ? "bothFinished" : "noVote"));
   }
   composer.controls();
 }
@@ -168,7 +169,7 @@ surround({
   announcer,
   stops: () => composer.settled(),
   stop() {
-    for (const message of tree.live()) connection.write({ type: "stop", gid: message.id });
+    for (const message of tree.live()) connection.write({ type: "stop", cid: message.id, gid: message.id });
   },
   copyLast() {
     const last = view.sides.get(tree.leaf()?.id);
