@@ -501,6 +501,34 @@ def test_a_second_tab_follows_the_first(visit):
     expect(answer(first).locator(".body")).to_have_text(words)
 
 
+def test_what_is_asked_under_one_answer_in_two_windows_is_two_branches_in_both(visit):
+    says("Ya")
+    first = visit()
+    write(first, "Halo")
+    expect(answer(first).locator(".body")).to_have_text("Ya")
+    finalize()
+    second = visit("/c/" + first.url.split("/c/")[1])
+    expect(second.locator("#model")).to_have_text("klepon-demo")
+    write(first, "Satu")
+    for page in (first, second):
+        expect(page.locator(".bubble").last).to_have_text("Satu")
+        expect(answer(page).locator(".body")).to_have_text("Ya")
+        expect(page.locator(".side-answer")).to_have_count(2)
+    finalize()
+    second.locator(".turn.user").last.hover()
+    second.locator(".turn.user").last.get_by_label("Sunting dan kirim lagi").click()
+    second.locator(".editor textarea").fill("Dua")
+    second.keyboard.press("Enter")
+    # Each window goes on showing what was asked in it.
+    for page, text, branch in ((first, "Satu", "1/2"), (second, "Dua", "2/2")):
+        expect(page.locator(".user .branch").last).to_have_text(branch)
+        expect(page.locator(".bubble").last).to_have_text(text)
+    first.locator(".turn.user").last.hover()
+    first.locator(".turn.user").last.get_by_label("Versi berikutnya").click()
+    expect(first.locator(".bubble").last).to_have_text("Dua")
+    expect(answer(first).locator(".body")).to_have_text("Ya")
+
+
 def test_the_queue_and_a_missing_model_are_told(visit):
     world.workers = []
     page = visit()
@@ -785,6 +813,35 @@ def test_a_small_step_of_the_wheel_lets_go_of_the_end(visit):
     assert scroll.evaluate(at_end)
 
 
+def test_a_finger_that_looks_up_lets_go_of_the_end(visit):
+    page = visit(**PHONE)
+    page.locator("#text").fill("Panjang")
+    page.get_by_label("Kirim").click()
+    expect(page.locator("#stop")).to_be_visible()
+    gid = world.requests[0].gid
+    world.start(gid)
+    world.tell(gid, "baris\n\n" * 60)
+    page.wait_for_function(
+        "() => { const one = document.querySelector('#scroll');"
+        " return one.scrollTop > 0 && one.scrollHeight - one.scrollTop - one.clientHeight < 2; }"
+    )
+    scroll = page.locator("#scroll")
+    before = scroll.evaluate("one => one.scrollTop")
+    # The finger alone: what it scrolls would let go of the end too.
+    scroll.evaluate("""(one) => {
+        const move = (type, clientY) => one.dispatchEvent(new TouchEvent(type, {
+            bubbles: true, touches: [new Touch({ identifier: 1, target: one, clientY })],
+        }));
+        move("touchstart", 300);
+        move("touchmove", 320);
+    }""")
+    world.tell(gid, "lagi\n\n" * 5)
+    expect(answer(page).locator(".body")).to_contain_text("lagi")
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert scroll.evaluate("one => one.scrollTop") == before
+    world.end(gid)
+
+
 def test_a_conversation_that_was_deleted_elsewhere_keeps_what_is_being_written(visit):
     says("Ya")
     page = visit()
@@ -848,6 +905,23 @@ def test_what_cannot_be_asked_while_an_answer_is_written_is_told(visit):
     expect(page.locator("#problem")).to_contain_text("Jawaban masih ditulis")
     assert len(world.requests) == 2
     expect(page.locator("#stop")).to_be_visible()
+
+
+def test_an_edited_text_waits_in_its_editor_while_an_answer_is_written(visit):
+    says("satu")
+    page = visit()
+    write(page, "Satu")
+    expect(answer(page).locator(".body")).to_have_text("satu")
+    says("kata " * 400, pause=0.02)
+    write(page, "Dua")
+    expect(answer(page).locator(".body")).to_contain_text("kata kata")
+    page.locator(".turn.user").first.hover()
+    page.get_by_label("Sunting dan kirim lagi").first.click()
+    page.locator(".editor textarea").fill("Satu lagi")
+    page.keyboard.press("Enter")
+    expect(page.locator("#problem")).to_contain_text("Jawaban masih ditulis")
+    expect(page.locator(".editor textarea")).to_have_value("Satu lagi")
+    assert len(world.requests) == 2
 
 
 def test_what_was_chosen_is_there_after_a_reload(visit):
