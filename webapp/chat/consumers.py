@@ -180,7 +180,6 @@ class ChatConsumer(AsyncWebsocketConsumer):
             conversation=payloads.conversation_json(conversation),
             messages=[payloads.message_json(message) for message in messages],
             live=live,
-            limits={"text": frames.MAX_TEXT, "frame": frames.MAX_FRAME},
             **payloads.status_json(status),
         )
         self.hub.join(self.follower)

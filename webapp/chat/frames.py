@@ -103,6 +103,7 @@ class Stop:
     """End an answer now; what is written stays."""
 
     gid: str
+    cid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def parse(text: str) -> Frame:
                 rival=fields.adapter("rival"),
             )
         case "stop":
-            frame = Stop(str(fields.uuid("gid")))
+            frame = Stop(str(fields.uuid("gid")), fields.cid(optional=True))
         case "ping":
             frame = Ping()
         case _:
@@ -225,9 +226,9 @@ class _Fields:
             raise self.error("field", f"{name} is missing or of the wrong type.")
         return value
 
-    def cid(self) -> str:
-        value = self.take("cid", str)
-        if not _CID.fullmatch(value):
+    def cid(self, *, optional: bool = False) -> Any:
+        value = self.take("cid", str, optional=optional)
+        if value is not None and not _CID.fullmatch(value):
             raise self.error("field", "cid must be 1 to 64 letters, digits, - or _.")
         return value
 

@@ -73,6 +73,7 @@ def browser_strings() -> dict[str, str]:
         "finished": _("The answer is finished."),
         "bothFinished": _("Both answers are finished. Which is better?"),
         "tooMany": _("{have} characters; the limit is {most}."),
+        "tooLarge": _("This is too long to be sent: make it shorter."),
         "rowMenu": _("Rename, export or delete"),
         "nothingFound": _("Nothing found."),
         "none": _("No conversations yet."),

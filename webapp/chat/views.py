@@ -27,7 +27,7 @@ from wire.service import UnavailableError
 
 from chat import exports, lockout, samples, turns
 from chat.forms import GenerationForm, TitleForm
-from chat.frames import MAX_TEXT, FrameError
+from chat.frames import MAX_FRAME, MAX_TEXT, FrameError
 from chat.hub import Hub
 from chat.models import Conversation, Message, Pair, Preferences, Target
 from chat.payloads import message_json, reason_text
@@ -61,10 +61,10 @@ def page(request: HttpRequest, conversation_id: UUID | None = None) -> HttpRespo
     data = {
         "user": str(request.user.pk),
         "conversation": str(conversation.id) if conversation else None,
-        "title": conversation.title if conversation else "",
         "messages": [message_json(message) for message in messages],
         "now": now,
         "limit": MAX_TEXT,
+        "frame": MAX_FRAME,
         "strings": browser_strings(),
         "urls": {
             "socket": "/ws",

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 import uvicorn
-from chat import answers, turns
+from chat import answers, frames, turns
 from chat.models import Conversation, Message, Pair
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -26,6 +26,7 @@ from django.test import override_settings
 from fake_service import world
 from wire.events import Transcript
 from wire.messages import Chosen, Likely, Offered, Piece, Seen
+from wire.service import Busy
 
 pytestmark = pytest.mark.slow
 playwright_api = pytest.importorskip("playwright.sync_api")
@@ -385,6 +386,29 @@ def test_marks_come_and_go_and_leave_the_text_as_it_was(visit):
     assert page.locator(".side-answer .body").evaluate_all("all => all.map((one) => one.innerHTML)") == before
 
 
+def test_a_pair_without_a_vote_is_not_given_away_by_a_key_or_a_language(visit):
+    says("Ya.")
+    page = visit()
+    page.get_by_role("radio", name="Bandingkan").check()
+    write(page, "Halo")
+    bodies = page.locator(".side-answer .body")
+    expect(bodies).to_have_text(["Ya.", "Ya."])
+    expect(page.locator(".vote")).to_be_visible()
+    languages = "all => all.map((one) => one.lang)"
+    assert len(set(bodies.evaluate_all(languages))) == 1
+    page.evaluate("navigator.clipboard.writeText('sebelumnya')")
+    page.keyboard.press("Alt+c")
+    page.evaluate("new Promise((done) => setTimeout(done, 100))")
+    expect(page.locator(".done")).to_have_count(0)
+    assert page.evaluate("navigator.clipboard.readText()") == "sebelumnya"
+    finalize()
+    page.locator("[data-act=reveal]").click()
+    expect(page.locator(".verdict")).to_be_visible()
+    assert set(bodies.evaluate_all(languages)) == {"", "id"}
+    page.keyboard.press("Alt+c")
+    expect(page.locator("[data-target=adapter] .done")).to_have_count(1)
+
+
 # --- Nothing lost ----------------------------------------------------------------------------------------------------
 
 
@@ -438,6 +462,34 @@ def test_what_is_written_while_redis_is_away_is_sent_when_it_is_back(visit):
     assert Message.objects.filter(role="user").count() == 1
 
 
+def test_what_is_too_large_for_a_frame_is_told_before_it_is_sent(visit):
+    says("Ya")
+    page = visit()
+    write(page, "Halo")
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    finalize()
+    page.get_by_label("Asal jawaban ini").click()
+    page.get_by_role("button", name="Sunting jawaban dan lanjutkan").click()
+    page.locator("#rewrite-text").fill("あ" * 22_000)
+    page.locator("#rewrite").get_by_role("button", name="Lanjutkan").click()
+    expect(page.get_by_role("alert").filter(has_text="terlalu panjang untuk dikirim")).to_be_visible()
+    expect(page.locator("#banner")).to_be_hidden()
+    assert len(world.requests) == 1
+
+
+def test_a_frame_that_closes_the_socket_by_its_size_is_not_sent_again(visit, monkeypatch):
+    says("Ya")
+    page = visit()
+    expect(page.locator("#model")).to_have_text("klepon-demo")
+    monkeypatch.setattr(frames, "MAX_FRAME", 2_000)
+    write(page, "kata " * 500)
+    expect(page.locator("#problem")).to_contain_text("terlalu panjang untuk dikirim")
+    expect(page.locator("#text")).to_have_value("kata " * 500)
+    write(page, "Halo")
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    assert [request.turns[-1].content for request in world.requests] == ["Halo"]
+
+
 def test_a_second_tab_follows_the_first(visit):
     words = " ".join(str(number) for number in range(80))
     says(words, pause=0.02)
@@ -447,6 +499,34 @@ def test_a_second_tab_follows_the_first(visit):
     second = visit(first.url.removeprefix(first.url.split("/c/")[0]))
     expect(answer(second).locator(".body")).to_have_text(words)
     expect(answer(first).locator(".body")).to_have_text(words)
+
+
+def test_what_is_asked_under_one_answer_in_two_windows_is_two_branches_in_both(visit):
+    says("Ya")
+    first = visit()
+    write(first, "Halo")
+    expect(answer(first).locator(".body")).to_have_text("Ya")
+    finalize()
+    second = visit("/c/" + first.url.split("/c/")[1])
+    expect(second.locator("#model")).to_have_text("klepon-demo")
+    write(first, "Satu")
+    for page in (first, second):
+        expect(page.locator(".bubble").last).to_have_text("Satu")
+        expect(answer(page).locator(".body")).to_have_text("Ya")
+        expect(page.locator(".side-answer")).to_have_count(2)
+    finalize()
+    second.locator(".turn.user").last.hover()
+    second.locator(".turn.user").last.get_by_label("Sunting dan kirim lagi").click()
+    second.locator(".editor textarea").fill("Dua")
+    second.keyboard.press("Enter")
+    # Each window goes on showing what was asked in it.
+    for page, text, branch in ((first, "Satu", "1/2"), (second, "Dua", "2/2")):
+        expect(page.locator(".user .branch").last).to_have_text(branch)
+        expect(page.locator(".bubble").last).to_have_text(text)
+    first.locator(".turn.user").last.hover()
+    first.locator(".turn.user").last.get_by_label("Versi berikutnya").click()
+    expect(first.locator(".bubble").last).to_have_text("Dua")
+    expect(answer(first).locator(".body")).to_have_text("Ya")
 
 
 def test_the_queue_and_a_missing_model_are_told(visit):
@@ -633,6 +713,21 @@ def test_a_site_that_cannot_be_reached_is_told_in_a_sentence(visit):
     visit.errors[:] = [line for line in visit.errors if "ERR_INTERNET_DISCONNECTED" not in line]
 
 
+def test_a_sample_leaves_what_is_being_written_as_it_is(visit):
+    says("Ya")
+    page = visit()
+    page.locator("#text").fill("belum selesai")
+    page.get_by_text("Tulis pantun tentang persahabatan.").click()
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    expect(page.locator("#text")).to_have_value("belum selesai")
+    page.reload()
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    expect(page.locator("#text")).to_have_value("belum selesai")
+    page.get_by_role("link", name="Percakapan baru").click()
+    expect(page.locator("#welcome")).to_be_visible()
+    expect(page.locator("#text")).to_have_value("")
+
+
 # --- What answers are made of ----------------------------------------------------------------------------------------
 
 
@@ -718,6 +813,35 @@ def test_a_small_step_of_the_wheel_lets_go_of_the_end(visit):
     assert scroll.evaluate(at_end)
 
 
+def test_a_finger_that_looks_up_lets_go_of_the_end(visit):
+    page = visit(**PHONE)
+    page.locator("#text").fill("Panjang")
+    page.get_by_label("Kirim").click()
+    expect(page.locator("#stop")).to_be_visible()
+    gid = world.requests[0].gid
+    world.start(gid)
+    world.tell(gid, "baris\n\n" * 60)
+    page.wait_for_function(
+        "() => { const one = document.querySelector('#scroll');"
+        " return one.scrollTop > 0 && one.scrollHeight - one.scrollTop - one.clientHeight < 2; }"
+    )
+    scroll = page.locator("#scroll")
+    before = scroll.evaluate("one => one.scrollTop")
+    # The finger alone: what it scrolls would let go of the end too.
+    scroll.evaluate("""(one) => {
+        const move = (type, clientY) => one.dispatchEvent(new TouchEvent(type, {
+            bubbles: true, touches: [new Touch({ identifier: 1, target: one, clientY })],
+        }));
+        move("touchstart", 300);
+        move("touchmove", 320);
+    }""")
+    world.tell(gid, "lagi\n\n" * 5)
+    expect(answer(page).locator(".body")).to_contain_text("lagi")
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert scroll.evaluate("one => one.scrollTop") == before
+    world.end(gid)
+
+
 def test_a_conversation_that_was_deleted_elsewhere_keeps_what_is_being_written(visit):
     says("Ya")
     page = visit()
@@ -732,6 +856,19 @@ def test_a_conversation_that_was_deleted_elsewhere_keeps_what_is_being_written(v
     page.get_by_role("link", name="Lanjutkan di percakapan baru").click()
     expect(page.locator("#welcome")).to_be_visible()
     expect(page.locator("#text")).to_have_value("belum selesai")
+
+
+def test_a_stop_that_is_refused_is_not_taken_for_a_deleted_conversation(visit):
+    says("kata " * 400, pause=0.02)
+    page = visit()
+    write(page, "Cerita")
+    expect(answer(page).locator(".body")).to_contain_text("kata kata")
+    Message.objects.filter(role="assistant").delete()
+    page.keyboard.press("Escape")
+    expect(page.locator("#problem")).to_have_text("Jawaban itu tidak ada.")
+    Conversation.objects.all().delete()
+    page.keyboard.press("Escape")
+    expect(page.locator("#problem")).to_contain_text("Percakapan ini dihapus di tempat lain.")
 
 
 def test_escape_in_the_search_closes_the_search_and_no_answer(visit):
@@ -770,6 +907,23 @@ def test_what_cannot_be_asked_while_an_answer_is_written_is_told(visit):
     expect(page.locator("#stop")).to_be_visible()
 
 
+def test_an_edited_text_waits_in_its_editor_while_an_answer_is_written(visit):
+    says("satu")
+    page = visit()
+    write(page, "Satu")
+    expect(answer(page).locator(".body")).to_have_text("satu")
+    says("kata " * 400, pause=0.02)
+    write(page, "Dua")
+    expect(answer(page).locator(".body")).to_contain_text("kata kata")
+    page.locator(".turn.user").first.hover()
+    page.get_by_label("Sunting dan kirim lagi").first.click()
+    page.locator(".editor textarea").fill("Satu lagi")
+    page.keyboard.press("Enter")
+    expect(page.locator("#problem")).to_contain_text("Jawaban masih ditulis")
+    expect(page.locator(".editor textarea")).to_have_value("Satu lagi")
+    assert len(world.requests) == 2
+
+
 def test_what_was_chosen_is_there_after_a_reload(visit):
     said = iter(["satu", "dua"])
     says(lambda request: next(said))
@@ -783,6 +937,19 @@ def test_what_was_chosen_is_there_after_a_reload(visit):
     page.reload()
     expect(answer(page).locator(".body")).to_have_text("satu")
     expect(page.get_by_role("radio", name="Bandingkan")).to_be_checked()
+
+
+def test_a_letter_of_two_units_counts_as_two(visit):
+    says("Ya")
+    page = visit()
+    page.locator("#text").fill("🙂" * 8_001)
+    expect(page.locator("#send")).to_be_disabled()
+    expect(page.locator("#problem")).to_have_text("16002 karakter; batasnya 16000.")
+    page.locator("#text").fill("🙂" * 8_000)
+    expect(page.locator("#problem")).to_be_empty()
+    page.get_by_label("Kirim").click()
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    assert world.requests[0].turns[-1].content == "🙂" * 8_000
 
 
 def test_letters_that_nobody_sees_are_no_question(visit):
@@ -1070,6 +1237,15 @@ def test_a_conversation_of_the_list_is_renamed_exported_and_deleted_from_its_row
     assert page.url == here
 
 
+def test_no_row_is_marked_as_open_where_no_conversation_is(visit, user):
+    Conversation.objects.create(owner=user, title="Tentang kucing")
+    page = visit()
+    page.evaluate("document.querySelector('#conversations').replaceChildren()")
+    page.get_by_label("Cari percakapan").fill("kucing")
+    expect(page.locator("#conversations a")).to_have_text(["Tentang kucing"])
+    expect(page.locator("#conversations a[aria-current]")).to_have_count(0)
+
+
 def test_the_rest_of_a_long_list_is_shown_when_asked_for(visit, user):
     Conversation.objects.bulk_create(Conversation(owner=user, title=f"Percakapan {n}") for n in range(201))
     page = visit()
@@ -1114,6 +1290,79 @@ def test_answers_are_read_out_sentence_by_sentence(visit):
     assert " ".join(spoken) == "Ini kalimat satu. Ini kalimat dua! Dan ini sisanya"
     assert all(line.endswith((".", "!")) for line in spoken[:-1])
     assert page.locator("#announcer").get_attribute("role") == "log"
+
+
+def test_the_keyboard_stays_where_it_is_when_another_version_is_shown(visit):
+    said = iter(["satu", "dua", "tiga"])
+    says(lambda request: next(said))
+    page = visit()
+    write(page, "Hitung")
+    expect(answer(page).locator(".body")).to_have_text("satu")
+    for word in ("dua", "tiga"):
+        page.get_by_label("Jawaban lain").click()
+        expect(answer(page).locator(".body")).to_have_text(word)
+    previous, following = page.get_by_label("Versi sebelumnya").last, page.get_by_label("Versi berikutnya").last
+    previous.press("Enter")
+    expect(page.locator(".answer .branch")).to_have_text("2/3")
+    expect(previous).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator(".answer .branch")).to_have_text("1/3")
+    # This button cannot be pressed any more.
+    expect(following).to_be_focused()
+
+
+def test_after_a_vote_the_keyboard_is_at_the_verdict(visit):
+    says("Ya.")
+    page = visit()
+    page.get_by_role("radio", name="Bandingkan").check()
+    write(page, "Halo")
+    expect(page.locator(".side-answer .body")).to_have_text(["Ya.", "Ya."])
+    finalize()
+    page.get_by_role("button", name="Sama baiknya").press("Enter")
+    expect(page.locator(".verdict")).to_contain_text("Menurut Anda")
+    expect(page.locator(".verdict")).to_be_focused()
+
+
+def test_of_a_continued_answer_only_what_is_new_is_read_out(visit):
+    page = visit()
+    write(page, "Cerita")
+    expect(page.locator("#stop")).to_be_visible()
+    first = world.requests[0].gid
+    world.start(first)
+    world.tell(first, "<think>Hmm.</think>Ini kalimat satu. Dan")
+    world.end(first, "length")
+    lines = page.locator("#announcer p")
+    expect(lines.last).to_have_text("Jawaban selesai.")
+    finalize()
+    says("sisanya.")
+    page.get_by_role("button", name="Lanjutkan", exact=True).click()
+    expect(answer(page).locator(".body")).to_contain_text("sisanya.")
+    expect(lines.last).to_have_text("Jawaban selesai.")
+    assert lines.all_text_contents()[-3:] == ["Klepon sedang menulis.", "sisanya.", "Jawaban selesai."]
+
+
+def test_escape_stops_an_answer_beside_an_open_thought(visit):
+    says("<think>Hmm.</think>" + "kata " * 400, pause=0.02)
+    page = visit()
+    write(page, "Cerita")
+    expect(answer(page).locator(".body")).to_contain_text("kata kata")
+    answer(page).locator(".thought summary").click()
+    page.keyboard.press("Escape")
+    expect(answer(page).locator(".state")).to_contain_text("Dihentikan")
+    expect(answer(page).locator(".thought p")).to_be_visible()
+
+
+def test_of_a_pair_whose_vote_would_not_count_nobody_is_asked_which_is_better(visit):
+    page = visit()
+    page.get_by_role("radio", name="Bandingkan").check()
+    write(page, "Halo")
+    expect(page.locator("#stop")).to_be_visible()
+    for request, finish in zip(world.requests, ("stop", "error"), strict=True):
+        world.start(request.gid)
+        world.tell(request.gid, "Ya.")
+        world.end(request.gid, finish)
+    said = "Ada jawaban yang tidak sampai selesai, jadi pilihan Anda tidak akan dihitung."
+    expect(page.locator("#announcer p").last).to_have_text(said)
 
 
 def test_everything_is_reached_by_keyboard_in_the_order_of_the_page(visit):
@@ -1231,6 +1480,19 @@ def test_a_long_answer_keeps_the_page_quick(visit):
     assert max(page.evaluate("window.tasks"), default=0) < 200
 
 
+@pytest.mark.parametrize("text", ["\\[\n" * 3_000, "\\[\n" * 3_000 + "\\] x"], ids=["none", "one"])
+def test_formulas_without_an_end_do_not_stop_the_page(visit, text):
+    page = visit()
+    write(page, "Rumus")
+    expect(page.locator("#stop")).to_be_visible()
+    gid = world.requests[0].gid
+    world.start(gid)
+    world.tell(gid, text + "\n\nSelesai.")
+    world.end(gid)
+    expect(answer(page).locator(".body")).to_contain_text("Selesai.")
+    expect(page.locator("#send")).to_be_visible()
+
+
 # --- What a model is given, and what it makes of it -------------------------------------------------------------------
 
 
@@ -1269,6 +1531,32 @@ def test_an_answer_is_shown_token_by_token_and_read_with_the_keys(visit):
     assert second.get_attribute("data-heat") == "1"
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
+
+
+def test_the_tokens_shown_are_those_of_the_answer_that_was_asked_for_last(visit):
+    says("Kue hijau")
+    page = visit()
+    for text in ("Satu", "Dua"):
+        write(page, text)
+        expect(answer(page).locator(".body")).to_have_text("Kue hijau")
+    expect(page.locator(".side-answer")).to_have_count(2)
+    held = []
+    page.route("**/m/*/tokens", lambda route: held.append(route))
+    for number in range(2):
+        # The dialog, and the card that it was opened from.
+        page.keyboard.press("Escape")
+        page.keyboard.press("Escape")
+        answer(page, number).get_by_label("Asal jawaban ini").click()
+        answer(page, number).get_by_text("Isi prompt, dan peluang setiap token").click()
+    first, second = held
+    second.fulfill(body=SEEN.to_json(), content_type="application/json")
+    prompt = page.locator("#tokens .tokens.prompt .token")
+    expect(prompt).to_have_count(3)
+    with page.expect_event("requestfinished"):
+        other = replace(SEEN, prompt=(Piece("Satu", True),))
+        first.fulfill(body=other.to_json(), content_type="application/json")
+    page.evaluate("new Promise((done) => setTimeout(done, 100))")
+    expect(prompt).to_have_count(3)
 
 
 def test_what_cannot_be_shown_token_by_token_is_said_there(visit):
@@ -1331,6 +1619,49 @@ def test_a_system_prompt_goes_with_the_conversation_and_is_marked_as_not_trained
     expect(page.locator(".origin-card").last).to_contain_text("Jawab singkat.")
 
 
+def test_a_system_prompt_is_kept_until_it_is_sent_counts_for_an_edited_text_and_is_that_of_the_branch(visit):
+    says("Ya.")
+    page = visit()
+    button, field = page.get_by_role("button", name="Prompt sistem"), page.locator("#system-text")
+
+    def tell_the_model(text):
+        button.click()
+        field.fill(text)
+        page.locator("#system").get_by_role("button", name="Tutup").click()
+
+    tell_the_model("Jawab panjang.")
+    page.reload()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    tell_the_model("")
+    write(page, "Halo")
+    expect(answer(page).locator(".body")).to_have_text("Ya.")
+    tell_the_model("Jawab singkat.")
+    page.reload()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    page.locator(".turn.user").hover()
+    page.get_by_label("Sunting dan kirim lagi").click()
+    page.locator(".editor textarea").fill("Halo lagi")
+    page.keyboard.press("Enter")
+    expect(page.locator(".user .branch")).to_have_text("2/2")
+    expect(answer(page).locator(".body")).to_have_text("Ya.")
+    assert [[turn.content for turn in one.turns] for one in world.requests] == [
+        ["Halo"],
+        ["Jawab singkat.", "Halo lagi"],
+    ]
+    page.locator(".turn.user").hover()
+    page.locator(".turn.user").get_by_label("Versi sebelumnya").click()
+    expect(button).to_have_attribute("aria-pressed", "false")
+    page.locator(".turn.user").get_by_label("Versi berikutnya").click()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    tell_the_model("")
+    page.reload()
+    expect(answer(page).locator(".body")).to_have_text("Ya.")
+    expect(button).to_have_attribute("aria-pressed", "false")
+    page.get_by_role("link", name="Percakapan baru").click()
+    expect(page.locator("#welcome")).to_be_visible()
+    expect(button).to_have_attribute("aria-pressed", "false")
+
+
 @pytest.mark.parametrize(("left", "button"), [("rival", "A lebih baik"), ("adapter", "B lebih baik")])
 def test_two_adapters_are_compared_blind(visit, monkeypatch, left, button):
     monkeypatch.setattr(turns, "secrets", SimpleNamespace(choice=lambda some: left, randbelow=lambda most: 7))
@@ -1378,6 +1709,106 @@ def test_another_adapter_can_be_chosen_for_each_message(visit):
     page.get_by_label("Jawaban lain").click()
     expect(page.locator(".answer .branch")).to_have_text("2/2")
     assert [request.adapter for request in world.requests] == ["demo/5_seed0", ""]
+
+
+def test_an_edited_answer_is_kept_until_it_is_sent_or_cancelled(visit):
+    says("Ya")
+    page = visit()
+    write(page, "Halo")
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    finalize()
+    dialog, text = page.locator("#rewrite"), page.locator("#rewrite-text")
+
+    def rewrite():
+        page.locator(".answer").first.get_by_label("Asal jawaban ini").click()
+        page.get_by_role("button", name="Sunting jawaban dan lanjutkan").first.click()
+
+    def go_on():
+        dialog.get_by_role("button", name="Lanjutkan").click()
+
+    rewrite()
+    text.fill("Ya, dan ")
+    dialog.get_by_role("button", name="Batal").click()
+    rewrite()
+    expect(text).to_have_value("Ya")
+    text.fill("Ya, tetapi ")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    page.reload()
+    says("kata " * 400, pause=0.02)
+    write(page, "Lagi")
+    expect(answer(page).locator(".body")).to_contain_text("kata kata")
+    rewrite()
+    go_on()
+    expect(dialog.locator(".problem")).to_contain_text("Jawaban masih ditulis")
+    expect(text).to_have_value("Ya, tetapi ")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    expect(page.locator("#send")).to_be_visible()
+    says("belum.")
+    world.busy = [Busy("queue", 3.0)]
+    rewrite()
+    expect(dialog.locator(".problem")).to_be_empty()
+    go_on()
+    expect(dialog.locator(".problem")).to_contain_text("Terlalu banyak pertanyaan")
+    expect(text).to_have_value("Ya, tetapi ")
+    go_on()
+    expect(answer(page).locator(".body")).to_have_text("Ya, tetapi belum.")
+    page.locator(".answer").get_by_label("Versi sebelumnya").click()
+    rewrite()
+    expect(text).to_have_value("Ya")
+
+
+def test_chosen_adapters_stay_chosen_while_no_worker_is_there_and_after_a_reload(visit):
+    says("Ya.")
+    offered = tuple(Offered(name, "ab", "") for name in ("demo/5_seed0", "demo/9_seed0"))
+    workers = world.workers = [replace(world.workers[0], adapters=offered)]
+    page = visit()
+    own, rival = page.get_by_label("Adapter yang mana"), page.get_by_label("Dibandingkan dengan")
+    page.get_by_role("radio", name="Bandingkan").check()
+    own.select_option("demo/5_seed0")
+    rival.select_option("demo/9_seed0")
+    world.workers = []
+    expect(page.locator("#banner")).to_contain_text("Belum ada model")
+    write(page, "Halo")
+    expect(answer(page).locator(".body")).to_have_text("Ya.")
+    expect(page.locator(".vote")).to_be_visible()
+    assert {request.adapter for request in world.requests} == {"demo/5_seed0", "demo/9_seed0"}
+    finalize()
+    page.reload()
+    expect(page.locator("#banner")).to_contain_text("Belum ada model")
+    write(page, "Lagi")
+    expect(page.locator(".side-answer")).to_have_count(4)
+    assert {request.adapter for request in world.requests} == {"demo/5_seed0", "demo/9_seed0"}
+    world.workers = [replace(workers[0], adapters=offered[1:])]
+    expect(rival).to_have_value("demo/9_seed0")
+    expect(own).to_have_value("")
+    world.workers = workers
+    expect(own).to_have_value("demo/5_seed0")
+    own.select_option("")
+    page.reload()
+    expect(rival).to_have_value("demo/9_seed0")
+    expect(own).to_have_value("")
+
+
+def test_an_answer_that_is_asked_for_again_begins_with_what_it_was_given(visit, user):
+    says("tamat.")
+    conversation = Conversation.objects.create(owner=user, title="Cerita")
+    question = Message.objects.create(conversation=conversation, role="user", text="Cerita")
+    begun = "Pada zaman dahulu, "
+    failed = {"target": "adapter", "state": "ended", "finish": "error", "settings": {"max_new_tokens": 64}, "seed": 7}
+    failed |= {"text": begun, "given": begun}
+    Message.objects.create(conversation=conversation, role="assistant", parent=question, **failed)
+    page = visit(f"/c/{conversation.id}/")
+    page.get_by_role("button", name="Coba lagi").click()
+    expect(answer(page).locator(".body")).to_have_text("Pada zaman dahulu, tamat.")
+    finalize()
+    page.get_by_label("Asal jawaban ini").click()
+    page.get_by_text("Buat lagi jawaban yang persis sama").click()
+    expect(page.locator(".answer .branch")).to_have_text("3/3")
+    expect(answer(page).locator(".body")).to_have_text("Pada zaman dahulu, tamat.")
+    first, second = world.requests
+    assert (first.given, first.seed) == (second.given, second.seed) == (begun, first.seed)
 
 
 AXE = files("axe_playwright_python") / "axe.min.js"

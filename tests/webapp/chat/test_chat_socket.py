@@ -433,6 +433,15 @@ def test_stop_ends_an_answer_and_keeps_what_is_written(started):
     assert (text, end["finish"]) == ("Setengah" if started else "", "cancelled")
 
 
+def test_a_stop_that_is_refused_is_answered_by_its_cid():
+    async def scenario(socket):
+        await socket.say(type="stop", cid="halt", gid="4f2a5c1e-6c1f-4d0e-9d5a-0b6f9e7b1c55")
+        return await socket.hear("error")
+
+    error = talk(scenario)
+    assert (error["code"], error["cid"]) == ("unknown", "halt")
+
+
 @pytest.mark.parametrize("reason", ["queue", "user", "rate"])
 def test_a_full_queue_takes_nothing_and_leaves_nothing(reason):
     world.busy = [Busy(reason, 12.4)]

@@ -16,7 +16,7 @@ export class Acts {
    */
   constructor(chat) {
     this.chat = chat;
-    this.asked = null; // {cid, edited} of what is on its way
+    this.asked = null; // {cid, draft, reopen} of what is on its way
     const first = (turn) => turn.group.messages[0];
     const messageOf = (element) => chat.tree.messages.get(element.closest("[data-message]").dataset.message);
     this.acts = { // by data-act
@@ -27,14 +27,14 @@ export class Acts {
       previous: (turn) => this.branch(turn, -1),
       next: (turn) => this.branch(turn, 1),
       again: (turn) => this.again(first(turn), { settings: { ...settings(), seed: null }, ...this.other(first(turn)) }),
-      retry: (turn) => this.again(first(turn)),
+      retry: (turn) => this.again(first(turn), { given: first(turn).given }),
       reproduce: (turn, button) => {
         const message = messageOf(button);
         const who = message.target === "base" ? { target: "base" } : { target: "adapter", adapter: message.adapter };
-        this.again(message, { settings: { ...message.settings, seed: message.seed }, ...who });
+        this.again(message, { settings: { ...message.settings, seed: message.seed }, given: message.given, ...who });
       },
       continue: (turn, button) => this.again(messageOf(button), { given: messageOf(button).text }),
-      rewrite: (turn, button) => rewrite(messageOf(button), (given) => this.again(messageOf(button), { given })),
+      rewrite: (turn, button) => this.rewrite(messageOf(button)),
       compare: (turn, button) => this.compare(turn, button),
       "vote-left": (turn) => this.vote(turn, first(turn).pair.left),
       "vote-right": (turn) => this.vote(turn, turn.group.messages.at(-1).target),
@@ -64,9 +64,21 @@ export class Acts {
     setTimeout(() => button.classList.remove("done"), 1_500);
   }
 
-  again(message, given = {}) {
-    if (this.refuses()) return;
-    this.asked = { cid: this.chat.ask({ type: "regenerate", message: message.id, ...given }) };
+  /**
+   * Ask for another answer. Returns whether it is asked for.
+   *
+   * @param {{draft: string, reopen: () => void}} [written] the name of what was written for it, and how to get back to it
+   */
+  again(message, given = {}, written = {}) {
+    if (this.refuses()) return false;
+    this.asked = { cid: this.chat.ask({ type: "regenerate", message: message.id, ...given }), ...written };
+    return true;
+  }
+
+  /** Let an answer be changed, and go on with what it has become. */
+  rewrite(message) {
+    const written = { draft: `rewrite:${message.id}`, reopen: () => this.rewrite(message) };
+    rewrite(message, written.draft, (given) => this.again(message, { given }, written));
   }
 
   /** Whether nothing can be asked for now, and if so, say why. */
@@ -80,11 +92,11 @@ export class Acts {
   /** What came under this cid is answered; `stored`: by what was asked for. */
   answered(cid, stored) {
     if (cid !== this.asked?.cid) return;
-    const { edited } = this.asked;
+    const { draft, reopen } = this.asked;
     this.asked = null;
-    if (!edited) return;
-    if (stored) keep(this.draft(edited), "");
-    else this.edit(edited);
+    if (!draft) return;
+    if (stored) keep(draft, "");
+    else reopen();
   }
 
   /** Another answer comes from the adapters that are chosen now, where an adapter answers at all. */
@@ -98,6 +110,11 @@ export class Acts {
     unstick();
     this.chat.tree.choose(spot, keys[index + step]);
     this.chat.draw();
+    // The button that was pressed went with its turn.
+    const now = this.chat.view.turns.get(keys[index + step]);
+    this.chat.view.see(now);
+    const pressed = $(`.branches [data-act=${step < 0 ? "previous" : "next"}]`, now.element);
+    (pressed.disabled ? $(".branches button:enabled", now.element) : pressed).focus({ preventScroll: true });
   }
 
   compare(turn, button) {
@@ -113,7 +130,9 @@ export class Acts {
     if (!answer.ok && !(answer.status === 409 && answer.value.choice)) return failed(answer);
     for (const { id } of turn.group.messages) this.chat.tree.put({ id, pair: answer.value });
     if (turn.group.messages.some((message) => message.target === choice)) $("#votes").hidden = false;
+    const within = $(".vote", turn.element).contains(document.activeElement);
     this.chat.draw();
+    if (within) $(".verdict", turn.element).focus();
   }
 
   // --- The editor of a text ------------------------------------------------------------------------------------------
@@ -151,11 +170,12 @@ export class Acts {
     if (blank(value) || this.refuses()) return;
     const have = value.length;
     if (have > data.limit) return problem(say("tooMany", { have, most: data.limit }));
-    keep(this.draft(turn), value);
+    const draft = this.draft(turn);
+    keep(draft, value);
     this.closeEditor(turn);
     const message = turn.group.messages[0].id;
     const frame = { type: "edit", message, text: value, ...asked() };
-    this.asked = { cid: this.chat.ask(frame), edited: turn };
+    this.asked = { cid: this.chat.ask(frame), draft, reopen: () => this.edit(turn) };
   }
 
   key(event) {

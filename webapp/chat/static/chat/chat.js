@@ -6,14 +6,14 @@ import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
 import { current, enter, listConversations } from "./conversations.js";
 import { keep, kept } from "./drafts.js";
-import { system } from "./given.js";
+import { carrySystem, showSystem } from "./given.js";
 import { withThought } from "./markdown.js";
 import { $, data, problem, say } from "./page.js";
 import { settle, steady, stick } from "./scroll.js";
 import { asked } from "./settings.js";
 import { connectionIs, serverIs } from "./status.js";
 import { surround } from "./surroundings.js";
-import { Tree } from "./tree.js";
+import { isBlind, Tree } from "./tree.js";
 import { View } from "./view.js";
 
 const tree = new Tree();
@@ -78,10 +78,13 @@ function take(messages) {
 function accept(frame) {
   const messages = frame.messages.map((message) => tree.put(message));
   for (const gid of frame.gids) followed.add(gid);
+  // Who asks for the rest of an answer has heard its beginning.
+  for (const { id, given } of messages) if (given) announcer.skip(id, withThought(given).said);
   tree.show([messages.at(-1).id]);
   // Before the conversation has an id: the draft was kept without one.
-  composer.stored(frame.cid);
+  composer.stored(frame.cid, frame.conversation.id);
   acts.answered(frame.cid, true);
+  if (messages[0].role === "user") carrySystem(frame.conversation.id, messages.at(-1).system);
   enter(frame.conversation);
   if (frame.gids.length) announcer.say(say("writing"));
   stick();
@@ -93,6 +96,7 @@ function accept(frame) {
 function deletedElsewhere() {
   keep("draft:", $("#text").value || kept("draft:"));
   keep(`draft:${current.id}`, "");
+  carrySystem(null);
   current.id = null;
   gone = true;
   $("#menu").hidden = true;
@@ -117,7 +121,8 @@ function hear(message) {
   if (!ended) return;
   const group = tree.path().find((one) => one.messages.includes(message));
   if (followed.has(message.id) && group?.messages.every((one) => one.state === "ended")) {
-    announcer.say(say(message.pair && !message.pair.choice ? "bothFinished" : "finished"));
+    const counts = group.messages.every((one) => one.finish === "stop");
+    announcer.say(say(!isBlind(message) ? "finished" : counts ? "bothFinished" : "noVote"));
   }
   composer.controls();
 }
@@ -128,6 +133,7 @@ function draw() {
   $("#welcome").hidden = path.length > 0 || Boolean(current.id);
   document.body.classList.toggle("empty", path.length === 0);
   const leaf = tree.leaf();
+  showSystem(current.id, leaf?.system ?? "");
   if (current.id) {
     // Where nothing was chosen, the newest is shown, whatever that is by then.
     keep(`leaf:${current.id}`, path.some((group) => group.index < group.of - 1) ? leaf.id : "");
@@ -148,7 +154,7 @@ const composer = new Composer({
   ask(text) {
     if (gone) return location.assign(data.urls.new);
     const place = { conversation: current.id, parent: tree.leaf()?.id ?? null };
-    return connection.ask({ type: "send", ...place, text, system: system(), ...asked() });
+    return connection.ask({ type: "send", ...place, text, ...asked() });
   },
   writing: () => tree.live().length > 0,
   editLast() {
@@ -163,11 +169,12 @@ surround({
   announcer,
   stops: () => composer.settled(),
   stop() {
-    for (const message of tree.live()) connection.write({ type: "stop", gid: message.id });
+    for (const message of tree.live()) connection.write({ type: "stop", cid: message.id, gid: message.id });
   },
   copyLast() {
     const last = view.sides.get(tree.leaf()?.id);
-    if (last) acts.copy(last.message.text, $("[data-act=copy]", last.element));
+    // Which of two is copied would say whose it is.
+    if (last && !isBlind(last.message)) acts.copy(last.message.text, $("[data-act=copy]", last.element));
   },
 });
 

@@ -50,19 +50,25 @@ export class Composer {
     return performance.now() - this.swapped > SECOND_CLICK_MS;
   }
 
+  /** Send what is written here, or a sample, which leaves what is written here as it is. */
   send(value) {
     if (this.sent || blank(value) || value.length > data.limit) return;
     if (this.chat.writing()) return problem(say("stillWriting"));
     problem("");
     this.sent = this.chat.ask(value);
-    this.put(value, true);
+    text.readOnly = value === text.value;
+    this.controls();
   }
 
-  /** The server has stored what came under this cid. */
-  stored(cid) {
+  /** The server has stored in this conversation what came under this cid. A sample's draft goes along. */
+  stored(cid, conversation) {
     if (cid !== this.sent) return;
     this.sent = null;
-    this.put("", false);
+    keep(draft(), "");
+    if (text.readOnly) text.value = "";
+    text.readOnly = false;
+    keep(`draft:${conversation}`, text.value);
+    this.grow();
   }
 
   /** What came under this cid came to nothing: it is still there, to be sent again. */
@@ -70,13 +76,6 @@ export class Composer {
     if (!cid || cid !== this.sent) return;
     this.sent = null;
     text.readOnly = false;
-  }
-
-  put(value, readOnly) {
-    text.value = value;
-    text.readOnly = readOnly;
-    this.grow();
-    keep(draft(), value);
   }
 
   grow() {

@@ -1,6 +1,8 @@
 // The WebSocket, kept alive: hello first, frames sent again until they are answered, back-off with jitter.
 // The server's side: chat/frames.py for what it takes, chat/payloads.py for what it sends.
 
+import { data, say } from "./page.js";
+
 const VERSION = 1;
 const PING_MS = 25_000;
 const ANSWER_MS = 10_000;
@@ -9,6 +11,12 @@ const LAST_RETRY_MS = 15_000;
 
 /** Close codes after which connecting again would only fail again. */
 const FINAL = new Map([[4401, "expired"], [4429, "manySockets"]]);
+
+/** The close code of a server to which a frame was too large. */
+const TOO_LARGE = 1009;
+
+/** So many bytes a frame has on its way. */
+const bytes = (frame) => new Blob([JSON.stringify(frame)]).size;
 
 export class Connection {
   /**
@@ -60,9 +68,21 @@ export class Connection {
   /** Send a frame that is answered by its cid, as often as it takes; the server acts on it once. */
   ask(frame) {
     const cid = crypto.getRandomValues(new Uint32Array(4)).join("-");
-    this.waiting.set(cid, { ...frame, cid });
-    this.write(this.waiting.get(cid));
+    const asked = { ...frame, cid };
+    if (bytes(asked) > data.frame) {
+      // Whoever asks has to know the cid before the refusal comes.
+      setTimeout(() => this.tooLarge(cid));
+      return cid;
+    }
+    this.waiting.set(cid, asked);
+    this.write(asked);
     return cid;
+  }
+
+  /** Refuse a frame in the server's place: each time it was sent, it would close the socket. */
+  tooLarge(cid) {
+    this.waiting.delete(cid);
+    this.handlers.frame({ type: "error", cid, message: say("tooLarge") });
   }
 
   /** Send a frame whose loss does no harm. */
@@ -109,6 +129,8 @@ export class Connection {
     clearTimeout(this.ping);
     clearTimeout(this.dead);
     if (FINAL.has(code)) this.stay(FINAL.get(code));
+    const [largest] = [...this.waiting.values()].sort((a, b) => bytes(b) - bytes(a));
+    if (code === TOO_LARGE && largest) this.tooLarge(largest.cid);
     if (this.final) return;
     this.handlers.state("closed");
     const wait = Math.min(LAST_RETRY_MS, FIRST_RETRY_MS * 2 ** this.retries++);

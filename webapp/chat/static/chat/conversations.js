@@ -146,7 +146,7 @@ $("#delete-form").addEventListener("submit", async (event) => {
   const { conversation } = event.target.dataset;
   const answer = await ask(`/c/${conversation}/delete`, {});
   if (!answer.ok) return failed(answer);
-  keep(`draft:${conversation}`, "");
+  for (const draft of ["draft", "system"]) keep(`${draft}:${conversation}`, "");
   if (conversation === current.id) return location.assign(data.urls.new);
   $("#delete").close();
   listConversations();

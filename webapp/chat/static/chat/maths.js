@@ -20,18 +20,20 @@ export function findMaths(parser) {
 }
 
 function inline(state, silent) {
-  const end = endOfMaths(state.src, state.pos, state.posMax);
+  const end = endOfMaths(state.src, state.pos, state.posMax, (state.unclosed ??= new Map()));
   if (!end) return false;
   if (!silent) state.push("math", "", 0).content = state.src.slice(state.pos, end);
   state.pos = end;
   return true;
 }
 
-/** Where the mathematics ends that begins here, or 0. */
-function endOfMaths(text, from, most) {
+/** Where the mathematics ends that begins here, or 0. `unclosed`: from where on there is no closing mark any more. */
+function endOfMaths(text, from, most, unclosed) {
   const pair = PAIRS.find(([open]) => text.startsWith(open, from));
+  if (from >= unclosed.get(pair)) return 0;
   if (pair) {
     const close = text.indexOf(pair[1], from + 2);
+    if (close < 0) unclosed.set(pair, from);
     return close > from + 2 && close + 2 <= most && text.slice(from + 2, close).trim() ? close + 2 : 0;
   }
   // Not US$5, "$5 dan $6", $5-$10: no letter before, no blank inside at either end, no digit after.
@@ -44,16 +46,21 @@ function block(state, first, last, silent) {
   const line = (number) => state.src.slice(state.bMarks[number] + state.tShift[number], state.eMarks[number]).trimEnd();
   const pair = PAIRS.find(([open]) => open !== "\\(" && line(first).startsWith(open));
   if (!pair || state.sCount[first] - state.blkIndent >= 4) return false;
-  let at = first;
-  let text = line(at);
-  while (!text.slice(2).includes(pair[1])) {
-    // A formula has no empty line.
-    if (++at >= last || !line(at)) return false;
-    text += `\n${line(at)}`;
+  // Where one formula found no end, neither does one that begins on the way there.
+  const vain = (state.env.vain ??= new Map());
+  const [from, to] = vain.get(pair) ?? [];
+  if (first >= from && first < to) return false;
+  const lines = [line(first)];
+  const ended = () => lines.at(-1).slice(lines.length > 1 ? 0 : 2).includes(pair[1]);
+  // A formula has no empty line.
+  while (!ended() && first + lines.length < last && line(first + lines.length)) lines.push(line(first + lines.length));
+  const text = lines.join("\n");
+  if (!ended() || text.slice(2).indexOf(pair[1]) !== text.length - 4 || !text.slice(2, -2).trim()) {
+    vain.set(pair, [first, first + lines.length - 1]);
+    return false;
   }
-  if (!text.slice(2).endsWith(pair[1]) || text.slice(2).indexOf(pair[1]) !== text.length - 4 || !text.slice(2, -2).trim()) return false;
   if (silent) return true;
-  state.line = at + 1;
+  state.line = first + lines.length;
   const open = state.push("paragraph_open", "p", 1);
   open.map = [first, state.line];
   state.push("math", "", 0).content = text;

@@ -2,6 +2,7 @@
 
 import { adapter, rival } from "./adapters.js";
 import { keepForm, reopenForm } from "./drafts.js";
+import { system } from "./given.js";
 import { $, problem } from "./page.js";
 import { ask, failed } from "./site.js";
 
@@ -12,7 +13,7 @@ export const target = () => $("[name=target]:checked").value;
 
 /** How a new text is to be answered: what a frame that asks has in common. */
 export const asked = () => ({
-  settings: settings(), target: target(), adapter: adapter(), rival: target() === "both" ? rival() : "",
+  settings: settings(), target: target(), adapter: adapter(), rival: target() === "both" ? rival() : "", system: system(),
 });
 
 export function settings() {

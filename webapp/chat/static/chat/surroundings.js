@@ -68,7 +68,7 @@ function side(open) {
 /** Close what is open; where nothing is, stop. */
 function escape(stop) {
   const search = $("#search");
-  const card = $("details[open]");
+  const card = $("details[open]:is(.menu, .origin)");
   if (card) {
     card.open = false;
     $("summary", card).focus();

@@ -9,6 +9,7 @@ const percent = (value) =>
   value.toLocaleString(document.documentElement.lang, { style: "percent", maximumSignificantDigits: value < 0.1 ? 2 : 3 });
 /** So many shades of each colour are in tokens.css. */
 const SHADES = 6;
+let asked = null; // the id of the answer that was opened last
 let seen = null; // wire.messages.Seen, as JSON
 
 document.addEventListener("click", (event) => {
@@ -17,11 +18,13 @@ document.addEventListener("click", (event) => {
 });
 
 async function open(id) {
+  asked = id;
   seen = null;
   $("#tokens-found").hidden = true;
   tell(dialog.dataset.loading);
   dialog.showModal();
   const { ok, value } = await ask(`/m/${id}/tokens`);
+  if (asked !== id) return;
   if (ok) show(value);
   else tell(value.error);
 }

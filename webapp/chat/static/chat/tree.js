@@ -9,6 +9,9 @@ function later(a, b) {
   return epochA > epochB || (epochA === epochB && numberA > numberB);
 }
 
+/** Whether nobody may know yet who gave an answer: it stands beside another, and there is no vote. */
+export const isBlind = ({ pair }) => Boolean(pair && !pair.choice);
+
 export class Tree {
   constructor() {
     this.messages = new Map();

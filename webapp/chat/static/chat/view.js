@@ -2,6 +2,7 @@
 
 import { mark, unmark } from "./compare.js";
 import { Rendered, withThought } from "./markdown.js";
+import { isBlind } from "./tree.js";
 
 const template = (id) => document.getElementById(id).content.firstElementChild.cloneNode(true);
 
@@ -179,12 +180,13 @@ export class View {
 
   fillSide({ element, rendered, message }) {
     const live = message.state === "queued";
-    const blind = message.pair && !message.pair.choice;
+    const blind = isBlind(message);
     const letter = message.pair?.left === message.target ? "answerA" : "answerB";
     element.querySelector(".name").textContent = blind ? this.say(letter) : this.nameOf(message);
     element.dataset.target = blind ? "blind" : message.target;
     element.setAttribute("aria-busy", String(live));
-    rendered.element.lang = message.target === "base" ? "" : "id";
+    // A screen reader may change its voice with the language.
+    rendered.element.lang = blind || message.target === "base" ? "" : "id";
     const { thought, said } = withThought(message.text);
     element.querySelector(".thought").hidden = !thought;
     element.querySelector(".thought p").textContent = thought;
@@ -197,8 +199,8 @@ export class View {
     actions.querySelector("[data-act=copy]").hidden = live || !message.text;
     actions.querySelector("[data-act=retry]").hidden = !(message.state === "lost" || message.finish === "error");
     const cut = message.state === "ended" && ["cancelled", "length"].includes(message.finish) && message.text.trim();
-    actions.querySelector("[data-act=continue]").hidden = !cut || Boolean(blind);
-    actions.querySelector(".origin").hidden = live || !message.model || Boolean(blind);
+    actions.querySelector("[data-act=continue]").hidden = !cut || blind;
+    actions.querySelector(".origin").hidden = live || !message.model || blind;
     if (!live && !blind) this.fillOrigin(element.querySelector(".origin dl"), message);
   }
 
