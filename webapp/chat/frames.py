@@ -28,7 +28,7 @@ TARGETS = ("adapter", "base", "both")
 _BLANKS = "\u115f\u1160\u2800\u3164\uffa0"
 _CID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ADAPTER = re.compile(r"\w[\w.-]{0,79}/\w[\w.-]{0,78}")
-_CURSOR = re.compile(r"\d{1,20}-\d{1,20}")
+_CURSOR = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 
 
 class FrameError(ValueError):
@@ -295,7 +295,9 @@ def _hello(fields: _Fields) -> Hello:
     known: dict[str, str] = {}
     for gid, cursor in cursors.items():
         try:
-            if not (isinstance(cursor, str) and _CURSOR.fullmatch(cursor)):
+            found = _CURSOR.fullmatch(cursor) if isinstance(cursor, str) else None
+            # Redis refuses larger numbers, and with them the whole read that this would be a part of.
+            if found is None or any(int(part) >= 2**64 for part in found.groups()):
                 raise ValueError
             known[str(UUID(gid))] = cursor
         except ValueError:

@@ -836,9 +836,12 @@ def test_whoever_comes_through_a_proxy_of_this_machine_is_not_the_local_user(sen
         ('{"type": "hello", "v": 1, "conversation": "NOBODY"}', "unknown"),
         ('{"type": "hello", "v": 1, "cursors": {"a": "1-1"}}', "field"),
         ('{"type": "hello", "v": 1, "cursors": {"NOBODY": "$"}}', "field"),
+        ('{"type": "hello", "v": 1, "cursors": {"NOBODY": "\u0663-\u0664"}}', "field"),
+        ('{"type": "hello", "v": 1, "cursors": {"NOBODY": "18446744073709551616-0"}}', "field"),
+        ('{"type": "hello", "v": 1, "cursors": {"NOBODY": "0-99999999999999999999"}}', "field"),
         ('{"type": "hello", "v": 1, "cursors": []}', "field"),
     ],
-    ids=range(33),
+    ids=range(36),
 )
 def test_a_bad_frame_gets_an_error_and_keeps_the_socket(text, code):
     async def scenario(socket):

@@ -151,6 +151,15 @@ def test_one_read_serves_many_generations_and_each_from_its_cursor(site, claims)
     assert [(gid, event_id) for gid, event_id, _ in found] == [(gids[0], "1-1"), (gids[0], "1-2"), (gids[1], "1-2")]
 
 
+def test_the_last_cursor_that_there_is_keeps_no_other_generation_from_being_read(site, claims):
+    gids = [site.ask() for _ in range(2)]
+    claims.exchange(room=2)
+    claims.exchange([Write(gid, 1, "0-0", [delta(1)]) for gid in gids])
+    last = f"{2**64 - 1}-{2**64 - 1}"
+    found = site.run(site.service.read({gids[0]: "0-0", gids[1]: last}, 1))
+    assert [(gid, event_id) for gid, event_id, _ in found] == [(gids[0], "1-1")]
+
+
 def test_a_blocked_read_wakes_for_events_and_when_it_is_told_to(site, valkey, claims):
     gid = site.ask()
     claims.exchange(room=1)
