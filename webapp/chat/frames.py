@@ -49,6 +49,8 @@ class Hello:
     since: float = 0.0
     """The server's time (`now`) up to which the client knows the messages."""
     language: str = ""
+    user: str = ""
+    """Whose page this is; empty: it does not say."""
 
 
 @dataclass(frozen=True)
@@ -310,6 +312,7 @@ def _hello(fields: _Fields) -> Hello:
         cursors=known,
         since=float(since),
         language=fields.take("language", str, optional=True) or "",
+        user=fields.take("user", str, optional=True) or "",
     )
 
 

@@ -90,7 +90,12 @@ def page(request: HttpRequest, conversation_id: UUID | None = None) -> HttpRespo
 @require_GET
 @never_cache
 def conversations(request: HttpRequest) -> JsonResponse:
-    """The list of conversations, or those that hold what is searched for, after the first `from` of them."""
+    """The list of conversations, or those that hold what is searched for, after the first `from` of them.
+
+    Of the page's own user alone: the browser may have logged somebody else in since.
+    """
+    if request.GET.get("user", str(request.user.pk)) != str(request.user.pk):
+        return JsonResponse({}, status=401)
     rows, following = _listed(request)
     return JsonResponse({"conversations": rows, "next": following})
 

@@ -158,6 +158,7 @@ def visit_with_accounts(chromium):
         live_site(ACCOUNTS=True, MIDDLEWARE=middleware) as made,
         visitor(made.address, chromium) as open_page,
     ):
+        open_page.site = made
         yield open_page
 
 
@@ -487,6 +488,32 @@ def test_logging_out_clears_the_drafts_of_every_tab(visit_with_accounts):
     for tab in (page, other):
         tab.wait_for_url("**/login*")
         assert tab.evaluate("sessionStorage.length + localStorage.length") == 0
+
+
+def test_a_page_does_not_speak_for_another_who_has_logged_in_since(visit_with_accounts):
+    page = visit_with_accounts()
+    log_in(page, "sari")
+    visit_with_accounts.site.tear()
+    expect(page.locator("#banner")).to_contain_text("Tidak tersambung")
+    write(page, "rahasia sari")
+    Session.objects.all().delete()
+    other = page.context.new_page()
+    other.goto(page.url)
+    other.locator("[name=username]").fill("tamu")
+    other.locator("[name=password]").fill(PASSWORD)
+    other.get_by_role("button", name="Masuk").click()
+    expect(other.locator("#text")).to_be_visible()
+    Conversation.objects.create(owner=get_user_model().objects.get(username="tamu"), title="Milik tamu")
+    visit_with_accounts.site.mend()
+    expect(page.locator("#banner")).to_have_text("Sesi Anda telah berakhir. Masuk lagi")
+    with page.expect_response("**/conversations?*"):
+        page.get_by_label("Cari percakapan").fill("tamu")
+    expect(page.locator("#conversations")).not_to_contain_text("Milik tamu")
+    assert not Message.objects.exists()
+    # Chromium reports the torn connections, and that the list was refused.
+    visit_with_accounts.errors[:] = [
+        line for line in visit_with_accounts.errors if "WebSocket connection" not in line and "401" not in line
+    ]
 
 
 KEY_OF_AN_INPUT_METHOD = """(element, key) => {

@@ -986,6 +986,23 @@ def test_someone_elses_conversation_is_as_unknown_as_none():
 
 
 @override_settings(ACCOUNTS=True)
+def test_a_page_of_one_user_does_not_speak_for_another_who_has_logged_in_since():
+    sari, _, _ = accounts("sari")
+    tamu, cookie, _ = accounts("tamu")
+
+    async def scenario():
+        async with Socket(cookies=cookie) as socket:
+            await socket.hello(user=str(tamu.pk))
+        async with Socket(cookies=cookie) as socket:
+            await socket.say(type="hello", v=1, user=str(sari.pk))
+            await socket.say(type="send", cid="a", text="Rahasia")
+            return await socket.next()
+
+    assert run(scenario()) == {"type": "closed", "code": 4401}
+    assert not Message.objects.exists()
+
+
+@override_settings(ACCOUNTS=True)
 @pytest.mark.parametrize("ends", ["logout", "password", "inactive"])
 def test_a_session_that_ends_ends_the_socket_at_the_next_text(ends):
     user, cookie, client = accounts("orang")

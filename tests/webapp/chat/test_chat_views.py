@@ -487,6 +487,17 @@ def test_someone_elses_things_are_not_found(talk):
     assert Conversation.objects.get().title == "Tentang klepon"
 
 
+@WITH_ACCOUNTS
+def test_the_page_of_one_user_does_not_list_the_conversations_of_another_who_has_logged_in_since():
+    sari, tamu = (get_user_model().objects.create_user(name) for name in ("sari", "tamu"))
+    Conversation.objects.create(owner=tamu, title="Milik tamu")
+    client = Client(headers={"accept": "application/json"})
+    client.force_login(tamu)
+    assert len(client.get("/conversations", {"user": tamu.pk}).json()["conversations"]) == 1
+    answer = client.get("/conversations", {"user": sari.pk})
+    assert answer.status_code == 401 and "Milik" not in answer.content.decode()
+
+
 def test_the_admin_shows_how_answers_went_and_not_what_was_said(client, talk):
     for address in ("/admin/", "/admin/chat/message/", "/admin/chat/conversation/", "/admin/chat/pair/"):
         page = client.get(address)

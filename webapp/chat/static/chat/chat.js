@@ -25,7 +25,7 @@ let gone = false; // deleted in another tab
 
 const connection = new Connection(
   data.urls.socket.replace(/^/, location.origin.replace(/^http/, "ws")),
-  () => ({ conversation: current.id, cursors: tree.cursors(), since }),
+  () => ({ user: data.user, conversation: current.id, cursors: tree.cursors(), since }),
   { frame: receive, state: connectionIs },
 );
 
