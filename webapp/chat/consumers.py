@@ -235,9 +235,8 @@ class ChatConsumer(AsyncWebsocketConsumer):
         await self._follow(opened)
 
     async def _see(self, opened: turns.Opened) -> None:
-        """What was asked in another window."""
-        for message in opened.messages:
-            await self.say(type="message", message=payloads.message_json(message))
+        """What was asked in another window; in one frame, since half a pair is none."""
+        await self.say(type="messages", messages=[payloads.message_json(message) for message in opened.messages])
         await self._follow(opened)
 
     async def _follow(self, opened: turns.Opened) -> None:

@@ -120,7 +120,7 @@ class Follower:
         message = await database.write(_stored_as_lost, self._user, gid)
         self._forget(gid)
         if message:
-            await self._say(type="message", message=payloads.message_json(message))
+            await self._say(type="messages", messages=[payloads.message_json(message)])
 
     def _forget(self, gid: str) -> None:
         self._hub.leave(gid, self)

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 import uvicorn
-from chat import answers, turns
+from chat import answers, consumers, payloads, turns
 from chat.models import Conversation, Message, Pair
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -384,6 +384,29 @@ def test_marks_come_and_go_and_leave_the_text_as_it_was(visit):
     assert sorted(page.locator(".body mark").all_text_contents()) == ["dua", "empat", "enam", "lima", "tujuh"]
     page.locator("[data-act=compare]").click()
     assert page.locator(".side-answer .body").evaluate_all("all => all.map((one) => one.innerHTML)") == before
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_pair_that_is_asked_in_one_window_stands_whole_in_the_other(visit, monkeypatch, at_once):
+    async def one_by_one(self, opened):
+        for message in opened.messages:
+            await self.say(type="messages", messages=[payloads.message_json(message)])
+        await self._follow(opened)
+
+    if not at_once:
+        monkeypatch.setattr(consumers.ChatConsumer, "_see", one_by_one)
+    says("Ya")
+    first = visit()
+    write(first, "Satu")
+    expect(answer(first).locator(".body")).to_have_text("Ya")
+    second = visit(first.url.removeprefix(first.url.split("/c/")[0]))
+    expect(second.locator("#model")).to_have_text("klepon-demo")
+    first.get_by_role("radio", name="Bandingkan").check()
+    write(first, "Dua")
+    for page in (first, second):
+        expect(page.locator(".pair .name")).to_have_text(["Jawaban A", "Jawaban B"])
+        expect(page.locator(".pair .body")).to_have_text(["Ya", "Ya"])
+        expect(page.locator(".pair .vote")).to_be_visible()
 
 
 # --- Nothing lost ----------------------------------------------------------------------------------------------------

@@ -567,7 +567,7 @@ def test_what_is_asked_in_another_window_appears_with_its_answer():
             await two.end_of(first["gids"][0])
             await elsewhere.hello()
             second = await one.ask("Tiga", conversation=conversation, parent=first["gids"][0])
-            shown = [(await two.hear("message"))["message"] for _ in range(2)]
+            shown = (await two.hear("messages"))["messages"]
             world.answer(second["gids"][0], "Empat lima")
             text, _ = await two.end_of(second["gids"][0])
             await elsewhere.say(type="ping")
@@ -640,8 +640,7 @@ def test_hello_again_brings_what_other_tabs_did():
             await first.end_of(accepted["gids"][0])
             await second.end_of(accepted["gids"][0])
             await first.ask("Tiga", conversation=conversation, parent=accepted["messages"][1]["id"])
-            for _ in range(2):
-                await second.hear("message")
+            await second.hear("messages")
             return await second.hello(conversation, since=ready["now"])
 
     ready = run(scenario())
@@ -701,13 +700,13 @@ def test_an_answer_that_redis_forgot_is_said_to_be_lost_and_can_be_asked_for_aga
         (gid,) = accepted["gids"]
         del world.generations[gid]
         with mock.patch("chat.hub.QUIET_SECONDS", 0.0):
-            frame = await socket.hear("message", 10)
+            (message,) = (await socket.hear("messages", 10))["messages"]
         await socket.say(type="regenerate", cid="again", message=gid)
-        return frame, await socket.hear("accepted")
+        return message, await socket.hear("accepted")
 
-    frame, accepted = talk(scenario)
-    assert frame["message"]["state"] == "lost"
-    assert accepted["gids"] != [frame["message"]["id"]]
+    message, accepted = talk(scenario)
+    assert message["state"] == "lost"
+    assert accepted["gids"] != [message["id"]]
 
 
 def test_a_slow_client_gets_one_frame_for_all_it_missed():

@@ -52,8 +52,8 @@ function receive(frame) {
     case "events":
       hear(tree.apply(frame.gid, frame.items));
       break;
-    case "message":
-      take([frame.message]);
+    case "messages":
+      take(frame.messages);
       break;
     case "busy":
       refused(frame);
