@@ -169,8 +169,9 @@ def preference_lines(user: AbstractBaseUser) -> Iterator[str]:
         chosen = answers[pair.choice]
         rejected = next(one for one in answers.values() if one is not chosen)
         path = path_to(list(chosen.conversation.messages.all()), chosen)[:-1]
+        system = [{"role": "system", "content": chosen.system}] if chosen.system else []
         line = {
-            "prompt": [{"role": message.role, "content": message.text} for message in path],
+            "prompt": [*system, *({"role": message.role, "content": message.text} for message in path)],
             "chosen": [{"role": "assistant", "content": chosen.text}],
             "rejected": [{"role": "assistant", "content": rejected.text}],
             "choice": pair.choice,

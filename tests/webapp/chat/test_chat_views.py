@@ -357,6 +357,15 @@ def test_a_vote_becomes_a_line_of_preference_data(client, talk, choice, chosen):
     assert (value["left"], value["seed"]) == ("base", 3)
 
 
+def test_a_vote_is_exported_with_the_system_prompt_that_was_asked_with(client, talk):
+    pair = pair_of(talk)
+    pair.answers.update(system="Jawab singkat.")
+    client.post(f"/pairs/{pair.id}/vote", {"choice": "adapter"})
+    prompt = json.loads(client.get("/votes.jsonl").content)["prompt"]
+    assert prompt[0] == {"role": "system", "content": "Jawab singkat."}
+    assert [turn["role"] for turn in prompt[1:]] == ["user", "assistant", "user"]
+
+
 def test_a_vote_between_two_adapters_is_a_line_too_and_one_for_who_did_not_answer_is_none(client, talk):
     pair = pair_of(talk)
     Message.objects.filter(pair=pair, target="base").update(target="rival", adapter="demo/9_seed0")
