@@ -249,6 +249,21 @@ def test_records_come_again_until_they_are_acknowledged(site, valkey, claims):
         assert queue.take(1) == []
 
 
+def test_a_record_that_cannot_be_read_is_told_once_and_holds_up_no_other(site, valkey, claims, caplog):
+    gid = site.ask()
+    claims.exchange(room=1)
+    with valkey.client() as client:
+        for values in ({"d": '{"gid":"a"}'}, {"x": ""}):
+            client.xadd(site.service.keys.done, values)
+        claims.exchange([end(gid, 1)])
+        queue = DoneQueue(valkey.url, "one")
+        assert [record.gid for _, record in queue.take(1)] == [gid]
+        assert [line.levelname for line in caplog.records] == ["ERROR", "ERROR"] and "missing key" in caplog.text
+        # Restarted, it has what it did not acknowledge, and nothing else.
+        assert [record.gid for _, record in DoneQueue(valkey.url, "one").take(1)] == [gid]
+        assert client.xlen(site.service.keys.done) == 1
+
+
 def test_a_finalizer_goes_on_after_the_server_lost_its_data(site, valkey, claims):
     queue = DoneQueue(valkey.url, "one")
     assert queue.take(1) == []
