@@ -224,7 +224,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             type="accepted",
             cid=frame.cid,
             conversation=payloads.conversation_json(opened.conversation),
-            messages=[payloads.message_json(message) for message in opened.messages],
+            messages=[payloads.message_json(message) for message in (*opened.revealed, *opened.messages)],
             gids=[one.gid for one in opened.requests],
         )
         if not self.gone:
@@ -236,7 +236,8 @@ class ChatConsumer(AsyncWebsocketConsumer):
 
     async def _see(self, opened: turns.Opened) -> None:
         """What was asked in another window; in one frame, since half a pair is none."""
-        await self.say(type="messages", messages=[payloads.message_json(message) for message in opened.messages])
+        messages = (*opened.revealed, *opened.messages)
+        await self.say(type="messages", messages=[payloads.message_json(message) for message in messages])
         await self._follow(opened)
 
     async def _follow(self, opened: turns.Opened) -> None:

@@ -365,11 +365,26 @@ def test_a_pair_that_was_cut_short_says_that_a_vote_would_not_count_and_what_the
     page.keyboard.press("Escape")
     expect(page.locator(".vote")).to_contain_text("pilihan Anda tidak akan dihitung")
     expect(page.get_by_role("button", name="A lebih baik")).to_be_hidden()
-    expect(page.locator(".goes-on")).to_contain_text("tanpa pilihan, jawaban Klepon.")
+    expect(page.locator(".goes-on")).to_contain_text("tanpa pilihan, jawaban Klepon")
     finalize()
     page.get_by_role("button", name="Tunjukkan mana yang mana").click()
     expect(page.locator(".vote")).to_be_hidden()
     expect(page.locator(".goes-on")).to_have_text("Pesan Anda berikutnya melanjutkan jawaban ini: Klepon.")
+
+
+def test_who_goes_on_without_a_vote_sees_which_is_which_and_votes_no_more(visit):
+    says("Ya")
+    page = visit()
+    page.get_by_role("radio", name="Bandingkan").check()
+    write(page, "Satu")
+    expect(page.locator(".vote")).to_be_visible()
+    finalize()
+    page.get_by_role("radio", name="Klepon").check()
+    write(page, "Dua")
+    expect(page.locator(".pair .verdict")).to_have_text("Anda melihat tanpa memilih.")
+    expect(page.locator(".pair .vote")).to_be_hidden()
+    assert set(page.locator(".pair .name").all_text_contents()) == {"Model asli", "Klepon"}
+    expect(answer(page).locator(".body")).to_have_text("Ya")
 
 
 def test_marks_come_and_go_and_leave_the_text_as_it_was(visit):

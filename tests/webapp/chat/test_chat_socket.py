@@ -224,6 +224,31 @@ def test_a_cut_answer_is_continued_and_what_is_stored_is_all_of_it():
     assert third["type"] == "accepted"
 
 
+def test_a_text_under_a_pair_without_a_vote_ends_the_vote_unless_it_is_refused(user):
+    async def scenario(socket):
+        pair = await socket.ask(target="both")
+        for gid in pair["gids"]:
+            world.answer(gid, "Ya")
+            await socket.end_of(gid)
+        place = {"conversation": pair["conversation"]["id"], "parent": pair["gids"][-1]}
+        world.busy = [Busy("queue", 1.0)]
+        refused = await socket.ask("Lalu?", **place)
+        kept = await database_sync_to_async(Pair.objects.get)()
+        return refused, kept.choice, await socket.ask("Lalu?", **place)
+
+    refused, kept, accepted = talk(scenario)
+    assert (refused["type"], kept) == ("busy", "")
+    assert [(one["role"], (one.get("pair") or {}).get("choice")) for one in accepted["messages"]] == [
+        ("assistant", "seen"),
+        ("assistant", "seen"),
+        ("user", None),
+        ("assistant", None),
+    ]
+    pair = Pair.objects.get()
+    assert pair.choice == "seen" and pair.voted
+    assert Client().post(f"/pairs/{pair.id}/vote", {"choice": "adapter"}).status_code == 409
+
+
 def test_one_side_of_a_pair_is_continued_alone():
     async def scenario(socket):
         gids = (await socket.ask(target="both"))["gids"]
