@@ -297,7 +297,7 @@ def _branch(request: HttpRequest, conversation_id: UUID) -> tuple[Conversation, 
     conversation = get_object_or_404(Conversation, id=conversation_id, owner=request.user)
     messages = list(conversation.messages.select_related("pair"))
     leaf = next((message for message in messages if str(message.id) == request.GET.get("leaf")), None)
-    return conversation, exports.path_to(messages, leaf)
+    return conversation, exports.to_read(messages, leaf)
 
 
 def _row(conversation: Conversation) -> dict[str, Any]:

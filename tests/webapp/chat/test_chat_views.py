@@ -307,6 +307,41 @@ def test_an_export_does_not_give_away_a_pair_that_has_no_vote(client, user, left
         Pair.objects.update(choice="")
 
 
+@pytest.mark.parametrize(("left", "first"), [("base", "It is sugar."), ("adapter", "Gula merah.")])
+def test_an_export_of_a_pair_without_a_vote_has_both_answers_the_left_one_first(client, talk, left, first):
+    Pair.objects.update(left=left)
+    other = "Gula merah." if first == "It is sugar." else "It is sugar."
+    for kind in ("export.md", "export.html", "read"):
+        for leaf in ({}, {"leaf": Message.objects.get(text="Gula merah.").id}):
+            text = client.get(f"/c/{talk.id}/{kind}", leaf).content.decode()
+            assert -1 < text.find("Answer A") < text.find(first) < text.find("Answer B") < text.find(other)
+
+
+@pytest.mark.parametrize("left", ["base", "adapter"])
+def test_the_json_of_a_pair_without_a_vote_does_not_say_which_is_which(client, talk, left):
+    Pair.objects.update(left=left)
+    pair_of(talk).answers.filter(target="adapter").update(adapter="lain/5", adapter_sha="d278", worker="w")
+    told = client.get(f"/c/{talk.id}/export.json").content.decode()
+    sides = json.loads(told)["messages"][-2:]
+    assert [side["text"] for side in sides] == ["It is sugar.", "Gula merah."][:: 1 if left == "base" else -1]
+    for side in sides:
+        del side["id"], side["text"]
+    assert sides[0] == sides[1] and sides[0]["pair"]["choice"] == "" and sides[0]["seed"] == 3
+    Pair.objects.update(choice="tie")
+    sides = json.loads(client.get(f"/c/{talk.id}/export.json").content)["messages"][-2:]
+    assert [(side["target"], side["adapter"]) for side in sides] == [("base", ""), ("adapter", "lain/5")]
+
+
+@pytest.mark.parametrize(("choice", "said"), [("base", "It is sugar."), ("adapter", "Gula merah.")])
+def test_an_export_of_no_named_branch_has_the_preferred_answer(client, talk, choice, said):
+    client.post(f"/pairs/{pair_of(talk).id}/vote", {"choice": choice})
+    for kind in ("export.md", "export.html", "read"):
+        text = client.get(f"/c/{talk.id}/{kind}").content.decode()
+        assert [answer in text for answer in ("It is sugar.", "Gula merah.")] == [
+            answer == said for answer in ("It is sugar.", "Gula merah.")
+        ]
+
+
 def test_what_a_model_thought_first_stands_apart_from_what_it_says(client, user):
     conversation = Conversation.objects.create(owner=user, title="Pikir")
     Message.objects.create(conversation=conversation, role="assistant", text="<think>\n1 < 2\n</think>\n\n**Dua**")
