@@ -187,13 +187,14 @@ def clean_text(text: str, most: int = MAX_TEXT) -> str:
     Raises:
         FrameError: if it is empty, too long or holds a control character.
     """
-    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    # As lengthOf in static/chat/page.js.
-    have = len(text)
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    # As browsers count, so that none lets a text through that is refused here.
+    have = len(text.encode("utf-16-le", "surrogatepass")) // 2
     if have > most:
         raise FrameError(
             "long", _("The message has %(have)d characters; the limit is %(most)d.") % {"have": have, "most": most}
         )
+    text = unicodedata.normalize("NFC", text)
     for letter in text:
         category = unicodedata.category(letter)
         if category in ("Cc", "Cs") and letter not in "\n\t":

@@ -859,6 +859,17 @@ def test_letters_that_nobody_sees_are_no_question(visit):
     assert world.requests == []
 
 
+def test_a_text_has_the_same_length_for_the_browser_and_the_site(visit):
+    says("Ya")
+    page = visit()
+    page.locator("#text").fill("🙂" * 8_001)
+    expect(page.locator("#send")).to_be_disabled()
+    expect(page.locator("#count")).to_have_text("16002/16000")
+    page.locator("#text").fill("🙂" * 8_000)
+    page.locator("#send").click()
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+
+
 def test_lists_have_their_marks_and_tasks_their_boxes(visit):
     says("- satu\n  - dalam\n- [ ] belum\n- [x] sudah")
     page = visit()

@@ -625,10 +625,12 @@ def test_what_cannot_be_seen_is_no_question(text):
     [
         ("a" * 16_000, True),
         ("a" * 16_001, False),
-        ("🙂" * 16_000, True),
-        ("🙂" * 16_001, False),
-        ("e\u0301" * 16_000, True),
-        ("e\u0301" * 16_001, False),
+        ("🙂" * 8_000, True),
+        ("🙂" * 8_001, False),
+        ("e\u0301" * 8_000, True),
+        ("e\u0301" * 8_001, False),
+        # Twice as long when it is stored, which no browser counts.
+        ("\u0958" * 16_000, True),
     ],
 )
 def test_length_is_counted_as_browsers_count_it(text, fits):
