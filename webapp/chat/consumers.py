@@ -2,7 +2,8 @@
 
 News of answers is sent by the socket's follower (chat.follower). A bad frame is answered with an error frame and the
 socket stays. Closing a socket never stops a generation.
-Close codes: 1009 frame too large, 4401 not logged in (any more), 4408 no hello or nobody reads, 4429 too many sockets.
+Close codes: 1009 frame too large, 4401 not logged in (any more, or as somebody else), 4408 no hello or nobody reads,
+4429 too many sockets.
 """
 
 import asyncio
@@ -163,6 +164,10 @@ class ChatConsumer(AsyncWebsocketConsumer):
                 await self._open(frame)
 
     async def _hello(self, frame: Hello) -> None:
+        # A page stays open when its user's session ends, and its browser may have logged somebody else in since.
+        if frame.user and frame.user != str(self.user.pk):
+            await self.close(4401)
+            return
         if frame.language in dict(settings.LANGUAGES):
             self.language = frame.language
             translation.activate(self.language)
@@ -218,7 +223,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
             type="accepted",
             cid=frame.cid,
             conversation=payloads.conversation_json(opened.conversation),
-            messages=[payloads.message_json(message) for message in opened.messages],
+            messages=[payloads.message_json(message) for message in (*opened.revealed, *opened.messages)],
             gids=[one.gid for one in opened.requests],
         )
         if not self.gone:
@@ -229,9 +234,9 @@ class ChatConsumer(AsyncWebsocketConsumer):
         await self._follow(opened)
 
     async def _see(self, opened: turns.Opened) -> None:
-        """What was asked in another window."""
-        for message in opened.messages:
-            await self.say(type="message", message=payloads.message_json(message))
+        """What was asked in another window; in one frame, since half a pair is none."""
+        messages = (*opened.revealed, *opened.messages)
+        await self.say(type="messages", messages=[payloads.message_json(message) for message in messages])
         await self._follow(opened)
 
     async def _follow(self, opened: turns.Opened) -> None:

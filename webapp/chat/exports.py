@@ -19,14 +19,28 @@ from chat.payloads import message_json
 
 
 def path_to(messages: list[Message], leaf: Message | None) -> list[Message]:
-    """The branch from the first message to `leaf`, or to the newest one if none is named."""
+    """The branch from the first message to `leaf`, or else to the newest one, or the preferred of its pair."""
     by_id = {message.id: message for message in messages}
     path = []
     at = leaf or (messages[-1] if messages else None)
+    if at and not leaf and at.pair:
+        at = next((side for side in _sides(messages, at) if side.target == side.pair.choice), at)
     while at is not None:
         path.append(at)
         at = by_id.get(at.parent_id)
     return path[::-1]
+
+
+def to_read(messages: list[Message], leaf: Message | None) -> list[Message]:
+    """The branch of `path_to`, with both answers of a pair without a vote: which one goes on would tell whose it is."""
+    path = path_to(messages, leaf)
+    return [side for message in path for side in (_sides(messages, message) if _blind(message) else [message])]
+
+
+def _sides(messages: list[Message], answer: Message) -> list[Message]:
+    """The answers of a pair, the left one first."""
+    sides = (message for message in messages if message.pair_id == answer.pair_id)
+    return sorted(sides, key=lambda side: side.target != side.pair.left)
 
 
 def who(message: Message) -> str:
@@ -144,14 +158,26 @@ def provenance(message: Message) -> str:
 
 
 def as_json(conversation: Conversation, messages: list[Message]) -> dict[str, Any]:
-    """The whole tree."""
+    """The whole tree; of a pair without a vote the left answer first, and only what its page shows."""
+    told = []
+    for message in messages:
+        if not _blind(message):
+            told.append(message_json(message))
+        elif message is _sides(messages, message)[0]:
+            told += [_blind_json(side) for side in _sides(messages, message)]
     return {
         "format": "klepon-conversation-1",
         "id": str(conversation.id),
         "title": conversation.title,
         "created": conversation.created.isoformat(),
-        "messages": [message_json(message) for message in messages],
+        "messages": told,
     }
+
+
+def _blind_json(message: Message) -> dict[str, Any]:
+    value = message_json(message)
+    told = ("id", "parent", "role", "text", "state", "finish", "detail", "given", "system", "settings", "seed")
+    return {name: value[name] for name in told} | {"pair": {"id": value["pair"]["id"], "choice": ""}}
 
 
 def preference_lines(user: AbstractBaseUser) -> Iterator[str]:
@@ -169,8 +195,9 @@ def preference_lines(user: AbstractBaseUser) -> Iterator[str]:
         chosen = answers[pair.choice]
         rejected = next(one for one in answers.values() if one is not chosen)
         path = path_to(list(chosen.conversation.messages.all()), chosen)[:-1]
+        system = [{"role": "system", "content": chosen.system}] if chosen.system else []
         line = {
-            "prompt": [{"role": message.role, "content": message.text} for message in path],
+            "prompt": [*system, *({"role": message.role, "content": message.text} for message in path)],
             "chosen": [{"role": "assistant", "content": chosen.text}],
             "rejected": [{"role": "assistant", "content": rejected.text}],
             "choice": pair.choice,

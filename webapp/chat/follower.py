@@ -101,6 +101,9 @@ class Follower:
         ring, cursor = self._hub.ring(gid), self._cursors.get(gid)
         if ring is None or cursor is None:
             return
+        if ring.lost:
+            await self._lost(gid)
+            return
         items = ring.after(cursor)
         if items is None:
             items = list((await self._hub.service.replay(gid, cursor)).items)
@@ -110,16 +113,14 @@ class Follower:
         elif ring.place is not None and ring.place != self._places.get(gid):
             place = self._places[gid] = ring.place
             await self._say(type="queued", gid=gid, position=place.position, of=place.of, eta=place.eta_seconds)
-        if ring.lost:
-            await self._lost(gid)
-        elif ring.ended and self._cursors.get(gid) == ring.last:
+        if ring.ended and self._cursors.get(gid) == ring.last:
             self._forget(gid)
 
     async def _lost(self, gid: str) -> None:
         message = await database.write(_stored_as_lost, self._user, gid)
         self._forget(gid)
         if message:
-            await self._say(type="message", message=payloads.message_json(message))
+            await self._say(type="messages", messages=[payloads.message_json(message)])
 
     def _forget(self, gid: str) -> None:
         self._hub.leave(gid, self)

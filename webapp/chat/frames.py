@@ -28,7 +28,7 @@ TARGETS = ("adapter", "base", "both")
 _BLANKS = "\u115f\u1160\u2800\u3164\uffa0"
 _CID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ADAPTER = re.compile(r"\w[\w.-]{0,79}/\w[\w.-]{0,78}")
-_CURSOR = re.compile(r"\d{1,20}-\d{1,20}")
+_CURSOR = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 
 
 class FrameError(ValueError):
@@ -49,6 +49,8 @@ class Hello:
     since: float = 0.0
     """The server's time (`now`) up to which the client knows the messages."""
     language: str = ""
+    user: str = ""
+    """Whose page this is; empty: it does not say."""
 
 
 @dataclass(frozen=True)
@@ -186,13 +188,14 @@ def clean_text(text: str, most: int = MAX_TEXT) -> str:
     Raises:
         FrameError: if it is empty, too long or holds a control character.
     """
-    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    # As lengthOf in static/chat/page.js.
-    have = len(text)
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    # As browsers count, so that none lets a text through that is refused here.
+    have = len(text.encode("utf-16-le", "surrogatepass")) // 2
     if have > most:
         raise FrameError(
             "long", _("The message has %(have)d characters; the limit is %(most)d.") % {"have": have, "most": most}
         )
+    text = unicodedata.normalize("NFC", text)
     for letter in text:
         category = unicodedata.category(letter)
         if category in ("Cc", "Cs") and letter not in "\n\t":
@@ -296,7 +299,9 @@ def _hello(fields: _Fields) -> Hello:
     known: dict[str, str] = {}
     for gid, cursor in cursors.items():
         try:
-            if not (isinstance(cursor, str) and _CURSOR.fullmatch(cursor)):
+            found = _CURSOR.fullmatch(cursor) if isinstance(cursor, str) else None
+            # Redis refuses larger numbers, and with them the whole read that this would be a part of.
+            if found is None or any(int(part) >= 2**64 for part in found.groups()):
                 raise ValueError
             known[str(UUID(gid))] = cursor
         except ValueError:
@@ -309,6 +314,7 @@ def _hello(fields: _Fields) -> Hello:
         cursors=known,
         since=float(since),
         language=fields.take("language", str, optional=True) or "",
+        user=fields.take("user", str, optional=True) or "",
     )
 
 

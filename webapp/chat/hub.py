@@ -17,7 +17,7 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 from wire.events import ORIGIN, End, Event, id_of
 from wire.messages import WorkerState
-from wire.service import Place, PredictionService
+from wire.service import Place, PredictionService, UnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -168,8 +168,12 @@ class Hub:
             self._blocked = True
             try:
                 items = await self.service.read({gid: ring.last for gid, ring in asked.items()}, BLOCK_MS)
-            except Exception as error:  # not only what is expected: the reading must go on
+            except UnavailableError as error:
                 await self._failed(error)
+                continue
+            except Exception as error:  # not only what is expected: the reading must go on
+                if not await self._gave_up(asked):
+                    await self._failed(error)
                 continue
             finally:
                 self._blocked = False
@@ -183,6 +187,25 @@ class Hub:
                     ring.heard, ring.doubts = now, 0
                     for listener in ring.listeners:
                         listener.stir(gid)
+
+    async def _gave_up(self, asked: dict[str, Ring]) -> bool:
+        """Call those lost that cannot be read, which would keep all others from it; whether there were any."""
+        gave_up = False
+        with contextlib.suppress(Exception):
+            # Where not even this can be read, it is none of them.
+            await self.service.read({}, 1)
+            for gid, ring in asked.items():
+                try:
+                    # What is found comes again, since the ring does not take it.
+                    await self.service.read({gid: ring.last}, 1)
+                except UnavailableError:
+                    raise
+                except Exception as error:
+                    log.warning("answer %s cannot be read: %s: %s", gid, type(error).__name__, error)
+                    gave_up = ring.lost = True
+                    for listener in ring.listeners:
+                        listener.stir(gid)
+        return gave_up
 
     async def _look(self) -> None:
         while True:

@@ -64,7 +64,8 @@ def browser_strings() -> dict[str, str]:
         "whichBetter": _("Which answer is better?"),
         "noVote": _("An answer did not come to its end, so a vote would not count."),
         "goesOnUnvoted": _(
-            "Your next message goes on from the answer that you prefer, and without a vote from Klepon's."
+            "Your next message goes on from the answer that you prefer; without a vote, from Klepon's, and then you "
+            "see which is which."
         ),
         "goesOn": _("Your next message goes on from this answer: {name}."),
         "tooLong": _("These answers are too long to compare."),

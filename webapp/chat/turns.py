@@ -5,12 +5,13 @@ All functions here use the database and run in its thread. Ids of messages are m
 """
 
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID, uuid5
 
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from wire.messages import Request, Settings, Turn
 
@@ -30,6 +31,8 @@ class Opened:
     conversation: Conversation
     messages: list[Message]
     requests: list[Request]
+    revealed: list[Message] = field(default_factory=list)
+    """A pair above that had no vote."""
 
 
 class UnfinishedError(Exception):
@@ -116,6 +119,7 @@ def withdraw(opened: Opened) -> None:
     pairs = {message.pair_id for message in opened.messages if message.pair_id}
     Message.objects.filter(id__in=[message.id for message in opened.messages]).delete()
     Pair.objects.filter(id__in=pairs).delete()
+    Pair.objects.filter(id__in={message.pair_id for message in opened.revealed}).update(choice="", voted=None)
     if not opened.conversation.messages.exists():
         opened.conversation.delete()
 
@@ -228,7 +232,18 @@ def _ask(
     question = Message(
         id=_name(user, cid, "user"), conversation=conversation, parent=parent, role=Message.Role.USER, text=text
     )
-    return _answers(user, cid, question, [question], asked)
+    return replace(_answers(user, cid, question, [question], asked), revealed=_reveal(parent))
+
+
+def _reveal(answer: Message | None) -> list[Message]:
+    """End the vote on a pair that a text goes on from, which shows whose answer that was; returns its answers."""
+    if answer is None or answer.pair is None or answer.pair.choice:
+        return []
+    now = timezone.now()
+    Pair.objects.filter(id=answer.pair_id, choice="").update(choice=Pair.Choice.SEEN, voted=now)
+    sides = Message.objects.filter(pair=answer.pair_id)
+    sides.update(changed=now)
+    return list(sides.select_related("pair"))
 
 
 def _answers(

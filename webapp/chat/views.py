@@ -90,7 +90,12 @@ def page(request: HttpRequest, conversation_id: UUID | None = None) -> HttpRespo
 @require_GET
 @never_cache
 def conversations(request: HttpRequest) -> JsonResponse:
-    """The list of conversations, or those that hold what is searched for, after the first `from` of them."""
+    """The list of conversations, or those that hold what is searched for, after the first `from` of them.
+
+    Of the page's own user alone: the browser may have logged somebody else in since.
+    """
+    if request.GET.get("user", str(request.user.pk)) != str(request.user.pk):
+        return JsonResponse({}, status=401)
     rows, following = _listed(request)
     return JsonResponse({"conversations": rows, "next": following})
 
@@ -292,7 +297,7 @@ def _branch(request: HttpRequest, conversation_id: UUID) -> tuple[Conversation, 
     conversation = get_object_or_404(Conversation, id=conversation_id, owner=request.user)
     messages = list(conversation.messages.select_related("pair"))
     leaf = next((message for message in messages if str(message.id) == request.GET.get("leaf")), None)
-    return conversation, exports.path_to(messages, leaf)
+    return conversation, exports.to_read(messages, leaf)
 
 
 def _row(conversation: Conversation) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Final records on their way to the database: each comes again until it is acknowledged; several processes may read."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,9 @@ from redis.retry import Retry
 
 from wire.keys import Keys
 from wire.messages import Finished
+from wire.strict import WireError
+
+log = logging.getLogger(__name__)
 
 GROUP = "fin"
 
@@ -54,16 +58,28 @@ class DoneQueue:
             entries = self._read(self._before, count, None)
             if entries:
                 self._before = entries[-1][0]
-                return _records(entries)
+                return self._records(entries)
             self._before = ">"
         fallen = self._redis.xautoclaim(
             self.keys.done, GROUP, self._consumer, min_idle_time=self._idle_ms, start_id="0-0", count=count
         )[1]
-        return _records(fallen or self._read(">", count, block_ms))
+        return self._records(fallen or self._read(">", count, block_ms))
 
     def _read(self, after: str, count: int, block_ms: int | None) -> list[Any]:
         found = self._redis.xreadgroup(GROUP, self._consumer, {self.keys.done: after}, count=count, block=block_ms)
         return found[0][1] if found else []
+
+    def _records(self, entries: Sequence[tuple[str, dict[str, str]]]) -> list[tuple[str, Finished]]:
+        records = []
+        for number, values in entries:
+            try:
+                if values:
+                    records.append((number, Finished.from_json(values.get("d", ""))))
+            except WireError as error:
+                # It would come again before all others, and never be read.
+                log.error("a final record cannot be read, and is dropped: %s", error)
+                self.acknowledge([number])
+        return records
 
     def acknowledge(self, numbers: Sequence[str]) -> None:
         """These are kept: they need not come again."""
@@ -76,7 +92,3 @@ class DoneQueue:
     def close(self) -> None:
         """Let go of the connection."""
         self._redis.close()
-
-
-def _records(entries: Sequence[tuple[str, dict[str, str]]]) -> list[tuple[str, Finished]]:
-    return [(number, Finished.from_json(values["d"])) for number, values in entries if values]

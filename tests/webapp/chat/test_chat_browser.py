@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 import uvicorn
-from chat import answers, frames, turns
+from chat import answers, consumers, frames, payloads, turns
 from chat.models import Conversation, Message, Pair
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -159,6 +159,7 @@ def visit_with_accounts(chromium):
         live_site(ACCOUNTS=True, MIDDLEWARE=middleware) as made,
         visitor(made.address, chromium) as open_page,
     ):
+        open_page.site = made
         yield open_page
 
 
@@ -365,11 +366,26 @@ def test_a_pair_that_was_cut_short_says_that_a_vote_would_not_count_and_what_the
     page.keyboard.press("Escape")
     expect(page.locator(".vote")).to_contain_text("pilihan Anda tidak akan dihitung")
     expect(page.get_by_role("button", name="A lebih baik")).to_be_hidden()
-    expect(page.locator(".goes-on")).to_contain_text("tanpa pilihan, jawaban Klepon.")
+    expect(page.locator(".goes-on")).to_contain_text("tanpa pilihan, jawaban Klepon")
     finalize()
     page.get_by_role("button", name="Tunjukkan mana yang mana").click()
     expect(page.locator(".vote")).to_be_hidden()
     expect(page.locator(".goes-on")).to_have_text("Pesan Anda berikutnya melanjutkan jawaban ini: Klepon.")
+
+
+def test_who_goes_on_without_a_vote_sees_which_is_which_and_votes_no_more(visit):
+    says("Ya")
+    page = visit()
+    page.get_by_role("radio", name="Bandingkan").check()
+    write(page, "Satu")
+    expect(page.locator(".vote")).to_be_visible()
+    finalize()
+    page.get_by_role("radio", name="Klepon").check()
+    write(page, "Dua")
+    expect(page.locator(".pair .verdict")).to_have_text("Anda melihat tanpa memilih.")
+    expect(page.locator(".pair .vote")).to_be_hidden()
+    assert set(page.locator(".pair .name").all_text_contents()) == {"Model asli", "Klepon"}
+    expect(answer(page).locator(".body")).to_have_text("Ya")
 
 
 def test_marks_come_and_go_and_leave_the_text_as_it_was(visit):
@@ -407,6 +423,29 @@ def test_a_pair_without_a_vote_is_not_given_away_by_a_key_or_a_language(visit):
     assert set(bodies.evaluate_all(languages)) == {"", "id"}
     page.keyboard.press("Alt+c")
     expect(page.locator("[data-target=adapter] .done")).to_have_count(1)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_pair_that_is_asked_in_one_window_stands_whole_in_the_other(visit, monkeypatch, at_once):
+    async def one_by_one(self, opened):
+        for message in opened.messages:
+            await self.say(type="messages", messages=[payloads.message_json(message)])
+        await self._follow(opened)
+
+    if not at_once:
+        monkeypatch.setattr(consumers.ChatConsumer, "_see", one_by_one)
+    says("Ya")
+    first = visit()
+    write(first, "Satu")
+    expect(answer(first).locator(".body")).to_have_text("Ya")
+    second = visit(first.url.removeprefix(first.url.split("/c/")[0]))
+    expect(second.locator("#model")).to_have_text("klepon-demo")
+    first.get_by_role("radio", name="Bandingkan").check()
+    write(first, "Dua")
+    for page in (first, second):
+        expect(page.locator(".pair .name")).to_have_text(["Jawaban A", "Jawaban B"])
+        expect(page.locator(".pair .body")).to_have_text(["Ya", "Ya"])
+        expect(page.locator(".pair .vote")).to_be_visible()
 
 
 # --- Nothing lost ----------------------------------------------------------------------------------------------------
@@ -567,6 +606,32 @@ def test_logging_out_clears_the_drafts_of_every_tab(visit_with_accounts):
     for tab in (page, other):
         tab.wait_for_url("**/login*")
         assert tab.evaluate("sessionStorage.length + localStorage.length") == 0
+
+
+def test_a_page_does_not_speak_for_another_who_has_logged_in_since(visit_with_accounts):
+    page = visit_with_accounts()
+    log_in(page, "sari")
+    visit_with_accounts.site.tear()
+    expect(page.locator("#banner")).to_contain_text("Tidak tersambung")
+    write(page, "rahasia sari")
+    Session.objects.all().delete()
+    other = page.context.new_page()
+    other.goto(page.url)
+    other.locator("[name=username]").fill("tamu")
+    other.locator("[name=password]").fill(PASSWORD)
+    other.get_by_role("button", name="Masuk").click()
+    expect(other.locator("#text")).to_be_visible()
+    Conversation.objects.create(owner=get_user_model().objects.get(username="tamu"), title="Milik tamu")
+    visit_with_accounts.site.mend()
+    expect(page.locator("#banner")).to_have_text("Sesi Anda telah berakhir. Masuk lagi")
+    with page.expect_response("**/conversations?*"):
+        page.get_by_label("Cari percakapan").fill("tamu")
+    expect(page.locator("#conversations")).not_to_contain_text("Milik tamu")
+    assert not Message.objects.exists()
+    # Chromium reports the torn connections, and that the list was refused.
+    visit_with_accounts.errors[:] = [
+        line for line in visit_with_accounts.errors if "WebSocket connection" not in line and "401" not in line
+    ]
 
 
 KEY_OF_AN_INPUT_METHOD = """(element, key) => {
@@ -959,6 +1024,17 @@ def test_letters_that_nobody_sees_are_no_question(visit):
     page.locator("#text").press("Enter")
     expect(page.locator("#text")).not_to_have_value("")
     assert world.requests == []
+
+
+def test_a_text_has_the_same_length_for_the_browser_and_the_site(visit):
+    says("Ya")
+    page = visit()
+    page.locator("#text").fill("🙂" * 8_001)
+    expect(page.locator("#send")).to_be_disabled()
+    expect(page.locator("#count")).to_have_text("16002/16000")
+    page.locator("#text").fill("🙂" * 8_000)
+    page.locator("#send").click()
+    expect(answer(page).locator(".body")).to_have_text("Ya")
 
 
 def test_lists_have_their_marks_and_tasks_their_boxes(visit):

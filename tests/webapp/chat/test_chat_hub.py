@@ -235,3 +235,55 @@ def test_of_many_that_wait_a_few_at_a_time_are_told_their_place(monkeypatch):
     first = pauses[: [count for count, _ in pauses].index(35) + 1]
     assert [count for count, _ in first] == [10, 20, 30, 35]
     assert sum(seconds for _, seconds in first[:-1]) < hub.LOOK_SECONDS
+
+
+class Choosy(FakeService):
+    """Of some generations nothing can be read, and nothing at all while it refuses."""
+
+    def __init__(self, *bad):
+        super().__init__("memory://")
+        self.bad, self.refuses = set(bad), False
+
+    async def read(self, cursors, block_ms):
+        if self.refuses or self.bad & set(cursors):
+            raise ValueError("Invalid stream ID")
+        return await super().read(cursors, block_ms)
+
+
+def test_a_generation_that_cannot_be_read_is_lost_and_keeps_no_other_from_being_read():
+    async def scenario():
+        here = Hub(Choosy("bad"))
+        ear = Ear(here)
+        here.join(ear)
+        for gid in ("good", "bad"):
+            await here.service.submit(request(gid), gid)
+            await here.follow(gid, ORIGIN, ear)
+        world.answer("good", "satu dua")
+        async with asyncio.timeout(3):
+            await ear.hears("good", 4)
+        assert here.ring("bad").lost and not here.ring("good").lost and here.status.online
+        await here.close()
+
+    run(scenario())
+
+
+def test_while_nothing_can_be_read_nothing_is_lost(monkeypatch):
+    monkeypatch.setattr(hub, "LOOK_SECONDS", 0.01)
+
+    async def scenario():
+        here = Hub(Choosy())
+        here.service.refuses = True
+        ear = Ear(here)
+        here.join(ear)
+        await here.service.submit(request("a"), "a")
+        await here.follow("a", ORIGIN, ear)
+        async with asyncio.timeout(3):
+            while here.status.online:
+                await asyncio.sleep(0)
+            assert not here.ring("a").lost
+            here.service.refuses = False
+            world.answer("a", "satu")
+            await ear.hears("a", 3)
+        await here.close()
+
+    run(scenario())

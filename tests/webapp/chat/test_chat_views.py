@@ -98,7 +98,6 @@ def test_a_folder_that_says_nothing_to_be_used_leaves_a_sample_of_every_kind(cli
 def test_a_conversations_page_carries_its_whole_tree(client, talk):
     page = client.get(f"/c/{talk.id}/").content.decode()
     data = json.loads(page.split('<script id="data" type="application/json">')[1].split("</script>")[0])
-    assert data["title"] == "Tentang klepon"
     assert len(data["messages"]) == 7
     assert data["messages"][3]["text"] == "Kue **hijau** bulat."
 
@@ -307,6 +306,41 @@ def test_an_export_does_not_give_away_a_pair_that_has_no_vote(client, user, left
         Pair.objects.update(choice="")
 
 
+@pytest.mark.parametrize(("left", "first"), [("base", "It is sugar."), ("adapter", "Gula merah.")])
+def test_an_export_of_a_pair_without_a_vote_has_both_answers_the_left_one_first(client, talk, left, first):
+    Pair.objects.update(left=left)
+    other = "Gula merah." if first == "It is sugar." else "It is sugar."
+    for kind in ("export.md", "export.html", "read"):
+        for leaf in ({}, {"leaf": Message.objects.get(text="Gula merah.").id}):
+            text = client.get(f"/c/{talk.id}/{kind}", leaf).content.decode()
+            assert -1 < text.find("Answer A") < text.find(first) < text.find("Answer B") < text.find(other)
+
+
+@pytest.mark.parametrize("left", ["base", "adapter"])
+def test_the_json_of_a_pair_without_a_vote_does_not_say_which_is_which(client, talk, left):
+    Pair.objects.update(left=left)
+    pair_of(talk).answers.filter(target="adapter").update(adapter="lain/5", adapter_sha="d278", worker="w")
+    told = client.get(f"/c/{talk.id}/export.json").content.decode()
+    sides = json.loads(told)["messages"][-2:]
+    assert [side["text"] for side in sides] == ["It is sugar.", "Gula merah."][:: 1 if left == "base" else -1]
+    for side in sides:
+        del side["id"], side["text"]
+    assert sides[0] == sides[1] and sides[0]["pair"]["choice"] == "" and sides[0]["seed"] == 3
+    Pair.objects.update(choice="tie")
+    sides = json.loads(client.get(f"/c/{talk.id}/export.json").content)["messages"][-2:]
+    assert [(side["target"], side["adapter"]) for side in sides] == [("base", ""), ("adapter", "lain/5")]
+
+
+@pytest.mark.parametrize(("choice", "said"), [("base", "It is sugar."), ("adapter", "Gula merah.")])
+def test_an_export_of_no_named_branch_has_the_preferred_answer(client, talk, choice, said):
+    client.post(f"/pairs/{pair_of(talk).id}/vote", {"choice": choice})
+    for kind in ("export.md", "export.html", "read"):
+        text = client.get(f"/c/{talk.id}/{kind}").content.decode()
+        assert [answer in text for answer in ("It is sugar.", "Gula merah.")] == [
+            answer == said for answer in ("It is sugar.", "Gula merah.")
+        ]
+
+
 def test_what_a_model_thought_first_stands_apart_from_what_it_says(client, user):
     conversation = Conversation.objects.create(owner=user, title="Pikir")
     Message.objects.create(conversation=conversation, role="assistant", text="<think>\n1 < 2\n</think>\n\n**Dua**")
@@ -355,6 +389,15 @@ def test_a_vote_becomes_a_line_of_preference_data(client, talk, choice, chosen):
     assert value["rejected"][0]["content"] != chosen
     assert [turn["content"] for turn in value["prompt"]] == ["Apa itu klepon?", "Kue **hijau** bulat.", "Isinya apa?"]
     assert (value["left"], value["seed"]) == ("base", 3)
+
+
+def test_a_vote_is_exported_with_the_system_prompt_that_was_asked_with(client, talk):
+    pair = pair_of(talk)
+    pair.answers.update(system="Jawab singkat.")
+    client.post(f"/pairs/{pair.id}/vote", {"choice": "adapter"})
+    prompt = json.loads(client.get("/votes.jsonl").content)["prompt"]
+    assert prompt[0] == {"role": "system", "content": "Jawab singkat."}
+    assert [turn["role"] for turn in prompt[1:]] == ["user", "assistant", "user"]
 
 
 def test_a_vote_between_two_adapters_is_a_line_too_and_one_for_who_did_not_answer_is_none(client, talk):
@@ -485,6 +528,17 @@ def test_someone_elses_things_are_not_found(talk):
     assert client.get("/conversations", {"q": "klepon"}).json()["conversations"] == []
     assert client.get("/votes.jsonl").content == b""
     assert Conversation.objects.get().title == "Tentang klepon"
+
+
+@WITH_ACCOUNTS
+def test_the_page_of_one_user_does_not_list_the_conversations_of_another_who_has_logged_in_since():
+    sari, tamu = (get_user_model().objects.create_user(name) for name in ("sari", "tamu"))
+    Conversation.objects.create(owner=tamu, title="Milik tamu")
+    client = Client(headers={"accept": "application/json"})
+    client.force_login(tamu)
+    assert len(client.get("/conversations", {"user": tamu.pk}).json()["conversations"]) == 1
+    answer = client.get("/conversations", {"user": sari.pk})
+    assert answer.status_code == 401 and "Milik" not in answer.content.decode()
 
 
 def test_the_admin_shows_how_answers_went_and_not_what_was_said(client, talk):

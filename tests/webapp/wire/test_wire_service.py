@@ -151,6 +151,15 @@ def test_one_read_serves_many_generations_and_each_from_its_cursor(site, claims)
     assert [(gid, event_id) for gid, event_id, _ in found] == [(gids[0], "1-1"), (gids[0], "1-2"), (gids[1], "1-2")]
 
 
+def test_the_last_cursor_that_there_is_keeps_no_other_generation_from_being_read(site, claims):
+    gids = [site.ask() for _ in range(2)]
+    claims.exchange(room=2)
+    claims.exchange([Write(gid, 1, "0-0", [delta(1)]) for gid in gids])
+    last = f"{2**64 - 1}-{2**64 - 1}"
+    found = site.run(site.service.read({gids[0]: "0-0", gids[1]: last}, 1))
+    assert [(gid, event_id) for gid, event_id, _ in found] == [(gids[0], "1-1")]
+
+
 def test_a_blocked_read_wakes_for_events_and_when_it_is_told_to(site, valkey, claims):
     gid = site.ask()
     claims.exchange(room=1)
@@ -238,6 +247,21 @@ def test_records_come_again_until_they_are_acknowledged(site, valkey, claims):
     other.acknowledge([number])
     for queue in (DoneQueue(valkey.url, "one", idle_ms=1), other):
         assert queue.take(1) == []
+
+
+def test_a_record_that_cannot_be_read_is_told_once_and_holds_up_no_other(site, valkey, claims, caplog):
+    gid = site.ask()
+    claims.exchange(room=1)
+    with valkey.client() as client:
+        for values in ({"d": '{"gid":"a"}'}, {"x": ""}):
+            client.xadd(site.service.keys.done, values)
+        claims.exchange([end(gid, 1)])
+        queue = DoneQueue(valkey.url, "one")
+        assert [record.gid for _, record in queue.take(1)] == [gid]
+        assert [line.levelname for line in caplog.records] == ["ERROR", "ERROR"] and "missing key" in caplog.text
+        # Restarted, it has what it did not acknowledge, and nothing else.
+        assert [record.gid for _, record in DoneQueue(valkey.url, "one").take(1)] == [gid]
+        assert client.xlen(site.service.keys.done) == 1
 
 
 def test_a_finalizer_goes_on_after_the_server_lost_its_data(site, valkey, claims):

@@ -25,7 +25,7 @@ let gone = false; // deleted in another tab
 
 const connection = new Connection(
   data.urls.socket.replace(/^/, location.origin.replace(/^http/, "ws")),
-  () => ({ conversation: current.id, cursors: tree.cursors(), since }),
+  () => ({ user: data.user, conversation: current.id, cursors: tree.cursors(), since }),
   { frame: receive, state: connectionIs },
 );
 
@@ -52,8 +52,8 @@ function receive(frame) {
     case "events":
       hear(tree.apply(frame.gid, frame.items));
       break;
-    case "message":
-      take([frame.message]);
+    case "messages":
+      take(frame.messages);
       break;
     case "busy":
       refused(frame);

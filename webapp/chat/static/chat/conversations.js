@@ -38,7 +38,7 @@ addEventListener("popstate", () => location.pathname === address() || location.r
 /** Show the latest conversations, or those that hold what is searched for; with `from`, those after so many. */
 export async function listConversations(from = 0) {
   const query = $("#search").value;
-  const answer = await ask(`${data.urls.conversations}?q=${encodeURIComponent(query)}&from=${from}`);
+  const answer = await ask(`${data.urls.conversations}?user=${data.user}&q=${encodeURIComponent(query)}&from=${from}`);
   if (query !== $("#search").value) return;
   if (!answer.ok) return failed(answer);
   const { conversations, next } = answer.value;

@@ -24,7 +24,7 @@ export async function ask(url, values) {
   } catch {
     return { ok: false, status: 0, value: { error: say("unreachable") } };
   }
-  if (response.type === "opaqueredirect") {
+  if (response.type === "opaqueredirect" || response.status === 401) {
     connectionIs("expired");
     return { ok: false, status: 401, value: { error: say("expired") } };
   }

@@ -30,8 +30,9 @@ export class View {
 
   /** Show a path. Elements that stay keep their state. */
   draw(path) {
-    const keys = new Set(path.map((group) => group.key));
-    for (const [key, turn] of this.turns) if (!keys.has(key)) this.remove(turn);
+    const counts = new Map(path.map((group) => [group.key, group.messages.length]));
+    // The other side of a pair may come later.
+    for (const [key, turn] of this.turns) if (counts.get(key) !== turn.group.messages.length) this.remove(turn);
     let next = this.list.firstElementChild;
     path.forEach((group, index) => {
       group.last = index === path.length - 1;
@@ -107,7 +108,7 @@ export class View {
       const rendered = new Rendered(side.querySelector(".body"), this.say("copyCode"));
       this.sides.set(message.id, { element: side, rendered, message, turn });
     }
-    if (group.messages.length === 1) this.join(element);
+    if (!group.messages[0].pair) this.join(element);
   }
 
   /** One answer has one row of tools, where a pair has one for each side and one for both. */
