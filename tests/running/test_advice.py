@@ -361,8 +361,8 @@ def test_a_disk_holds_what_is_fetched_and_what_is_made():
     assert needs["downloads"] == 3e9
     assert needs["the unpacked base model"] == 4 * SHAPE.parameters
     assert needs["the rows of the corpus"] == 8e9
-    # Parameters, and in two checkpoints their states too, of two trainings.
-    assert needs["checkpoints and adapters"] == 2 * 7 * 4 * SHAPE.adapter(32)
+    # Parameters, and in two checkpoints their states too, of two recipes by two seeds.
+    assert needs["checkpoints and adapters"] == 4 * 7 * 4 * SHAPE.adapter(32)
     answers = work.completions + work.own + work.starters
     assert needs["completions"] == advice.COMPLETION_BYTES * answers and needs["embeddings"] > 0
     assert advice.disk(configs[-1], work, SHAPE, {}, packed=False)["the unpacked base model"] == 0
