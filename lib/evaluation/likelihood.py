@@ -20,8 +20,8 @@ from lib.model import loading
 from lib.model.prompts import Example, asked, conversation, earlier, encode_example
 from lib.storage import whole
 
-# Of padded tokens: the logits of one batch over Llama's 128,256 tokens then take 2 GB at 32 bits.
-_TOKENS_PER_BATCH = 4_096
+#: Padded tokens of rows that are read together: their logits over Llama's 128,256 tokens then take 2 GB at 32 bits.
+TOKENS_PER_BATCH = 4_096
 _TEXTS = ("input", "output", "turns")
 
 
@@ -124,7 +124,7 @@ def _batches(encoded: dict[int, Example]) -> list[list[int]]:
     """Places of examples in rising order of length, as many in a batch as fit padded to its longest, at least one."""
     made: list[list[int]] = [[]]
     for place in sorted(encoded, key=lambda place: len(encoded[place].input_ids)):
-        if made[-1] and len(encoded[place].input_ids) * (len(made[-1]) + 1) > _TOKENS_PER_BATCH:
+        if made[-1] and len(encoded[place].input_ids) * (len(made[-1]) + 1) > TOKENS_PER_BATCH:
             made.append([])
         made[-1].append(place)
     return made

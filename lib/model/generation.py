@@ -30,7 +30,7 @@ _NOT_APPLIED = {
 # Tokens of a block, and logits of the rows that are sampled together on a CPU.
 _BLOCK, _CACHED = 64, 2**19
 #: Padded tokens of prompts that are read together: enough for the matrix products, and few prompts are padded.
-_TOKENS_READ = 2_048
+TOKENS_READ = 2_048
 
 
 @dataclass(frozen=True)
@@ -450,7 +450,7 @@ def _read_together(prompts: Sequence[Sequence[int]]) -> Iterator[slice]:
     start, longest = 0, 0
     for n, prompt in enumerate(prompts):
         longest = max(longest, len(prompt))
-        if n > start and longest * (n + 1 - start) > _TOKENS_READ:
+        if n > start and longest * (n + 1 - start) > TOKENS_READ:
             yield slice(start, n)
             start, longest = n, len(prompt)
     yield slice(start, len(prompts))

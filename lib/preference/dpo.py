@@ -125,7 +125,7 @@ def train(config: Config, votes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFra
         the rejected one, in nats; NaN where a vote was left out. The latter is also written to a file.
 
     Raises:
-        TrainingError: as `trainer_of`; and if it did not take the steps that its settings ask for, or not in 32 bits.
+        TrainingError: as `trainer_of`; and if it did not take the steps and batches of its settings, or not in 32 bits.
     """
     made = trainer_of(config, votes)
     used = votes["part"].isin(("trained on", "held out"))
@@ -155,11 +155,14 @@ def train(config: Config, votes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFra
 def _verify(made: VotesTrainer, config: Config) -> None:
     settings = config.preference
     steps = math.ceil(settings.epochs * math.ceil(len(made.train_dataset) / settings.batch_size))
+    # Over all GPUs of the process.
+    batch = made.args.train_batch_size * made.args.gradient_accumulation_steps
     precision = {parameter.dtype for parameter in made.model.parameters() if parameter.requires_grad}
-    if (made.state.global_step, precision) != (steps, {torch.float32}):
+    if (batch, made.state.global_step, precision) != (settings.batch_size, steps, {torch.float32}):
         raise TrainingError(
-            f"the training {config.name} is not the one of its settings, so no adapter is saved: it took "
-            f"{made.state.global_step} steps instead of {steps}, in {precision} instead of 32 bits"
+            f"the training {config.name} is not the one of its settings, so no adapter is saved: {batch} votes a step "
+            f"instead of {settings.batch_size}, {made.state.global_step} steps instead of {steps}, and {precision} "
+            "instead of 32 bits"
         )
 
 

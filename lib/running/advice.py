@@ -38,6 +38,7 @@ COMPLETION_BYTES = 600
 TSNE_SECONDS, REPORT_SECONDS = 0.004, 8.0
 #: The share of a matrix product's speed that a model reaches in training, and in writing. Assumed, not measured.
 TRAINING_SHARE, WRITING_SHARE = 0.4, 0.05
+_SCORING = "reading of the answers"
 #: A figure that is not measured may be wrong by this factor, either way.
 ROUGHLY = 3
 
@@ -94,11 +95,12 @@ def shape(config: Config) -> Shape:
 
 def phases(size: Shape, config: Config, known: Lengths, room: Room) -> dict[str, dict[str, float]]:
     """The terms of memory of each phase of a run that holds a model."""
-    found = {
+    scored = min(known.longest_example, config.prompt.max_evaluation_tokens)
+    return {
         "training": memory.training(size, config, known.longest_example, room),
         "evaluation": memory.evaluation(size, config, known.longest_prompt, room),
+        _SCORING: memory.likelihood(size, config, scored, room),
     }
-    return found | ({"English": memory.english(size, room)} if config.english.source else {})
 
 
 def refuse_bits(size: Shape, config: Config, room: Room) -> None:
@@ -130,8 +132,11 @@ def refuse_memory(size: Shape, config: Config, known: Lengths, room: Room) -> No
 
 def _memory_cure(phase: str, size: Shape, config: Config, known: Lengths, room: Room) -> str:
     profile = f"notebooks/parameters/{config.profile}.toml"
-    if phase == "English":
-        return f'Set source = "" in [english] of {profile}: English is then not measured'
+    other = "" if config.profile == "laptop" else ", or use PROFILE=laptop"
+    smaller = f"Name a smaller model with BASE_MODEL{other}"
+    if phase == _SCORING:
+        # No setting says how many rows it reads together.
+        return smaller
     section, key = {"training": ("training", "batch_size"), "evaluation": ("evaluation", "batch_rows")}[phase]
     settings = getattr(config, section)
 
@@ -140,10 +145,7 @@ def _memory_cure(phase: str, size: Shape, config: Config, known: Lengths, room: 
         return memory.needed(phases(size, changed, known, room)[phase]) <= room.total
 
     found = memory.largest(getattr(settings, key), fits)
-    other = "" if config.profile == "laptop" else ", or use PROFILE=laptop"
-    if found:
-        return f"Set {key} = {found} in [{section}] of {profile}{other}"
-    return f"Name a smaller model with BASE_MODEL{other}"
+    return f"Set {key} = {found} in [{section}] of {profile}{other}" if found else smaller
 
 
 def refuse_disk(needs: dict[str, float], free: int) -> None:

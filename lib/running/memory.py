@@ -26,8 +26,6 @@ LIBRARIES = 0.7e9
 NF4 = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 #: Trained tokens whose logits are held together (TRL's chunked loss).
 LOSS_TOKENS = 256
-#: Padded tokens whose logits are held together when English is measured (lib.evaluation.english).
-ENGLISH_TOKENS = 4_096
 
 
 @dataclass(frozen=True)
@@ -185,32 +183,55 @@ def training(shape: Shape, config: Config, longest: int, where: Room) -> dict[st
 
 
 def evaluation(shape: Shape, config: Config, longest: int, where: Room) -> dict[str, float]:
-    """Bytes held at the peak of an evaluation, where the prompts of a batch are all `longest` tokens."""
+    """Bytes held at the peak of decoding in an evaluation, where the prompts of a batch are all `longest` tokens."""
+    # Slow to import, and not needed by those who run a notebook.
+    from lib.model.generation import TOKENS_READ
+
     settings, value = config.evaluation, where.value
-    rows, sequences = settings.batch_rows, settings.batch_rows * settings.decoding_runs
+    # A batch has as many sequences whether its prompts have several runs each or, decoded greedily, one: then it has as
+    # many prompts too, whose caches are all there when the sequences are given theirs.
+    sequences = settings.batch_rows * settings.decoding_runs
     columns = longest + settings.max_new_tokens
     a_column = 2 * shape.layers * shape.keys * value
-    terms = {
-        # In fewer than 32 bits, the adapter stays beside the weights.
-        "base model": weights(shape, where),
-        "adapter": 4.0 * shape.adapter(config.lora.lora_rank),
-        "keys and values of the prompts": a_column * rows * longest,
+    terms = _model(shape, config, where) | {
+        "keys and values of the prompts": a_column * sequences * longest,
         "keys and values of the sequences": a_column * sequences * columns,
-        "reading the prompts": rows * longest * (3 * shape.inner + 6 * shape.hidden) * value,
         "logits of the next tokens": sequences * shape.vocabulary * (value + 8.0),
     }
-    if not where.fused:
-        terms["attention scores of one layer"] = 2 * 4.0 * shape.heads * longest**2 * rows
-    return terms | {"libraries": LIBRARIES}
+    return terms | _reading(shape, longest, min(sequences, _together(longest, TOKENS_READ)), where)
 
 
-def english(shape: Shape, where: Room) -> dict[str, float]:
-    """Bytes held while the loss on English rows is measured."""
+def likelihood(shape: Shape, config: Config, longest: int, where: Room) -> dict[str, float]:
+    """Bytes held at the peak of measuring how likely reference answers are, where all rows are `longest` tokens."""
+    from lib.evaluation.likelihood import TOKENS_PER_BATCH
+
+    rows = _together(longest, TOKENS_PER_BATCH)
+    # Of every token; and of an answer's, which may be nearly all, once more in 32 bits, and as logarithms.
+    logits = rows * longest * shape.vocabulary * (where.value + 8.0)
+    return _model(shape, config, where) | {"logits of the rows": logits} | _reading(shape, longest, rows, where)
+
+
+def _model(shape: Shape, config: Config, where: Room) -> dict[str, float]:
+    """The model that is evaluated; in fewer than 32 bits, its adapter stays beside the weights."""
     return {
         "base model": weights(shape, where),
-        "logits of English rows": ENGLISH_TOKENS * shape.vocabulary * (where.value + 4.0),
+        "adapter": 4.0 * shape.adapter(config.lora.lora_rank),
         "libraries": LIBRARIES,
     }
+
+
+def _together(longest: int, tokens: int) -> int:
+    """How many rows are read at a time where so many padded tokens are: at least one."""
+    return max(1, tokens // longest)
+
+
+def _reading(shape: Shape, longest: int, rows: int, where: Room) -> dict[str, float]:
+    """Values of a layer while rows are read together, and where attention keeps one, its table of scores."""
+    terms = {"reading": rows * longest * (3.0 * shape.inner + 6 * shape.hidden) * where.value}
+    if not where.fused:
+        # In 32 bits, and once more in the softmax.
+        terms["attention scores of one layer"] = 2 * 4.0 * shape.heads * longest**2 * rows
+    return terms
 
 
 def needed(terms: dict[str, float]) -> float:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from functools import cached_property
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import small_adapter
 import small_votes
 import torch
 from peft import PeftModel
+from transformers import TrainingArguments
 
 from lib.config import Preference
 from lib.model import loading
@@ -84,12 +86,47 @@ def test_without_a_gpu_no_training_on_quantised_weights_begins(prepared, monkeyp
         dpo.train(config, table)
 
 
-@pytest.mark.parametrize("fault", ["epochs", "precision"])
+def test_on_a_quantised_model_the_adapter_is_trained_in_32_bits(prepared, monkeypatch):
+    config, table = prepared()
+    load = loading.load_base
+
+    def quantised(*given):
+        base = load(*given)
+        # By this TRL knows it, and rounds the adapter.
+        base.is_loaded_in_4bit = True
+        return base
+
+    monkeypatch.setattr(loading, "load_base", quantised)
+    made = dpo.trainer_of(config, table)
+    trained = {name: p for name, p in made.model.named_parameters() if p.requires_grad}
+    assert trained and {p.dtype for p in trained.values()} == {torch.float32}
+    for name, parameter in trained.items():
+        assert torch.equal(parameter, made.model.get_parameter(name.replace(".default.", ".ref."))), "nothing was lost"
+
+
+def test_a_process_that_sees_two_gpus_takes_the_batch_of_one(prepared, monkeypatch):
+    original = vars(TrainingArguments)["_setup_devices"].func
+
+    def set_up(self):
+        device = original(self)
+        self._n_gpu = 2
+        return device
+
+    found = cached_property(set_up)
+    found.__set_name__(TrainingArguments, "_setup_devices")
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", found)
+    assert dpo.trainer_of(*prepared()).args.n_gpu == 1
+
+
+@pytest.mark.parametrize("fault", ["epochs", "batch", "precision"])
 def test_a_training_that_is_not_the_one_of_its_settings_is_not_saved(prepared, monkeypatch, fault):
     config, table = prepared()
     made = dpo.trainer_of(config, table)
     if fault == "epochs":
         made.args.num_train_epochs = 1
+    elif fault == "batch":
+        # As many steps, of half as many votes.
+        made.args.gradient_accumulation_steps, made.args.num_train_epochs = 2, 1
     else:
         for name, parameter in made.model.named_parameters():
             parameter.data = parameter.data.bfloat16() if ".default." in name else parameter.data

@@ -318,13 +318,16 @@ def test_where_not_one_example_fits_a_smaller_model_is_named():
         advice.refuse_memory(SHAPE, load_config(profile="demo"), LENGTHS, main_memory(1))
 
 
-def test_english_that_does_not_fit_is_refused_with_its_setting():
+@pytest.mark.parametrize("profile", ["demo", "smollm2"])
+def test_a_vocabulary_too_large_to_read_answers_with_is_refused_whether_or_not_english_is_measured(profile):
     wide = replace(SHAPE, vocabulary=500_000, hidden=64, queries=64, keys=64, inner=64)
-    config = load_config(profile="demo")
+    config = load_config(profile=profile)
     small = replace(
         config, evaluation=replace(config.evaluation, batch_rows=1), training=replace(config.training, batch_size=1)
     )
-    with pytest.raises(AdviceError, match=r'the English of row 5 .*Set source = "" in \[english\]'):
+    with pytest.raises(
+        AdviceError, match=r"the reading of the answers of row 5 .*Name a smaller model with BASE_MODEL, "
+    ):
         advice.refuse_memory(wide, small, LENGTHS, main_memory(16))
 
 
@@ -358,8 +361,8 @@ def test_a_disk_holds_what_is_fetched_and_what_is_made():
     assert needs["downloads"] == 3e9
     assert needs["the unpacked base model"] == 4 * SHAPE.parameters
     assert needs["the rows of the corpus"] == 8e9
-    # Parameters, and in two checkpoints their states too, of two trainings.
-    assert needs["checkpoints and adapters"] == 2 * 7 * 4 * SHAPE.adapter(32)
+    # Parameters, and in two checkpoints their states too, of two recipes by two seeds.
+    assert needs["checkpoints and adapters"] == 4 * 7 * 4 * SHAPE.adapter(32)
     answers = work.completions + work.own + work.starters
     assert needs["completions"] == advice.COMPLETION_BYTES * answers and needs["embeddings"] > 0
     assert advice.disk(configs[-1], work, SHAPE, {}, packed=False)["the unpacked base model"] == 0
