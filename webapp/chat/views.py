@@ -61,7 +61,6 @@ def page(request: HttpRequest, conversation_id: UUID | None = None) -> HttpRespo
     data = {
         "user": str(request.user.pk),
         "conversation": str(conversation.id) if conversation else None,
-        "title": conversation.title if conversation else "",
         "messages": [message_json(message) for message in messages],
         "now": now,
         "limit": MAX_TEXT,

@@ -939,6 +939,19 @@ def test_what_was_chosen_is_there_after_a_reload(visit):
     expect(page.get_by_role("radio", name="Bandingkan")).to_be_checked()
 
 
+def test_a_letter_of_two_units_counts_as_two(visit):
+    says("Ya")
+    page = visit()
+    page.locator("#text").fill("🙂" * 8_001)
+    expect(page.locator("#send")).to_be_disabled()
+    expect(page.locator("#problem")).to_have_text("16002 karakter; batasnya 16000.")
+    page.locator("#text").fill("🙂" * 8_000)
+    expect(page.locator("#problem")).to_be_empty()
+    page.get_by_label("Kirim").click()
+    expect(answer(page).locator(".body")).to_have_text("Ya")
+    assert world.requests[0].turns[-1].content == "🙂" * 8_000
+
+
 def test_letters_that_nobody_sees_are_no_question(visit):
     page = visit()
     page.locator("#text").fill("\u200b \u200d")
