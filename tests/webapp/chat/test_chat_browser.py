@@ -953,7 +953,7 @@ def test_what_a_model_thought_first_is_folded_away_and_copied_as_it_is_stored(vi
     expect(answer(page).locator(".body")).to_have_text("Hasilnya empat.")
     thought = answer(page).locator(".thought")
     expect(thought.locator("p")).to_be_hidden()
-    thought.get_by_text("Yang lebih dulu dipikirkan model").click()
+    thought.get_by_text("Yang dipikirkan model sebelum menjawab").click()
     expect(thought.locator("p")).to_have_text("Dua <b>dan</b> dua.")
     answer(page).get_by_label("Salin").click()
     expect(answer(page).get_by_label("Salin")).to_have_class(re.compile("done"))
