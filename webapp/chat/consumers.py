@@ -124,8 +124,9 @@ class ChatConsumer(AsyncWebsocketConsumer):
         except FrameError as error:
             await self.say(type="error", cid=error.cid or cid, code=error.code, message=str(error))
         except UnavailableError:
-            # It may have arrived all the same: the client sends its frame again, which asks for the same ids.
-            message = _("The queue is not responding. Trying again.")
+            # It may have arrived all the same: the client sends a frame with a cid again, which asks for the same ids.
+            again = _("The queue is not responding. Trying again.")
+            message = again if cid else _("The queue is not responding. Try again.")
             await self.say(type="error", cid=cid, code="unavailable", message=message)
         except OperationalError as error:
             log.warning("the database did not take a frame of user %s: %s", self.user.pk, error)

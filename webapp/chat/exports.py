@@ -150,7 +150,8 @@ def provenance(message: Message) -> str:
     parts += [
         f"{name} {value}"
         for name, value in message.settings.items()
-        if value not in (None, "", False) and name != "seed"
+        # 0 is a choice, and equals False.
+        if value is not None and value is not False and value != "" and name != "seed"
     ]
     if tokens := message.usage.get("completion_tokens"):
         parts.append(f"{tokens} {_('tokens')}")

@@ -176,13 +176,17 @@ def tokens(request: HttpRequest, message_id: UUID) -> HttpResponse:
         role=Message.Role.ASSISTANT,
         state=Message.State.ENDED,
     )
+    if not message.text and message.finish != "stop":
+        return JsonResponse({"error": _("Nothing was written, so there is nothing to show.")}, status=409)
     try:
         (asked,) = turns.requests_for([message])
         seen = async_to_sync(_look)(replace(asked, given=""), message)
-    except (turns.UnfinishedError, FrameError):
+    except turns.UnfinishedError:
         return JsonResponse({"error": _("Answers above this one are not finished.")}, status=409)
+    except FrameError:
+        return JsonResponse({"error": _("An answer above this one is empty.")}, status=409)
     except UnavailableError:
-        return JsonResponse({"error": _("The queue is not responding. Trying again.")}, status=503)
+        return JsonResponse({"error": _("The queue is not responding. Try again.")}, status=503)
     if seen is None:
         return JsonResponse({"error": _("No model answered in time.")}, status=503)
     if seen.reason:

@@ -6,7 +6,9 @@ weights, they are slower than the chat's own adapter, and round otherwise.
 """
 
 import csv
+import itertools
 import json
+import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -23,6 +25,9 @@ from lib.paths import ADAPTER_RECORD, RunPaths
 
 SCORES = {"bleu": "BLEU", "chrf": "chrF", "rougeL": "ROUGE-L"}
 """Shown beside an adapter, where its run's report has them."""
+
+KEPT = 8
+"""So many stay loaded, those that were asked last; and those that answer."""
 
 
 class Shelf:
@@ -70,7 +75,7 @@ class Shelf:
 
 
 class Shelved:
-    """The model of all adapters that were asked, as a batch calls it: every row with its own.
+    """The model of the adapters that were asked, as a batch calls it: every row with its own.
 
     Args:
         base: stays as it is.
@@ -82,6 +87,7 @@ class Shelved:
         self._base, self._keys = base, keys
         self._model: PeftModel | None = None
         self._names: dict[str, str] = {}
+        self._numbers = itertools.count()
         self._of: dict[Hashable, str] = {}
         self._reading: str | None = None
 
@@ -91,12 +97,26 @@ class Shelved:
         Raises:
             loading.ModelError: if it cannot be loaded.
         """
-        if sha not in self._names:
+        name = self._names.pop(sha, None)
+        if name is None:
             # PEFT takes no names with dots.
-            name = f"a{len(self._names)}"
+            name = f"a{next(self._numbers)}"
             self._model = loading.put_on(self._model or loading.twin(self._base), folder, name)
-            self._names[sha] = name
-        return self._names[sha]
+        self._names[sha] = name
+        self._drop()
+        return name
+
+    def _drop(self) -> None:
+        """Let go of the adapters that were not asked lately."""
+        assert self._model is not None
+        used = {self._of[key] for key in self._keys() if key in self._of}
+        for sha, name in list(self._names.items())[:-KEPT]:
+            if name not in used:
+                with warnings.catch_warnings():
+                    # That another becomes the active one makes no difference: every call names its own.
+                    warnings.simplefilter("ignore")
+                    self._model.delete_adapter(name)
+                del self._names[sha]
 
     @contextmanager
     def reading(self, name: str | None) -> Iterator[None]:

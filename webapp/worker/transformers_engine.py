@@ -22,6 +22,8 @@ MAX_CONTEXT = 8_192
 #: With eight users on two cores a second thread holds a model of 4 million back, and helps one of 100 million.
 FEW_PARAMETERS = 50_000_000
 ALTERNATIVES = 5
+#: Tokens whose probabilities are computed together: those of a long answer, in a large vocabulary, take gigabytes.
+LOOKED_AT_ONCE = 256
 
 
 @dataclass
@@ -100,7 +102,6 @@ class TransformersEngine:
         answer = [*own, *([self._end_of_turn] if ended else [])][: self._context - len(prompt)]
         if not answer:
             raise EngineRefusalError("too_long", "nothing of the answer fits beside its prompt")
-        read = torch.tensor([[*prompt, *answer[:-1]]], device=self._models["base"].device)
         found = {}
         models: dict[Target, Any] = dict(self._models)
         name = None
@@ -108,8 +109,7 @@ class TransformersEngine:
             name, models["adapter"] = self._named(request.adapter), self._shelved
         with self._shelved.reading(name):
             for target, model in models.items():
-                logits = model(input_ids=read, use_cache=False, logits_to_keep=len(answer)).logits[0]
-                found[target] = _likely(self._tokenizer, logits, answer)
+                found[target] = _read(model, self._tokenizer, prompt, answer)
         texts = TextStream(self._tokenizer)
         chosen = tuple(
             Chosen(texts.add(token), one, other, likely, others)
@@ -172,6 +172,22 @@ class TransformersEngine:
 
     def close(self) -> None:
         self.reset()
+
+
+def _read(
+    model: Any, tokenizer: PreTrainedTokenizerBase, prompt: list[int], answer: list[int]
+) -> list[tuple[float, tuple[Likely, ...]]]:
+    """As `_likely`, for all of an answer."""
+    ids, at, cache, found = [*prompt, *answer], 0, None, []
+    for start in range(0, len(answer), LOOKED_AT_ONCE):
+        part = answer[start : start + LOOKED_AT_ONCE]
+        # What comes after the last token of the part is told by the next.
+        end = len(prompt) + start + len(part) - 1
+        read = torch.tensor([ids[at:end]], device=model.device)
+        told = model(input_ids=read, past_key_values=cache, use_cache=True, logits_to_keep=len(part))
+        found += _likely(tokenizer, told.logits[0], part)
+        at, cache = end, told.past_key_values
+    return found
 
 
 def _likely(

@@ -496,6 +496,17 @@ def test_while_redis_is_away_a_text_is_kept_and_goes_out_when_it_is_sent_again()
     assert accepted["type"] == "accepted" and len(world.requests) == 1
 
 
+def test_what_nobody_sends_again_is_not_said_to_be_tried_again():
+    async def scenario(socket):
+        (gid,) = (await socket.ask())["gids"]
+        await socket.hello(language="en")
+        world.online = False
+        await socket.say(type="stop", gid=gid)
+        return await socket.hear("error")
+
+    assert talk(scenario)["message"] == "The queue is not responding. Try again."
+
+
 def test_a_text_that_waited_for_redis_and_then_finds_the_queue_full_leaves_nothing():
     async def scenario(socket):
         world.online = False

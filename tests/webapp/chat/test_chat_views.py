@@ -277,7 +277,7 @@ def test_a_page_for_others_is_one_file_that_asks_nobody_for_anything(client, use
         model="klepon-demo",
         adapter_sha="d278354a3f34c897",
         seed=7,
-        settings={"max_new_tokens": 256, "temperature": 0.7, "greedy": False, "top_p": None, "seed": None},
+        settings={"max_new_tokens": 256, "temperature": 0.7, "top_k": 0, "greedy": False, "top_p": None, "seed": None},
     )
     answer = client.get(f"/c/{conversation.id}/export.html")
     assert answer.headers["Content-Disposition"].endswith('.html"')
@@ -286,9 +286,9 @@ def test_a_page_for_others_is_one_file_that_asks_nobody_for_anything(client, use
     assert not re.search(r"(src|href)=\"(?!https://evil.example/b.png)", page) and "url(" not in page
     assert "<strong>Kue</strong>" in page and r"\(a_1 b_1\)" in page and 'class="to-right"' in page
     assert "&lt;b&gt;Apa&lt;/b&gt;?" in page
-    for words in ("klepon-demo", "d278354a3f34", "seed 7", "max_new_tokens 256", "temperature 0.7"):
+    for words in ("klepon-demo", "d278354a3f34", "seed 7", "max_new_tokens 256", "temperature 0.7", "top_k 0"):
         assert words in page
-    assert "top_p" not in page
+    assert "top_p" not in page and "greedy" not in page
 
 
 @pytest.mark.parametrize(("left", "said"), [("base", "Answer A"), ("adapter", "Answer B")])
@@ -595,9 +595,26 @@ def test_what_cannot_be_shown_token_by_token_is_told_in_words(client, talk):
     answer = client.get(f"/m/{second.id}/tokens")
     assert (answer.status_code, answer.json()["error"][:18]) == (409, "The model's server")
     world.online = False
-    assert client.get(f"/m/{second.id}/tokens").status_code == 503
+    answer = client.get(f"/m/{second.id}/tokens")
+    assert (answer.status_code, answer.json()) == (503, {"error": "The queue is not responding. Try again."})
     Message.objects.filter(id=second.id).update(state="queued")
     assert client.get(f"/m/{second.id}/tokens").status_code == 404
+
+
+def test_why_nothing_of_an_answer_can_be_shown_is_told_as_it_is(client, talk):
+    last = Message.objects.get(text="Gula merah.")
+
+    def told():
+        return client.get(f"/m/{last.id}/tokens").json()["error"]
+
+    Message.objects.filter(text="Kue **hijau** bulat.").update(text="")
+    assert told() == "An answer above this one is empty."
+    Message.objects.filter(text="").update(text="Kue", state="queued")
+    assert told() == "Answers above this one are not finished."
+    Message.objects.filter(text="Kue").update(state="ended")
+    Message.objects.filter(id=last.id).update(text="", finish="cancelled")
+    world.seen = Seen("too_long")
+    assert told() == "Nothing was written, so there is nothing to show."
 
 
 # --- Health ----------------------------------------------------------------------------------------------------------

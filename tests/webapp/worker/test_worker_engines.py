@@ -13,6 +13,7 @@ import torch
 from chat_parts import OpenAIServer, request_for
 from wire.messages import Request, Settings, Turn
 from worker import asked, transformers_engine
+from worker import shelf as adapters
 from worker.engine import EngineError, EngineRefusalError
 from worker.openai_engine import ServerError, load_engine, steps_of
 from worker.text import TextStream
@@ -197,13 +198,40 @@ def test_an_adapter_that_is_not_there_is_a_refusal(shelf):
     assert engine.step() == []
 
 
-def test_an_answer_is_seen_as_the_models_see_it(engine, tiny_model, other_model, tokenizer, settings):
+def test_of_many_adapters_the_last_few_stay_loaded_and_those_that_answer(shelf, monkeypatch):
+    engine, folders = shelf
+    monkeypatch.setattr(adapters, "KEPT", 1, raising=False)
+    one, other = (replace(request_for("Apa?", target="adapter", max_new_tokens=8), adapter=name) for name in folders)
+
+    def texts(*requests):
+        found = [text_of_steps(steps) for steps in decoded(engine, *requests).values()]
+        # An ended row keeps its adapter until it is dropped.
+        engine.reset()
+        return found, len(engine._shelved._model.peft_config)
+
+    alone = [*texts(one)[0], *texts(other)[0]]
+    assert texts(one) == (alone[:1], 1)
+    assert texts(one, other) == (alone, 2), "both answer at once"
+    assert texts(other) == (alone[1:], 1)
+    engine.look(one, "Kue", True)
+    assert list(engine._shelved._model.peft_config) == list(engine._shelved._names.values()) != []
+
+
+@pytest.mark.parametrize("at_once", [256, 3])
+def test_an_answer_is_seen_as_the_models_see_it(
+    engine, tiny_model, other_model, tokenizer, settings, monkeypatch, at_once
+):
+    monkeypatch.setattr(transformers_engine, "LOOKED_AT_ONCE", at_once, raising=False)
+    most = []
+    hook = tiny_model.register_forward_hook(lambda model, given, found: most.append(found.logits.shape[1]))
     request = request_for("Apa ibu kota <|eot_id|> Jepang?", target="adapter", system="Singkat.")
     text = "Ibu kota é 日"
     seen = engine.look(request, text, True)
     messages = [{"role": turn.role, "content": turn.content} for turn in request.turns]
     prompt, _ = prompts.encode_prompt(tokenizer, messages, settings, 400)
     answer = tokenizer(text, add_special_tokens=False)["input_ids"] + [prompts.end_of_turn_id(tokenizer, settings)]
+    hook.remove()
+    assert max(most) <= at_once and sum(most) == len(answer)
     assert "".join(piece.text for piece in seen.prompt) == tokenizer.decode(prompt)
     assert len(seen.prompt) == len(prompt)
     assert "".join(piece.text for piece in seen.prompt if piece.written) == "Singkat.Apa ibu kota <|eot_id|> Jepang?"
