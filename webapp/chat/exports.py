@@ -12,6 +12,7 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.template.loader import render_to_string
 from django.utils.translation import gettext as _
 from markdown_it import MarkdownIt
+from markdown_it.rules_block import StateBlock
 from markdown_it.rules_inline import StateInline
 
 from chat.models import Conversation, Message, Pair, Target
@@ -69,14 +70,56 @@ def as_markdown(conversation: Conversation, path: list[Message]) -> str:
     return "\n".join(parts)
 
 
+_CLOSES = {"\\(": "\\)", "\\[": "\\]", "$$": "$$"}
+#: No sum of money: no blank inside at either end, no letter and no digit after.
+_SINGLE = re.compile(r"\$(?![\s$])(?:\\.|[^$\\\n])*?(?:\\.|[^\s\\$])\$(?![^\W_])")
+
+
 def _maths(state: StateInline, silent: bool) -> bool:
-    """TeX stays as it was written, instead of losing its backslashes to Markdown."""
-    found = re.compile(r"\\\(.+?\\\)|\\\[.+?\\\]|\$\$.+?\$\$", re.DOTALL).match(state.src, state.pos)
-    if not found:
+    """TeX stays as it was written, instead of losing its backslashes to Markdown (in the browser: maths.js)."""
+    end = _end_of_maths(state.src, state.pos, state.posMax)
+    if not end:
         return False
     if not silent:
-        state.push("math", "", 0).content = found.group()
-    state.pos = found.end()
+        state.push("math", "", 0).content = state.src[state.pos : end]
+    state.pos = end
+    return True
+
+
+def _end_of_maths(text: str, start: int, most: int) -> int:
+    """Where the mathematics ends that begins here, or 0."""
+    if close := _CLOSES.get(text[start : start + 2]):
+        end = text.find(close, start + 2, most)
+        return end + 2 if text[start + 2 : max(end, 0)].strip() else 0
+    before = text[start - 1 : start] if start else ""
+    if text[start] != "$" or before == "\\" or before.isalnum():
+        return 0
+    found = _SINGLE.match(text, start, min(most, start + 1_000))
+    return found.end() if found else 0
+
+
+def _maths_block(state: StateBlock, first: int, last: int, silent: bool) -> bool:
+    """A formula of several lines, of which none is a list or a heading."""
+    start = state.bMarks[first] + state.tShift[first]
+    close = _CLOSES.get(state.src[start : start + 2])
+    end = state.src.find(close, start + 2, state.eMarks[last - 1]) if close and close != "\\)" else -1
+    if end < 0 or state.is_code_block(first):
+        return False
+    until = next(line for line in range(first, last) if state.eMarks[line] >= end)
+    lines = [
+        state.src[state.bMarks[line] + state.tShift[line] : state.eMarks[line]].rstrip()
+        for line in range(first, until + 1)
+    ]
+    text = "\n".join(lines)
+    # A formula has no empty line, and nothing after it.
+    if not all(lines) or text.find(str(close), 2) != len(text) - 2 or not text[2:-2].strip():
+        return False
+    if silent:
+        return True
+    state.line = until + 1
+    state.push("paragraph_open", "p", 1).map = [first, state.line]
+    state.push("math", "", 0).content = text
+    state.push("paragraph_close", "p", -1)
     return True
 
 
@@ -84,6 +127,8 @@ def _markdown() -> MarkdownIt:
     """Markdown as in the browser (static/chat/markdown.js): no HTML, no pictures from elsewhere, no styles."""
     parser = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
     parser.inline.ruler.before("escape", "math", _maths)
+    of = ["paragraph", "reference", "blockquote", "list"]
+    parser.block.ruler.before("fence", "math", _maths_block, {"alt": of})
 
     def math(renderer: Any, tokens: Any, index: int, *_: Any) -> str:
         return f'<span class="math">{escape(tokens[index].content)}</span>'

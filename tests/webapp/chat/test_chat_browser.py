@@ -1111,6 +1111,23 @@ def test_mathematics_is_set_and_copied_as_it_is_stored(visit):
     assert page.evaluate("navigator.clipboard.readText()") == FORMULA
 
 
+def test_the_page_finds_the_mathematics_that_an_export_finds(visit):
+    cases = json.loads((Path(__file__).parent / "maths_cases.json").read_text())
+    found = visit().evaluate(
+        """async (texts) => {
+            const loaded = performance.getEntriesByType("resource").map(({ name }) => name);
+            const { default: markdownit } = await import(loaded.find((name) => name.includes("/markdown-it.esm")));
+            const { findMaths } = await import(loaded.find((name) => name.includes("/maths.")));
+            const parser = markdownit({ breaks: true });
+            findMaths(parser);
+            const all = (text) => parser.parse(text, {}).flatMap((token) => [token, ...(token.children ?? [])]);
+            return texts.map((text) => all(text).filter(({ type }) => type === "math").map(({ content }) => content));
+        }""",
+        [case["text"] for case in cases],
+    )
+    assert found == [case["found"] for case in cases]
+
+
 def test_what_a_model_thought_first_is_folded_away_and_copied_as_it_is_stored(visit):
     text = "<think>\nDua <b>dan</b> dua.\n</think>\n\nHasilnya **empat**."
     says(text, pause=0.01)

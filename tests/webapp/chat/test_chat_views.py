@@ -1,7 +1,9 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
+from chat import exports
 from chat.models import Conversation, Message, Pair, Preferences
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -339,6 +341,13 @@ def test_an_export_of_no_named_branch_has_the_preferred_answer(client, talk, cho
         assert [answer in text for answer in ("It is sugar.", "Gula merah.")] == [
             answer == said for answer in ("It is sugar.", "Gula merah.")
         ]
+
+
+@pytest.mark.parametrize("case", json.loads((Path(__file__).parent / "maths_cases.json").read_text()))
+def test_an_export_finds_the_mathematics_that_the_page_finds(case):
+    tokens = exports._markdown().parse(case["text"])
+    tokens = [inner for token in tokens for inner in (token, *(token.children or []))]
+    assert [token.content for token in tokens if token.type == "math"] == case["found"]
 
 
 def test_what_a_model_thought_first_stands_apart_from_what_it_says(client, user):

@@ -38,7 +38,7 @@ function endOfMaths(text, from, most, unclosed) {
   }
   // Not US$5, "$5 dan $6", $5-$10: no letter before, no blank inside at either end, no digit after.
   if (text[from] !== "$" || /[\p{L}\p{N}\\]/u.test(text[from - 1] ?? "")) return 0;
-  const found = /^\$(?![\s$])((?:\\.|[^$\\\n])*?[^\s\\$]|\S)\$(?![\p{L}\p{N}])/u.exec(text.slice(from, Math.min(most, from + 1_000)));
+  const found = /^\$(?![\s$])((?:\\.|[^$\\\n])*?(?:\\.|[^\s\\$]))\$(?![\p{L}\p{N}])/u.exec(text.slice(from, Math.min(most, from + 1_000)));
   return found ? from + found[0].length : 0;
 }
 
