@@ -4,8 +4,10 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,6 +81,8 @@ def _model(config: Config) -> dict[str, str]:
     return {"base_model": loading.pinned(config.model)} if loading.gguf_file(config.model) else asdict(config.model)
 
 
+#: Where Linux lists its processors.
+_CPUINFO = Path("/proc/cpuinfo")
 #: Tracked reports, as git's pathspecs: what was made, and not what makes.
 _RESULTS = (":!reports/example", ":!reports/smollm2", ":!reports/smollm2_rows")
 
@@ -127,7 +131,15 @@ def device() -> str:
     """The GPU, or the processor and its cores, in words."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"CPU, {os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
+    return f"CPU ({_processor()}), {os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
+
+
+def _processor() -> str:
+    """Its name, and the widest instructions that PyTorch has for it: others round differently."""
+    listed = _CPUINFO.read_text(encoding="utf-8", errors="replace") if _CPUINFO.is_file() else ""
+    name = re.search(r"^model name\s*:\s*(.*\S)", listed, re.MULTILINE)
+    parts = [name[1] if name else platform.processor(), torch.backends.cpu.get_cpu_capability()]
+    return ", ".join([part for part in parts if part] + (["AMX"] if re.search(r"\bamx_bf16\b", listed) else []))
 
 
 def version(package: str) -> str:

@@ -716,6 +716,21 @@ def test_the_manifest_says_what_made_the_run():
     assert made["stages"]["4_evaluation_base"] == {"seconds": 12.0, "peak_memory_gb": 0.5}
 
 
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        ("model name\t: Some CPU 9 \nflags\t\t: fma amx_bf16 avx2\n", "CPU (Some CPU 9, AVX512, AMX), "),
+        ("model name\t: Some CPU 9\nflags\t\t: fma avx2\n", "CPU (Some CPU 9, AVX512), "),
+    ],
+)
+def test_a_processor_is_told_with_what_makes_it_round_as_it_does(monkeypatch, tmp_path, listed, said):
+    (tmp_path / "cpuinfo").write_text(listed)
+    monkeypatch.setattr(provenance, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(provenance.torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(provenance.torch.cuda, "is_available", lambda: False)
+    assert provenance.device().startswith(said)
+
+
 def test_the_commit_tells_of_changes(root):
     def git(*arguments: str) -> str:
         who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
