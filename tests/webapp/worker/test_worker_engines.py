@@ -73,10 +73,10 @@ def evaluated(model, tokenizer, settings, request):
 @pytest.mark.parametrize(
     ("own", "given", "drawn"),
     [
-        ((1.0, 1.0), {}, (0.6, 0.9)),
-        ((1.0, 1.0), {"temperature": 1.0}, (1.0, 0.9)),
+        ((1.0, 1.0), {}, (0.8, 0.95)),
+        ((1.0, 1.0), {"temperature": 1.0}, (1.0, 0.95)),
         ((1.0, 1.0), {"temperature": 1.0, "top_p": 1.0}, (1.0, 1.0)),
-        ((0.8, 1.0), {}, (0.8, 1.0)),
+        ((0.7, 1.0), {}, (0.7, 1.0)),
         ((1.0, 0.7), {}, (1.0, 0.7)),
         ((0.8, 0.7), {"top_p": 0.5}, (0.8, 0.5)),
     ],
@@ -334,8 +334,8 @@ def test_settings_that_are_given_replace_the_models_own(engine, monkeypatch):
     engine.add(request_for("Apa?", temperature=0.5, top_k=3, max_new_tokens=4), [], "")
     engine.add(request_for("Apa?", top_p=0.5, max_new_tokens=4), [], "")
     engine.add(request_for("Apa?", top_k=0, max_new_tokens=4), [], "")
-    assert (seen[0].temperature, seen[0].top_k, seen[0].top_p) == (0.5, 3, 0.9)
-    assert (seen[1].temperature, seen[1].top_k, seen[1].top_p) == (0.6, 50, 0.5)
+    assert (seen[0].temperature, seen[0].top_k, seen[0].top_p) == (0.5, 3, 0.95)
+    assert (seen[1].temperature, seen[1].top_k, seen[1].top_p) == (0.8, 50, 0.5)
     assert seen[2].top_k == 0, "no limit is a choice"
 
 
@@ -586,10 +586,10 @@ def test_a_server_that_is_known_gets_and_gives_the_tokens_of_the_model_here(vllm
 def test_nothing_of_how_a_known_server_decodes_is_left_to_it(vllm, released):
     engine = load_engine(vllm.url, None, None, folder=released)
     for settings, expected in (
-        ({}, (0.6, 0.9, 50)),
+        ({}, (0.8, 0.95, 50)),
         ({"temperature": 0.5, "top_p": 0.7, "top_k": 3}, (0.5, 0.7, 3)),
-        ({"top_k": 0}, (0.6, 0.9, -1)),
-        ({"greedy": True}, (0.0, 0.9, 50)),
+        ({"top_k": 0}, (0.8, 0.95, -1)),
+        ({"greedy": True}, (0.0, 0.95, 50)),
     ):
         request = request_for("Apa?", seed=7, max_new_tokens=4, **settings)
         engine.add(request, [], "")
