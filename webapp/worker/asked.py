@@ -16,10 +16,10 @@ from lib.model.references import References
 from lib.paths import ADAPTER_RECORD, command_for
 from worker.engine import EngineError, EngineRefusalError
 
-#: How tokens are drawn where the base model says nothing (SmolLM2 and most GGUF files). Of 90 answers of row 8's adapter
-#: in the run smollm2_rows to this project's prompts, by the bare probabilities 20 ended within 96 tokens, 22 said three
-#: words in a row twice, and 81 % of the words were words of the corpus; so drawn, 41, 39 and 90 %; with 0.6 and 0.9, 38, 62
-#: and 96 %.
+#: How tokens are drawn where the base model says nothing (SmolLM2 and most GGUF files). Row 8's adapter of the run
+#: smollm2_rows gave 90 answers to this project's prompts: by the bare probabilities 20 ended within 96 tokens, 22 said
+#: three words in a row twice, and 81 % of their words were words of the corpus; so drawn, 41, 39 and 90 %; with 0.6 and
+#: 0.9, 38, 62 and 96 %.
 DRAWN = {"temperature": 0.8, "top_p": 0.95}
 
 
