@@ -63,6 +63,18 @@ def test_a_version_with_a_known_hole_is_told(name, version, warned):
     assert bool(Program(Path("x"), name, version).warning) == warned
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"22772:M 30 Nov 2026 00:13:41.524 * The server is now ready to accept connections at /run/redis.sock\n",  # 7.0
+        b"22772:M 30 Nov 2026 00:13:41.524 * Ready to accept connections\n",  # 7.0 on a port
+        b"22772:M 30 Nov 2026 00:13:41.524 * Ready to accept connections unix\n",
+    ],
+)
+def test_every_version_s_words_for_being_ready_are_understood(line):
+    assert redis_server.READY in line
+
+
 class Started:
     """A server of our own, running."""
 
