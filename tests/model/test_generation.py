@@ -97,12 +97,12 @@ def test_a_completion_does_not_depend_on_its_batch_mates(model):
 def test_a_completion_does_not_depend_on_which_prompts_are_read_together(tiny_model, monkeypatch, at_once):
     prompts, draws, decoding = random_prompts(9), random_draws(9, 2, 6), Decoding(6, NEVER)
     expected = decode(tiny_model, prompts, draws, decoding)
-    monkeypatch.setattr(generation, "_TOKENS_READ", at_once)
+    monkeypatch.setattr(generation, "TOKENS_READ", at_once)
     assert decode(tiny_model, prompts, draws, decoding) == expected
 
 
 def test_prompts_that_follow_each_other_are_read_together_as_far_as_they_fit_padded(monkeypatch):
-    monkeypatch.setattr(generation, "_TOKENS_READ", 12)
+    monkeypatch.setattr(generation, "TOKENS_READ", 12)
     prompts = [[0] * length for length in (2, 3, 4, 4, 6, 6, 30, 1)]
     found = [[len(prompt) for prompt in prompts[some]] for some in generation._read_together(prompts)]
     assert found == [[2, 3, 4], [4, 6], [6], [30], [1]]
