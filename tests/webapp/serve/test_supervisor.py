@@ -378,6 +378,8 @@ def test_a_redis_that_is_named_is_used_and_left_alone(start, tmp_path):
             assert process.poll() is None
         app = start(redis_url=planned.url)
         app.until("is ready")
+        # The site may be ready before the worker has begun.
+        app.until_event("worker started")
         assert len(app.family()) == 5
         assert app.end() == 0
         assert process.poll() is None
