@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 OLDEST = (7, 0, 0)
-#: Among its first words once all data is read; then it takes connections. Redis 7.0 on a socket has them in mid-sentence.
+#: Among its first words once all data is read; then it takes connections. Redis 7.0 has them in mid-sentence.
 READY = b"eady to accept connections"
 USER = "klepon"
 # What the kernel takes as the address of a unix socket: 104 bytes on macOS, 108 on Linux.
