@@ -22,27 +22,20 @@ from typing import Any
 import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
-from harness import compare, record  # noqa: E402
+from harness import compare, draw_rows, record  # noqa: E402
 
 PEER = "a loop over model.generate"
 RUNS, TOKENS, PEER_BATCH = 5, 48, 8
 
 
-def rows(count: int, corpus: str, folder: Path) -> list[dict[str, str]]:
+def asked(count: int, corpus: str, folder: Path) -> list[dict[str, str]]:
     """`count` rows of the six subsets: of the demo's corpus in its own order, of another equally from each subset."""
-    import pandas as pd
-
-    from lib.corpus import selection
     from lib.demo import generator
 
-    if not corpus:
-        known = generator.subsets("id")
-        return [row for row in generator.rows() if row["subset_name"] in known][:count]
-    selection.select(corpus, folder / "selected" / "rows.parquet")
-    found = selection.read(folder / "selected" / "rows.parquet", columns=["subset_name", "input", "output"])
-    each = -(-count // found["subset_name"].nunique())
-    drawn = pd.concat(part.sample(min(each, len(part)), random_state=0) for _, part in found.groupby("subset_name"))
-    return drawn.sample(frac=1, random_state=0)[:count].to_dict("records")
+    if corpus:
+        return draw_rows(corpus, count, folder)[:count]
+    known = generator.subsets("id")
+    return [row for row in generator.rows() if row["subset_name"] in known][:count]
 
 
 def ours(model: Any, tokenizer: Any, prompts: list[list[int]], end: int, greedy: bool, folder: Path) -> list[list[str]]:
@@ -131,7 +124,7 @@ def main() -> None:
     label = f"generation, {args.base_model}"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        drawn = rows(args.prompts or (40 if args.quick else 200), args.corpus, folder)
+        drawn = asked(args.prompts or (40 if args.quick else 200), args.corpus, folder)
         (folder / "rows.json").write_text(json.dumps(drawn))
         argv = [sys.executable, __file__, "--base-model", args.base_model, "--folder", name, "--side"]
         mine, peer = compare("generation", [*argv, "ours"], [*argv, "peer"], args.repeats or (1 if args.quick else 3))

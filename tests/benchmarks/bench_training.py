@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
-from harness import compare, record  # noqa: E402
+from harness import compare, draw_rows, record  # noqa: E402
 
 from lib.allocator import keep_pages  # noqa: E402
 
@@ -37,10 +37,7 @@ LLAMA_1B = {
 
 def examples(corpus: str, tokenizer_of: str, longest: int, count: int, folder: Path) -> list[dict[str, list[int]]]:
     """`count` encoded examples, equally from each subset and in a seeded order."""
-    import pandas as pd
-
     from lib.config import Model, Prompt
-    from lib.corpus import selection
     from lib.demo import generator
     from lib.model import loading
     from lib.model.prompts import encode_example, to_messages, to_sharegpt
@@ -48,14 +45,10 @@ def examples(corpus: str, tokenizer_of: str, longest: int, count: int, folder: P
     if not corpus:
         corpus = str(folder / "demo.jsonl.gz")
         generator.write(Path(corpus))
-    selection.select(corpus, folder / "selected" / "rows.parquet")
-    rows = selection.read(folder / "selected" / "rows.parquet", columns=["subset_name", "input", "output"])
-    each = -(-count // rows["subset_name"].nunique())
-    drawn = pd.concat(part.sample(min(each, len(part)), random_state=0) for _, part in rows.groupby("subset_name"))
     tokenizer = loading.load_tokenizer(Model(tokenizer_of))
     made = []
-    for row in drawn.sample(frac=1, random_state=0).itertuples():
-        example = encode_example(tokenizer, to_messages(to_sharegpt(row.input, row.output)), Prompt(), longest)
+    for row in draw_rows(corpus, count, folder):
+        example = encode_example(tokenizer, to_messages(to_sharegpt(row["input"], row["output"])), Prompt(), longest)
         if example:
             labels = [i if keep else -100 for i, keep in zip(example.input_ids, example.loss_mask, strict=True)]
             made.append({"input_ids": list(example.input_ids), "labels": labels})

@@ -16,6 +16,19 @@ from pathlib import Path
 FIELDS = ["benchmark", "side", "peer", "metric", "value", "unit"]
 
 
+def draw_rows(corpus: str, count: int, folder: Path) -> list[dict[str, str]]:
+    """`count` rows of a corpus, equally from each of its subsets, in a seeded order; `folder` is for what that needs."""
+    import pandas as pd
+
+    from lib.corpus import selection
+
+    selection.select(corpus, folder / "selected" / "rows.parquet")
+    found = selection.read(folder / "selected" / "rows.parquet", columns=["subset_name", "input", "output"])
+    each = -(-count // found["subset_name"].nunique())
+    drawn = pd.concat(part.sample(min(each, len(part)), random_state=0) for _, part in found.groupby("subset_name"))
+    return drawn.sample(frac=1, random_state=0).to_dict("records")
+
+
 def measure(argv: Sequence[str]) -> dict[str, float]:
     """Run one command and return what it reported, with `seconds` (wall) and `peak_mib` (of it and its children).
 
