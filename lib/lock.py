@@ -31,20 +31,27 @@ def held(files: RunPaths) -> Iterator[None]:
     os.close(opened)
     try:
         with suppress(OSError):
-            _lock(descriptor, files)
+            if not take(descriptor):
+                raise LockError(
+                    f"RUN={files.run}: {_holder(files)} is at work on this run. Wait until it has ended, or end it; "
+                    "another RUN can be made at the same time"
+                )
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, files: RunPaths) -> None:
+def take(descriptor: int) -> bool:
+    """Lock an opened file or folder, and tell whether it could be: not where another process holds its lock.
+
+    Raises:
+        OSError: on a file system that has no locks.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise LockError(
-            f"RUN={files.run}: {_holder(files)} is at work on this run. Wait until it has ended, or end it; another "
-            "RUN can be made at the same time"
-        ) from None
+        return False
+    return True
 
 
 def _holder(files: RunPaths) -> str:

@@ -7,7 +7,6 @@ repository. So does what no run can compute again: what people wrote in the run'
 """
 
 import argparse
-import fcntl
 import os
 import shlex
 import shutil
@@ -59,12 +58,10 @@ def _without_chat(files: RunPaths) -> Iterator[None]:
     try:
         # On a file system that has no locks there is none to see.
         with suppress(OSError):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not lock.take(descriptor):
                 raise RunningError(
                     f"RUN={files.run}: the chat of this run is running. End it first, by Ctrl-C where it was started"
-                ) from None
+                )
         yield
     finally:
         os.close(descriptor)

@@ -6,7 +6,6 @@ connect wait instead of being turned away.
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import re
 import resource
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lib import lock
 from serve import checks, redis_server
 from serve.children import Child, Kept, Running
 from serve.settings import WEBAPP, Settings, shown
@@ -227,12 +227,10 @@ def _held(state: Path) -> Iterator[int]:
     """Lock the folder for this app alone; the descriptor of the lock. A process that inherits it holds the lock too."""
     descriptor = os.open(state, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock.take(descriptor):
             raise CannotRunError(
                 f"another chat app is running on {shown(state)}; stop it, or use another RUN or KLEPON_CHAT"
-            ) from None
+            )
         yield descriptor
     finally:
         os.close(descriptor)
