@@ -8,7 +8,7 @@ from IPython.display import Markdown
 from lib.config import Config
 from lib.evaluation.metrics import LOWER_IS_BETTER, METRIC_NAMES
 from lib.preference import outcome
-from lib.report import drawing, look
+from lib.report import ablation, drawing, look
 from lib.sampling.draws import Sample
 from lib.training.examples import Examples
 
@@ -38,12 +38,11 @@ def before(config: Config, failed: dict[str, str]) -> Markdown:
 def picked(rule: str, config: Config, trainings: pd.DataFrame) -> Markdown:
     """The rule for the best row, and which it picks."""
     rows = trainings.groupby("iteration", sort=False)["validation_loss"].mean()
-    # Variants of row 5 are not chosen from.
-    recipes = sum(name.startswith("recipe_") for name in rows.index)
-    choice = recipes + sum(name.isdigit() for name in rows.index)
+    choice = ablation.candidates(trainings)["iteration"].unique()
     among = ", the only one trained" if len(rows) == 1 else ""
-    if choice > 1:
-        among = f" among {choice} rows{' and recipes' if recipes else ''}"
+    if len(choice) > 1:
+        recipes = any(name.startswith("recipe_") for name in choice)
+        among = f" among {len(choice)} rows{' and recipes' if recipes else ''}"
     row, loss = drawing.words(config.iteration), rows[config.iteration]
     said = [rule, f"**It picks {row}**{among} (validation loss {loss:.3f}).", chosen_from(trainings)]
     return Markdown("\n\n".join(one for one in said if one))
@@ -55,7 +54,7 @@ def chosen_from(trainings: pd.DataFrame) -> str:
     Args:
         trainings: of `ablation.trainings`.
     """
-    known = trainings[trainings["iteration"].str.match(r"\d+$|recipe_")]
+    known = ablation.candidates(trainings)
     losses = known.groupby("iteration", sort=False)["validation_loss"].agg(["mean", "min", "max", "size"])
     if len(losses) < 2:
         return ""
