@@ -1,8 +1,10 @@
 """A run whose examples are written, so that a training can begin."""
 
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
+from transformers import TrainingArguments
 
 from lib.config import Config, Lora, Model, Training
 from lib.model.prompts import encode_example, to_messages, to_sharegpt
@@ -26,3 +28,17 @@ def make(base_model: Path, tokenizer, run: str = "kecil", **training) -> Config:
         frame = {"input_ids": [e.input_ids for e in examples], "loss_mask": [e.loss_mask for e in examples]}
         pd.DataFrame(frame).to_parquet(path)
     return config
+
+
+def see_two_gpus(monkeypatch) -> None:
+    """Have the trainer's arguments believe that this process sees two GPUs."""
+    original = vars(TrainingArguments)["_setup_devices"].func
+
+    def set_up(self):
+        device = original(self)
+        self._n_gpu = 2
+        return device
+
+    found = cached_property(set_up)
+    found.__set_name__(TrainingArguments, "_setup_devices")
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", found)

@@ -24,7 +24,7 @@ from lib.config import Config
 from lib.model import loading
 from lib.storage import whole
 from lib.training import backend, tracking, trainer
-from lib.training.verification import TrainingError
+from lib.training.verification import Divergence, TrainingError
 
 #: The columns of the log, and what TRL calls them.
 _LOGGED = {
@@ -108,6 +108,7 @@ def trainer_of(config: Config, votes: pd.DataFrame) -> VotesTrainer:
         if ".default." in name:
             parameter.data = made.model.get_parameter(name.replace(".default.", ".ref.")).data.float().clone()
     trainer.quiet(made)
+    made.add_callback(Divergence(config.name, {"preference.learning_rate": config.preference.learning_rate}))
     made.add_callback(_Bar())
     return made
 
@@ -125,7 +126,8 @@ def train(config: Config, votes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFra
         the rejected one, in nats; NaN where a vote was left out. The latter is also written to a file.
 
     Raises:
-        TrainingError: as `trainer_of`; and if it did not take the steps and batches of its settings, or not in 32 bits.
+        TrainingError: as `trainer_of`; if it diverges; and if it did not take the steps and batches of its settings,
+            or not in 32 bits.
     """
     made = trainer_of(config, votes)
     used = votes["part"].isin(("trained on", "held out"))

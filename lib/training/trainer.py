@@ -35,7 +35,7 @@ from lib.parameters import load_config
 from lib.paths import ADAPTER_RECORD
 from lib.storage import whole, write_json
 from lib.training import backend, loraplus, tracking
-from lib.training.verification import TrainingError, Verification
+from lib.training.verification import Divergence, TrainingError, Verification
 
 
 def train(config: Config) -> pd.DataFrame:
@@ -157,6 +157,11 @@ def train(config: Config) -> pd.DataFrame:
             parameter.data = parameter.data.float()
     quiet(trainer)
     trainer.add_callback(Verification(config, epoch, steps, mixed))
+    rates = {
+        "training.learning_rate": config.training.learning_rate,
+        "lora.loraplus_lr_ratio": config.lora.loraplus_lr_ratio,
+    }
+    trainer.add_callback(Divergence(config.name, rates))
     if process.is_main_process:
         trainer.add_callback(_Readable())
         trainer.add_callback(_Watch(steps, f"training {config.name}"))

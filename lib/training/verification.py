@@ -17,9 +17,28 @@ class TrainingError(ValueError):
     """A training that cannot be done as requested; the message says why, and what to do."""
 
 
+class Divergence(TrainerCallback):
+    """Raises TrainingError where a validation loss is no number.
+
+    Args:
+        name: of the training.
+        rates: the settings that may be too high, by their names.
+    """
+
+    def __init__(self, name: str, rates: dict[str, float]) -> None:
+        self._name, self._rates = name, rates
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        if not math.isfinite(loss := given["metrics"]["eval_loss"]):
+            lower = " or ".join(f"{name} ({value:g})" for name, value in self._rates.items())
+            raise TrainingError(
+                f"the training {self._name} has diverged: its validation loss is {loss} after step "
+                f"{state.global_step}, so no adapter is saved. Lower {lower}"
+            )
+
+
 class Verification(TrainerCallback):
-    """Raises TrainingError where batch, epochs, steps or precision are not those of the settings, or where a validation
-    loss is no number.
+    """Raises TrainingError where batch, epochs, steps or precision are not those of the settings.
 
     Args:
         epoch, steps: how many steps an epoch has, and the whole training.
@@ -34,15 +53,6 @@ class Verification(TrainerCallback):
         if not self._verified:
             self._require(self._compared(args, state, **given))
         self._verified = True
-
-    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
-        if not math.isfinite(loss := given["metrics"]["eval_loss"]):
-            raise TrainingError(
-                f"the training {self._config.name} has diverged: its validation loss is {loss} after step "
-                f"{state.global_step}, so no adapter is saved. Lower training.learning_rate "
-                f"({self._config.training.learning_rate:g}) or lora.loraplus_lr_ratio "
-                f"({self._config.lora.loraplus_lr_ratio:g})"
-            )
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         self._require(self._compared(args, state, **given) | {"steps": (self._steps, state.global_step)})

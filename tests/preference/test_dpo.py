@@ -2,15 +2,14 @@
 
 import json
 from dataclasses import asdict, replace
-from functools import cached_property
 
 import numpy as np
 import pytest
 import small_adapter
+import small_training
 import small_votes
 import torch
 from peft import PeftModel
-from transformers import TrainingArguments
 
 from lib.config import Preference
 from lib.model import loading
@@ -105,17 +104,16 @@ def test_on_a_quantised_model_the_adapter_is_trained_in_32_bits(prepared, monkey
 
 
 def test_a_process_that_sees_two_gpus_takes_the_batch_of_one(prepared, monkeypatch):
-    original = vars(TrainingArguments)["_setup_devices"].func
-
-    def set_up(self):
-        device = original(self)
-        self._n_gpu = 2
-        return device
-
-    found = cached_property(set_up)
-    found.__set_name__(TrainingArguments, "_setup_devices")
-    monkeypatch.setattr(TrainingArguments, "_setup_devices", found)
+    small_training.see_two_gpus(monkeypatch)
     assert dpo.trainer_of(*prepared()).args.n_gpu == 1
+
+
+def test_a_training_that_diverges_leaves_no_adapter(prepared):
+    config, table = prepared()
+    wild = replace(config, preference=replace(config.preference, learning_rate=1e30))
+    with pytest.raises(TrainingError, match=r"has diverged: .* Lower preference.learning_rate \(1e\+30\)"):
+        dpo.train(wild, table)
+    assert not config.paths.adapter(config.name).exists()
 
 
 @pytest.mark.parametrize("fault", ["epochs", "batch", "precision"])

@@ -2,13 +2,12 @@
 
 import shutil
 from dataclasses import replace
-from functools import cached_property
 
 import pytest
 import small_training
 import torch
 import trl
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
 from lib.training import trainer
 from lib.training.verification import TrainingError
@@ -100,15 +99,6 @@ def test_checkpoints_of_a_training_with_another_batch_are_not_gone_on_with(confi
 
 
 def test_a_process_that_sees_two_gpus_takes_the_batch_of_one(config, steps, monkeypatch):
-    original = vars(TrainingArguments)["_setup_devices"].func
-
-    def set_up(self):
-        device = original(self)
-        self._n_gpu = 2
-        return device
-
-    found = cached_property(set_up)
-    found.__set_name__(TrainingArguments, "_setup_devices")
-    monkeypatch.setattr(TrainingArguments, "_setup_devices", found)
+    small_training.see_two_gpus(monkeypatch)
     trainer.train(config)
     assert steps == [4, 4, 2] * 2
