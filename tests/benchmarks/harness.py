@@ -17,7 +17,7 @@ FIELDS = ["benchmark", "side", "peer", "metric", "value", "unit"]
 
 
 def draw_rows(corpus: str, count: int, folder: Path) -> list[dict[str, str]]:
-    """`count` rows of a corpus, equally from each of its subsets, in a seeded order; `folder` is for what that needs."""
+    """`count` rows of a corpus, equally from each of its subsets, in a seeded order; `folder` is for files."""
     import pandas as pd
 
     from lib.corpus import selection

@@ -952,7 +952,8 @@ def test_escape_in_the_search_closes_the_search_and_no_answer(visit):
     expect(answer(page).locator(".state")).to_contain_text("Dihentikan")
 
 
-def test_what_cannot_be_asked_while_an_answer_is_written_is_told(visit):
+def writing_a_second_answer(visit):
+    """A page on a conversation with an answer, below which a long one is being written."""
     says("satu")
     page = visit()
     write(page, "Satu")
@@ -960,6 +961,11 @@ def test_what_cannot_be_asked_while_an_answer_is_written_is_told(visit):
     says("kata " * 400, pause=0.02)
     write(page, "Dua")
     expect(answer(page).locator(".body")).to_contain_text("kata kata")
+    return page
+
+
+def test_what_cannot_be_asked_while_an_answer_is_written_is_told(visit):
+    page = writing_a_second_answer(visit)
     page.locator("#text").fill("Tiga")
     page.keyboard.press("Enter")
     expect(page.locator("#problem")).to_contain_text("Jawaban masih ditulis")
@@ -973,13 +979,7 @@ def test_what_cannot_be_asked_while_an_answer_is_written_is_told(visit):
 
 
 def test_an_edited_text_waits_in_its_editor_while_an_answer_is_written(visit):
-    says("satu")
-    page = visit()
-    write(page, "Satu")
-    expect(answer(page).locator(".body")).to_have_text("satu")
-    says("kata " * 400, pause=0.02)
-    write(page, "Dua")
-    expect(answer(page).locator(".body")).to_contain_text("kata kata")
+    page = writing_a_second_answer(visit)
     page.locator(".turn.user").first.hover()
     page.get_by_label("Sunting dan kirim lagi").first.click()
     page.locator(".editor textarea").fill("Satu lagi")
