@@ -24,6 +24,8 @@ _DOTS = 160
 _DOTS_INSIDE = 100
 #: From so many on, points are a picture within the SVG: thousands of shapes are larger than that.
 _MANY_POINTS = 400
+#: The numbers of more clusters would cover each other.
+_MOST_NUMBERED = 20
 
 
 def save(figure: Figure | None, folder: Path, name: str) -> Figure | None:
@@ -100,7 +102,7 @@ def clusters(points: pd.DataFrame) -> Figure:
                 label=str(kind),
                 rasterized=len(points) > _MANY_POINTS,
             )
-            if by == "cluster":
+            if by == "cluster" and len(kinds) <= _MOST_NUMBERED:
                 label = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
                 middle = part["x"].median(), part["y"].median()
                 axis.text(*middle, str(kind), weight="bold", ha="center", va="center", bbox=label)

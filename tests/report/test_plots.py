@@ -107,6 +107,13 @@ def small_points() -> pd.DataFrame:
     return pd.DataFrame({"x": n % 4, "y": n // 4, "cluster": n % 3, "subset": subsets, "rows": n + 1})
 
 
+def points_of_many_clusters() -> pd.DataFrame:
+    """A hundred clusters of three points each, two at every place."""
+    n = np.arange(300)
+    table = {"x": n % 10, "y": n % 100 // 20, "cluster": n % 100, "subset": [SUBSETS[i % 2] for i in n], "rows": 1}
+    return pd.DataFrame(table)
+
+
 def small_leakage() -> pd.DataFrame:
     columns = ["random split: rows leaked", "random split: outputs leaked", "grouped split: outputs alike"]
     return pd.DataFrame([[0.5, 0.75, 0.0]] * 3, columns=columns, index=pd.Index([*SUBSETS[:2], "all"], name="subset"))
@@ -205,6 +212,7 @@ FIGURES = {
 }
 # As the figures come when there is little to show, or much.
 SIZES = {
+    "clusters_many": lambda: plots.clusters(points_of_many_clusters()),
     "loss_per_byte_ten_rows_two_seeds": lambda: plots.loss_per_byte(*made_up_likelihood(ROWS, (0, 1))),
     "loss_per_byte_indonesian": lambda: plots.loss_per_byte(made_up_likelihood()[0]),
     "box_plot_bounds": lambda: plots.box_plot(made_up_results(), bounds=made_up_bounds(), printed=published.table3()),
