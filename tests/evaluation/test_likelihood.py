@@ -74,7 +74,7 @@ def test_the_bytes_are_of_the_answer_in_utf_8_and_of_no_prompt(tiny_model, token
 
 @pytest.mark.parametrize("limit", [1, 200, 4_096])
 def test_each_row_keeps_its_own_nats_however_rows_are_batched(tiny_model, tokenizer, settings, monkeypatch, limit):
-    monkeypatch.setattr(likelihood, "_TOKENS_PER_BATCH", limit)
+    monkeypatch.setattr(likelihood, "TOKENS_PER_BATCH", limit)
     rows = texts(3, 40, 1, 17, 9, 25, 2).set_axis([7, 3, 9, 1, 20, 4, 5])
     found = likelihood.answers(tiny_model, tokenizer, rows, settings)
     assert found.index.tolist() == rows.index.tolist()
@@ -82,7 +82,7 @@ def test_each_row_keeps_its_own_nats_however_rows_are_batched(tiny_model, tokeni
 
 
 def test_a_batch_holds_no_more_tokens_than_the_limit(tiny_model, tokenizer, settings, monkeypatch):
-    monkeypatch.setattr(likelihood, "_TOKENS_PER_BATCH", 200)
+    monkeypatch.setattr(likelihood, "TOKENS_PER_BATCH", 200)
     shapes = []
     forward = type(tiny_model).forward
 
