@@ -111,6 +111,12 @@ ON_A_GPU_ALONE := ^(\#|nvidia|cuda|torchvision)
 	$(call pip,.readers/bin/python) "$$(grep '^torch==' requirements.txt)" transformers==4.57.6 peft==0.17.1
 	touch $@
 
+# A Playwright that can drive Debian's Firefox: since 1.61 it sends a command that Firefox 153 does not have.
+.firefox/installed: | $(ENVIRONMENT)
+	rm -rf .firefox
+	$(PY) -m pip install --quiet --disable-pip-version-check --target .firefox playwright==1.60.0
+	touch $@
+
 # --- The rooms of lib that each notebook uses (tests/test_makefile.py keeps these lists true) -------------------------
 # Every notebook uses the report's room to show things, but only the report depends on it: a nicer table is no reason to
 # train again. Nor is the code that pretrained the demo's base model: the stages see the resulting model.
@@ -203,7 +209,7 @@ page: settings $(if $(filter $(FIRST) $(BASE),$(MISSING)),,$(if $(SCORED),$(REPO
 	$(if $(MISSING),exit 1)
 
 # --- Commands --------------------------------------------------------------------------------------------------------
-.PHONY: help report advice compare chat chat-doctor preference merge gguf publish hosted test unsloth vllm readers quick-test lab bench lint clean base-model example
+.PHONY: help report advice compare chat chat-doctor preference merge gguf publish hosted test unsloth vllm firefox readers quick-test lab bench lint clean base-model example
 help: ## list these commands
 	echo "Klepon: a report that can be run again. Commands:"
 	grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/  make /'
@@ -280,10 +286,14 @@ pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n logical --dis
 test: $(ENVIRONMENT) ## the whole suite, offline
 	$(pytest)
 	$(if $(wildcard .unsloth/installed),PYTHONPATH=.unsloth $(PY) -m pytest tests/test_four_bits.py)
+	$(if $(wildcard .firefox/installed),BROWSER=firefox PYTHONPATH=.firefox $(pytest) tests/webapp/chat/test_chat_browser.py \
+	    tests/webapp/test_chat_end_to_end.py)
 
 unsloth: .unsloth/installed ## install what the tests of unsloth's path and of 4 bits need; `make test` then runs them too
 
 vllm: .vllm/installed ## install a real vLLM for CPUs (3 GB), for the tests of a server; `make test` then runs them too
+
+firefox: .firefox/installed ## install what drives Debian's Firefox; `make test` then tests the chat's pages in it too
 
 readers: .readers/installed ## install transformers 4.57 and its PEFT, which read what is saved; `make test` then runs them too
 

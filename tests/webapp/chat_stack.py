@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from typing import Any
 
 import psutil
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
 ROOT = Path(__file__).resolve().parents[2]
 USERS = """
@@ -89,21 +90,45 @@ def make_model(name: str, folder: Path) -> tuple[Path, Path]:
     return base, adapter
 
 
+def undisturbed(base: Path, adapter: Path, prompt: str, tokens: int) -> str:
+    """What the engine says when nothing is in its way, greedily."""
+    from wire.messages import Request, Settings, Turn
+    from worker.transformers_engine import load_engine
+
+    engine = load_engine(str(base), adapter)
+    engine.add(Request("g", "u", "c", (Turn("user", prompt),), "adapter", 0, Settings(tokens, greedy=True)), (), "")
+    text = ""
+    while True:
+        for step in engine.step():
+            text = step.text if step.replaces else text + step.text
+            if step.finish:
+                return text
+
+
 # --- The stack -------------------------------------------------------------------------------------------------------
 
 
 class Stack:
     """`python -m serve`, running."""
 
-    def __init__(self, folder: Path, base: Path, adapter: Path, workers: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        base: Path,
+        adapter: Path,
+        workers: int = 1,
+        port: int = 0,
+        variables: dict[str, str] | None = None,
+    ) -> None:
         self.state = folder / f"state-{uuid.uuid4().hex[:6]}"
-        self.port = free_port()
+        self.port = port or free_port()
         self.environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(ROOT / "webapp"), str(ROOT)]),
             "KLEPON_CHAT": str(self.state),
             "KLEPON_ACCOUNTS": "1",
             "KLEPON_PORT": str(self.port),
             "DJANGO_SETTINGS_MODULE": "klepon.settings",
+            **(variables or {}),
         }
         argv = [
             "--adapter",
@@ -168,7 +193,7 @@ class Stack:
         return next(one for one in self.children("-m worker") if lock in [file.path for file in one.open_files()])
 
     def browser(self, cookie: str, port: int | None = None) -> "Browser":
-        return Browser(port or self.port, f"http://127.0.0.1:{self.port}", cookie)
+        return Browser(f"ws://127.0.0.1:{port or self.port}/ws", f"http://127.0.0.1:{self.port}", cookie)
 
     def end(self) -> None:
         self.process.send_signal(signal.SIGINT)
@@ -194,8 +219,8 @@ class Shown:
 class Browser:
     """One page: a socket, and its answers."""
 
-    def __init__(self, port: int, origin: str, cookie: str) -> None:
-        self._url, self._origin, self._cookie = f"ws://127.0.0.1:{port}/ws", origin, cookie
+    def __init__(self, url: str, origin: str, cookie: str, tls: ssl.SSLContext | None = None) -> None:
+        self._url, self._origin, self._cookie, self._tls = url, origin, cookie, tls
         self.shown: dict[str, Shown] = {}
         self.conversation: str | None = None
         self._accepted: dict[str, asyncio.Future[dict[str, Any]]] = {}
@@ -211,6 +236,7 @@ class Browser:
             compression=None,
             max_size=None,
             open_timeout=30,
+            ssl=self._tls,
         )
         cursors = {gid: shown.cursor for gid, shown in self.shown.items() if shown.ended is None}
         await self._say(type="hello", v=1, conversation=self.conversation if cursors else None, cursors=cursors)
@@ -243,6 +269,22 @@ class Browser:
             shown.news.clear()
             await shown.news.wait()
         return shown
+
+    async def follow(self, gid: str) -> Shown:
+        """An answer to its end, over as many sockets as it takes, as a page does it."""
+        async with asyncio.timeout(90):
+            while self.shown[gid].ended is None:
+                ending = asyncio.create_task(self.until(gid, lambda shown: shown.ended))
+                losing = asyncio.create_task(self.lost())
+                await asyncio.wait({ending, losing}, return_when=asyncio.FIRST_COMPLETED)
+                ending.cancel()
+                while self.shown[gid].ended is None:
+                    try:
+                        await self.open()
+                        break
+                    except (OSError, EOFError, RuntimeError, WebSocketException):
+                        await asyncio.sleep(0.1)
+            return self.shown[gid]
 
     async def close(self) -> None:
         """Close the socket; its answers go on."""

@@ -2,25 +2,20 @@
 
 import asyncio
 import json
-import os
 import re
-import shutil
 import time
 import urllib.request
 from pathlib import Path
 
 import pytest
-from chat_stack import Browser, Shown, Stack, make_model
-from playwright.sync_api import expect, sync_playwright
-from wire.messages import Request, Settings, Turn
-from worker.transformers_engine import load_engine
+from browsers import expect, launched
+from chat_stack import Shown, Stack, make_model, undisturbed
 
 from lib.config import Model, Prompt
 from lib.model import generation, loading, prompts
 
 pytestmark = pytest.mark.slow
 expect.set_options(timeout=30_000)
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 PROMPT = "Tulislah sebuah cerita panjang tentang laut."
 #: Long enough that a part can be killed while it is written.
 TOKENS = 1_200
@@ -49,16 +44,7 @@ def cookie(stack):
 
 @pytest.fixture(scope="module")
 def expected(model):
-    """What the engine says to PROMPT when nothing is in its way."""
-    engine = load_engine(str(model[0]), model[1])
-    request = Request("g", "u", "c", (Turn("user", PROMPT),), "adapter", 0, Settings(TOKENS, greedy=True))
-    engine.add(request, (), "")
-    text = ""
-    while True:
-        for step in engine.step():
-            text = step.text if step.replaces else text + step.text
-            if step.finish:
-                return text
+    return undisturbed(*model, PROMPT, TOKENS)
 
 
 def stored(stack: Stack, cookie: str, conversation: str) -> dict:
@@ -79,27 +65,10 @@ def settled(stack: Stack, cookie: str, conversation: str) -> dict:
     return message
 
 
-async def followed(stack: Stack, browser: Browser, gid: str) -> Shown:
-    """An answer to its end, over as many sockets as it takes, as a page does it."""
-    async with asyncio.timeout(90):
-        while browser.shown[gid].ended is None:
-            ending = asyncio.create_task(browser.until(gid, lambda shown: shown.ended))
-            losing = asyncio.create_task(browser.lost())
-            await asyncio.wait({ending, losing}, return_when=asyncio.FIRST_COMPLETED)
-            ending.cancel()
-            while browser.shown[gid].ended is None:
-                try:
-                    await browser.open()
-                    break
-                except (OSError, EOFError, RuntimeError):
-                    await asyncio.sleep(0.1)
-        return browser.shown[gid]
-
-
 def test_a_greedy_answer_is_what_the_evaluation_generates(stack, cookie, model):
     async def ask() -> str:
         browser = await stack.browser(cookie).open()
-        shown = await followed(stack, browser, await browser.ask(PROMPT, 48))
+        shown = await browser.follow(await browser.ask(PROMPT, 48))
         await browser.close()
         return shown.text
 
@@ -123,7 +92,7 @@ def test_a_part_that_is_killed_in_mid_answer_costs_nothing(stack, cookie, expect
         assert killed
         for process in killed:
             process.kill()
-        shown = await followed(stack, browser, gid)
+        shown = await browser.follow(gid)
         message = await asyncio.to_thread(settled, stack, cookie, browser.conversation)
         await browser.close()
         return shown, message
@@ -136,19 +105,15 @@ def test_a_part_that_is_killed_in_mid_answer_costs_nothing(stack, cookie, expect
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    if not CHROMIUM:
-        pytest.skip("no Chromium: install it, or name it in CHROMIUM")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+def browser():
+    with launched() as made:
+        yield made
 
 
 @pytest.fixture
-def page(stack, cookie, chromium):
+def page(stack, cookie, browser):
     name, _, value = cookie.partition("=")
-    context = chromium.new_context(locale="id-ID", viewport={"width": 1280, "height": 800})
+    context = browser.new_context(locale="id-ID", viewport={"width": 1280, "height": 800})
     context.add_cookies([{"name": name, "value": value, "url": f"http://127.0.0.1:{stack.port}"}])
     made = context.new_page()
     made.set_default_timeout(30_000)

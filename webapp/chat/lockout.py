@@ -1,17 +1,21 @@
-"""One lock for every door: whoever fails five times waits for five minutes, wherever they try next."""
+"""One lock for every door of every site: whoever fails five times waits for five minutes, wherever they try next."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+import redis
 from asgiref.sync import sync_to_async
 from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.forms import AuthenticationForm
-from django.core.cache import cache
+from django.core.cache import BaseCache, caches
 from django.core.exceptions import NON_FIELD_ERRORS, PermissionDenied, ValidationError
 from django.forms import Form
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
+
+T = TypeVar("T")
 
 TRIES = 5
 SECONDS = 300
@@ -35,7 +39,7 @@ class LockingBackend(ModelBackend):
             raise PermissionDenied
         user = super().authenticate(request, username=username, password=password, **more)
         if request is not None and user is not None:
-            cache.delete(_key(request, username))
+            _at_cache(lambda cache: cache.delete(_key(request, username)))
         return user
 
     async def aauthenticate(self, request: HttpRequest | None, **credentials: Any) -> AbstractBaseUser | None:
@@ -48,7 +52,8 @@ class LoginForm(AuthenticationForm):
 
     def get_invalid_login_error(self) -> ValidationError:
         """That the password is wrong, or that it is not even looked at."""
-        if self.request is not None and cache.get(_key(self.request, self.cleaned_data.get("username")), 0) > TRIES:
+        key = _key(self.request, self.cleaned_data.get("username")) if self.request is not None else ""
+        if key and _at_cache(lambda cache: cache.get(key, 0)) > TRIES:
             return ValidationError(_("Too many attempts. Wait five minutes."), code="locked")
         return super().get_invalid_login_error()
 
@@ -65,14 +70,26 @@ def is_locked(form: Form) -> bool:
 def _count(request: HttpRequest, name: str | None) -> int:
     """How many tries there were, this one included."""
     key = _key(request, name)
-    if cache.add(key, 1, SECONDS):
-        return 1
+
+    def counted(cache: BaseCache) -> int:
+        if cache.add(key, 1, SECONDS):
+            return 1
+        try:
+            return int(cache.incr(key))
+        except ValueError:
+            # It ran out between the two.
+            cache.set(key, 1, SECONDS)
+            return 1
+
+    return _at_cache(counted)
+
+
+def _at_cache(call: Callable[[BaseCache], T]) -> T:
+    """What all sites share, in Redis; this process alone where that cannot be reached, or is full."""
     try:
-        return int(cache.incr(key))
-    except ValueError:
-        # It ran out between the two.
-        cache.set(key, 1, SECONDS)
-        return 1
+        return call(caches["default"])
+    except redis.RedisError:
+        return call(caches["process"])
 
 
 def _key(request: HttpRequest, name: str | None) -> str:

@@ -105,8 +105,20 @@ else:
 
 # --- People ----------------------------------------------------------------------------------------------------------
 AUTHENTICATION_BACKENDS = ["chat.lockout.LockingBackend"]
-# It counts who tries to log in. With Django's 300 places, tries at other names would push those at one out.
-CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "OPTIONS": {"MAX_ENTRIES": 100_000}}}
+# Who tries to log in is counted for all sites that share a Redis, and in this process for as long as that is away. With
+# Django's 300 places, tries at other names would push those at one out.
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL,
+        "KEY_PREFIX": "klepon",
+        "OPTIONS": {"socket_timeout": 2.0, "socket_connect_timeout": 2.0},
+    },
+    "process": {
+        "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
+        "OPTIONS": {"MAX_ENTRIES": 100_000},
+    },
+}
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "new"
 LOGOUT_REDIRECT_URL = "login"

@@ -15,6 +15,7 @@ at ENGINE_URL is not there.
 """
 
 import fcntl
+import hashlib
 import logging
 import os
 import re
@@ -73,12 +74,14 @@ def main() -> int:
 
 
 def take_name(folder: Path) -> tuple[str, TextIO]:
-    """A name that no other living worker of this machine has, the same again after a restart, and its lock.
+    """A name that no other living worker has, the same again after a restart, and its lock.
 
-    The system lets go of the lock when the process ends, however it ends; a process that merely hangs keeps it.
+    It holds the machine and the folder: several chats of one machine may share a Redis. The system lets go of the lock
+    when the process ends, however it ends; a process that merely hangs keeps it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()) or "worker"
+    chat = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:6]
     number = 1
     while True:
         # Kept open, and never deleted: a lock on a deleted file keeps nobody out.
@@ -89,7 +92,7 @@ def take_name(folder: Path) -> tuple[str, TextIO]:
             lock.close()
             number += 1
         else:
-            return f"{host}-{number}", lock
+            return f"{host}-{chat}-{number}", lock
 
 
 def _engine(batch: int) -> Engine:

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import socket
 import threading
 from dataclasses import replace
@@ -16,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import uvicorn
+from browsers import BROWSER, expect, launched
 from chat import answers, consumers, frames, payloads, turns
 from chat.models import Conversation, Message, Pair
 from django.conf import settings
@@ -29,9 +29,6 @@ from wire.messages import Chosen, Likely, Offered, Piece, Seen
 from wire.service import Busy
 
 pytestmark = pytest.mark.slow
-playwright_api = pytest.importorskip("playwright.sync_api")
-expect = playwright_api.expect
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
 POEM = (
     "Buah nangka buah kedondong,\nmanis rasanya di pagi hari.\nKalau kawan suka menolong,\nhidup terasa lebih berseri."
@@ -103,26 +100,23 @@ def site():
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    if not CHROMIUM:
-        pytest.skip("no Chromium: install it, or name it in CHROMIUM")
-    with playwright_api.sync_playwright() as playwright, pytest.MonkeyPatch.context() as patch:
+def browser():
+    with launched() as made, pytest.MonkeyPatch.context() as patch:
         # Playwright's own event loop runs in this thread, and the tests look into the database here.
         patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+        yield made
 
 
 @contextlib.contextmanager
-def visitor(address, chromium):
+def visitor(address, browser):
     """Open the site in a context of its own; nothing may be logged as an error, nothing asked of another machine."""
     contexts, errors, requests = [], [], []
 
     def open_page(path="/", **options):
         options = {"locale": "id-ID", "viewport": {"width": 1280, "height": 800}} | options
-        context = chromium.new_context(**options)
-        context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)
+        context = browser.new_context(**options)
+        if BROWSER == "chromium":
+            context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(10_000)
@@ -141,8 +135,8 @@ def visitor(address, chromium):
 
 
 @pytest.fixture
-def visit(site, chromium):
-    with visitor(site.address, chromium) as open_page:
+def visit(site, browser):
+    with visitor(site.address, browser) as open_page:
         yield open_page
 
 
@@ -150,14 +144,14 @@ PASSWORD = "pandan-wangi-7"
 
 
 @pytest.fixture
-def visit_with_accounts(chromium):
+def visit_with_accounts(browser):
     """The same for a site where people log in: sari and tamu may."""
     for name in ("sari", "tamu"):
         get_user_model().objects.create_user(name, password=PASSWORD)
     middleware = [one for one in settings.MIDDLEWARE if one != "chat.users.local_user_middleware"]
     with (
         live_site(ACCOUNTS=True, MIDDLEWARE=middleware) as made,
-        visitor(made.address, chromium) as open_page,
+        visitor(made.address, browser) as open_page,
     ):
         open_page.site = made
         yield open_page
@@ -486,6 +480,29 @@ def test_who_looks_at_the_page_again_in_mid_answer_reads_nothing_twice(visit):
     expect(answer(page).locator(".body")).to_contain_text("5 6 7")
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     expect(answer(page).locator(".body")).to_have_text(words)
+
+
+@pytest.mark.parametrize("away", ["redis", "site"])
+def test_a_stop_that_does_not_arrive_is_sent_again(visit, site, away):
+    says("kata " * 800, pause=0.02)
+    page = visit()
+    write(page, "Cerita panjang")
+    expect(answer(page).locator(".body")).to_contain_text("kata kata")
+    if away == "redis":
+        world.online = False
+        page.keyboard.press("Escape")
+        expect(page.locator("#banner")).to_contain_text("Model sedang tidak dapat dijangkau")
+        world.online = True
+    else:
+        site.tear()
+        try:
+            expect(page.locator("#banner")).to_contain_text("Tidak tersambung")
+            page.keyboard.press("Escape")
+        finally:
+            site.mend()
+    expect(answer(page).locator(".state")).to_contain_text("Dihentikan")
+    # Chromium reports every try that comes to nothing.
+    visit.errors[:] = [line for line in visit.errors if "WebSocket connection" not in line]
 
 
 def test_what_is_written_while_redis_is_away_is_sent_when_it_is_back(visit):

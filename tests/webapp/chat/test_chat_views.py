@@ -7,7 +7,7 @@ from chat import exports
 from chat.models import Conversation, Message, Pair, Preferences
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.core.cache import cache
+from django.core.cache import cache, caches
 from django.core.management import call_command
 from django.db import connection
 from django.test import AsyncClient, Client, override_settings
@@ -502,6 +502,30 @@ def test_passwords_cannot_be_tried_without_end_and_the_lock_is_on_every_door(doo
         answer = client.post(other, RIGHT)
         assert answer.status_code == 429 and "Too many attempts. Wait five minutes." in answer.content.decode()
     assert client.post(door, RIGHT, REMOTE_ADDR="10.1.2.3").status_code == 302, "others are not locked out"
+
+
+def redis_at(url):
+    return {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": url}
+
+
+@WITH_ACCOUNTS
+def test_tries_at_one_site_count_at_all_that_share_its_redis(valkey):
+    get_user_model().objects.create_user(**RIGHT)
+    with override_settings(CACHES={"default": redis_at(valkey.url), "process": settings.CACHES["process"]}):
+        for n in range(5):
+            assert Client().post("/login", {"username": "sari", "password": f"x{n}"}).status_code == 200
+            # As a site does that has just been started.
+            caches["process"].clear()
+        assert Client().post("/login", RIGHT).status_code == 429
+
+
+@WITH_ACCOUNTS
+def test_while_redis_is_away_passwords_cannot_be_tried_without_end_either():
+    get_user_model().objects.create_user(**RIGHT)
+    with override_settings(CACHES={"default": redis_at("unix:///nowhere"), "process": settings.CACHES["process"]}):
+        assert Client().post("/login", RIGHT).status_code == 302
+        codes = [Client().post("/login", {"username": "sari", "password": f"x{n}"}).status_code for n in range(6)]
+    assert codes == [200] * 5 + [429]
 
 
 @WITH_ACCOUNTS

@@ -119,3 +119,12 @@ def test_no_two_living_workers_have_one_name_and_a_dead_ones_is_free_again(tmp_p
     assert again == one
     second.close()
     third.close()
+
+
+def test_workers_of_two_chats_on_one_machine_have_names_of_their_own(tmp_path):
+    names = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        name, lock = take_name(folder)
+        names.append(name)
+        lock.close()
+    assert names[0] != names[1]

@@ -71,7 +71,10 @@ function receive(frame) {
 
 function take(messages) {
   if (!messages.length) return;
-  for (const message of messages) tree.put(message);
+  for (const message of messages) {
+    tree.put(message);
+    if (message.state === "ended") connection.seen(message.id);
+  }
   draw();
 }
 
@@ -119,6 +122,7 @@ function hear(message) {
   const ended = message.state === "ended";
   view.touch(message, settle);
   if (!ended) return;
+  connection.seen(message.id);
   const group = tree.path().find((one) => one.messages.includes(message));
   if (followed.has(message.id) && group?.messages.every((one) => one.state === "ended")) {
     const counts = group.messages.every((one) => one.finish === "stop");
@@ -169,7 +173,7 @@ surround({
   announcer,
   stops: () => composer.settled(),
   stop() {
-    for (const message of tree.live()) connection.write({ type: "stop", cid: message.id, gid: message.id });
+    for (const message of tree.live()) connection.insist({ type: "stop", cid: message.id, gid: message.id });
   },
   copyLast() {
     const last = view.sides.get(tree.leaf()?.id);

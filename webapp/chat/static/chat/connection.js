@@ -79,6 +79,16 @@ export class Connection {
     return cid;
   }
 
+  /** Send a frame of a known cid, whose act is seen and not answered, until it is `seen`. */
+  insist(frame) {
+    this.waiting.set(frame.cid, frame);
+    this.write(frame);
+  }
+
+  seen(cid) {
+    this.waiting.delete(cid);
+  }
+
   /** Refuse a frame in the server's place: each time it was sent, it would close the socket. */
   tooLarge(cid) {
     this.waiting.delete(cid);

@@ -1,0 +1,27 @@
+"""The browser that the pages are tested in: Chromium, or by `BROWSER=firefox` Firefox, over BiDi (`make firefox`)."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+playwright_api = pytest.importorskip("playwright.sync_api")
+expect = playwright_api.expect
+BROWSER = os.environ.get("BROWSER", "chromium")
+NAMES = {"chromium": ("chromium", "chromium-browser"), "firefox": ("firefox-esr", "firefox")}
+
+
+@contextlib.contextmanager
+def launched() -> Iterator[Any]:
+    """The browser, running; the test is skipped where it is not installed."""
+    program = os.environ.get(BROWSER.upper()) or next(filter(None, map(shutil.which, NAMES[BROWSER])), None)
+    if not program:
+        pytest.skip(f"no {BROWSER}: install it, or name it in {BROWSER.upper()}")
+    options = {"channel": "moz-firefox"} if BROWSER == "firefox" else {"args": ["--no-sandbox"]}
+    with playwright_api.sync_playwright() as playwright:
+        browser = getattr(playwright, BROWSER).launch(executable_path=program, **options)
+        yield browser
+        browser.close()
