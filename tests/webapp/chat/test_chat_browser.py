@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -29,6 +30,9 @@ from wire.messages import Chosen, Likely, Offered, Piece, Seen
 from wire.service import Busy
 
 pytestmark = pytest.mark.slow
+CHROMIUM_ALONE = pytest.mark.skipif(
+    BROWSER != "chromium", reason="Playwright cannot give Firefox a touch screen, less motion, or no scripts"
+)
 
 POEM = (
     "Buah nangka buah kedondong,\nmanis rasanya di pagi hari.\nKalau kawan suka menolong,\nhidup terasa lebih berseri."
@@ -164,6 +168,18 @@ def log_in(page, name):
     expect(page.locator("#model")).to_have_text("klepon-demo")
 
 
+def put(field, text):
+    """Paste a long text: a driver may take a key press for each letter."""
+    field.evaluate("(field, text) => { field.value = text; field.dispatchEvent(new Event('input')); }", text)
+
+
+def text_of(download):
+    """What was downloaded; Firefox tells a driver only where from."""
+    if BROWSER == "chromium":
+        return Path(download.path()).read_text()
+    return download.page.evaluate("(url) => fetch(url).then((answer) => answer.text())", download.url)
+
+
 def says(text, pause=0.0):
     """From now on the model answers this; or what a function makes of the request."""
     world.say = text if callable(text) else lambda request: text
@@ -295,7 +311,7 @@ def test_settings_are_sent_with_the_next_text(visit):
     expect(answer(page).locator(".body")).to_have_text("Ya")
     assert (world.requests[0].settings.max_new_tokens, world.requests[0].settings.temperature) == (33, 0.52)
     # The site says no with a status that Chromium reports as an error.
-    assert ["400" in line for line in visit.errors] == [True]
+    assert ["400" in line for line in visit.errors] == [True] * (BROWSER == "chromium")
     visit.errors.clear()
 
 
@@ -526,7 +542,7 @@ def test_what_is_too_large_for_a_frame_is_told_before_it_is_sent(visit):
     finalize()
     page.get_by_label("Asal jawaban ini").click()
     page.get_by_role("button", name="Sunting jawaban dan lanjutkan").click()
-    page.locator("#rewrite-text").fill("あ" * 22_000)
+    put(page.locator("#rewrite-text"), "あ" * 22_000)
     page.locator("#rewrite").get_by_role("button", name="Lanjutkan").click()
     expect(page.get_by_role("alert").filter(has_text="terlalu panjang untuk dikirim")).to_be_visible()
     expect(page.locator("#banner")).to_be_hidden()
@@ -681,6 +697,7 @@ def test_the_keys_of_an_input_method_are_not_the_pages(visit):
 PHONE = {"viewport": {"width": 360, "height": 700}, "has_touch": True, "is_mobile": True}
 
 
+@CHROMIUM_ALONE
 def test_on_a_phone_enter_makes_a_line_and_the_button_sends(visit):
     says("Ya")
     page = visit(**PHONE)
@@ -895,6 +912,7 @@ def test_a_small_step_of_the_wheel_lets_go_of_the_end(visit):
     assert scroll.evaluate(at_end)
 
 
+@CHROMIUM_ALONE
 def test_a_finger_that_looks_up_lets_go_of_the_end(visit):
     page = visit(**PHONE)
     page.locator("#text").fill("Panjang")
@@ -1024,10 +1042,11 @@ def test_what_was_chosen_is_there_after_a_reload(visit):
 def test_a_letter_of_two_units_counts_as_two(visit):
     says("Ya")
     page = visit()
-    page.locator("#text").fill("🙂" * 8_001)
+    put(page.locator("#text"), "🙂" * 8_001)
     expect(page.locator("#send")).to_be_disabled()
+    expect(page.locator("#count")).to_have_text("16002/16000")
     expect(page.locator("#problem")).to_have_text("16002 karakter; batasnya 16000.")
-    page.locator("#text").fill("🙂" * 8_000)
+    put(page.locator("#text"), "🙂" * 8_000)
     expect(page.locator("#problem")).to_be_empty()
     page.get_by_label("Kirim").click()
     expect(answer(page).locator(".body")).to_have_text("Ya")
@@ -1041,17 +1060,6 @@ def test_letters_that_nobody_sees_are_no_question(visit):
     page.locator("#text").press("Enter")
     expect(page.locator("#text")).not_to_have_value("")
     assert world.requests == []
-
-
-def test_a_text_has_the_same_length_for_the_browser_and_the_site(visit):
-    says("Ya")
-    page = visit()
-    page.locator("#text").fill("🙂" * 8_001)
-    expect(page.locator("#send")).to_be_disabled()
-    expect(page.locator("#count")).to_have_text("16002/16000")
-    page.locator("#text").fill("🙂" * 8_000)
-    page.locator("#send").click()
-    expect(answer(page).locator(".body")).to_have_text("Ya")
 
 
 def test_lists_have_their_marks_and_tasks_their_boxes(visit):
@@ -1269,12 +1277,14 @@ def test_markdown_carries_neither_script_nor_image(visit):
 
 def test_trusted_types_hold(visit):
     page = visit()
-    with page.expect_console_message(lambda line: "TrustedHTML" in line.text):
-        refused = page.evaluate("""() => {
-            try { document.body.innerHTML = "<b>x</b>"; } catch (error) { return error.name; }
-        }""")
+    refused = page.evaluate("""() => {
+        try { document.body.innerHTML = "<b>x</b>"; } catch (error) { return error.name; }
+    }""")
     assert refused == "TypeError"
-    assert len(visit.errors) == 1
+    # Each browser says so in words of its own, and when it likes.
+    while not visit.errors:
+        page.wait_for_timeout(20)
+    assert [re.search("TrustedHTML|require-trusted-types-for", line) is not None for line in visit.errors] == [True]
     visit.errors.clear()
 
 
@@ -1310,7 +1320,7 @@ def test_conversations_are_searched_renamed_exported_and_deleted(visit):
     page.get_by_label("Percakapan ini", exact=True).click()
     with page.expect_download() as download:
         page.locator("#menu").get_by_text("Ekspor sebagai Markdown").click()
-    assert "# Merpati" in Path(download.value.path()).read_text()
+    assert "# Merpati" in text_of(download.value)
     page.get_by_label("Percakapan ini", exact=True).click()
     page.locator("#menu").get_by_role("button", name="Hapus").click()
     page.locator("#delete").get_by_role("button", name="Hapus").click()
@@ -1338,7 +1348,7 @@ def test_a_conversation_of_the_list_is_renamed_exported_and_deleted_from_its_row
     menu.click()
     with page.expect_download() as download:
         page.locator("#row").get_by_text("Ekspor sebagai halaman web").click()
-    assert '<h1 dir="auto">Meong</h1>' in Path(download.value.path()).read_text()
+    assert '<h1 dir="auto">Meong</h1>' in text_of(download.value)
     menu.click()
     page.locator("#row").get_by_role("button", name="Hapus").click()
     expect(page.locator("#delete")).to_contain_text("Meong")
@@ -1366,6 +1376,7 @@ def test_the_rest_of_a_long_list_is_shown_when_asked_for(visit, user):
     expect(page.locator("#more")).to_be_hidden()
 
 
+@CHROMIUM_ALONE
 def test_without_scripts_a_conversation_is_read(visit, user):
     conversation = Conversation.objects.create(owner=user, title="Tentang klepon")
     question = Message.objects.create(conversation=conversation, role="user", text="Apa itu klepon?")
@@ -1493,7 +1504,8 @@ def test_everything_is_reached_by_keyboard_in_the_order_of_the_page(visit):
 
     # After the last stop the focus leaves the page, and comes back to its beginning.
     assert any(tab() is None for _ in range(30))
-    reached = list(iter(tab, None))
+    # Firefox leaves a page by way of its last element.
+    reached = [stop for stop, _ in itertools.groupby(iter(tab, None))]
     places = [place for place, _ in reached]
     names = [name for _, name in reached]
     assert names[0] == "Langsung ke kolom pesan"
@@ -1522,6 +1534,7 @@ def test_the_skip_link_leads_to_the_text_and_leaves_the_page_as_it_is(visit):
     assert page.evaluate("window.before") is True
 
 
+@CHROMIUM_ALONE
 def test_nothing_moves_for_those_who_ask_for_that(visit):
     says("kata " * 200, pause=0.02)
     page = visit(reduced_motion="reduce")
@@ -1678,7 +1691,7 @@ def test_what_cannot_be_shown_token_by_token_is_said_there(visit):
     page.get_by_label("Asal jawaban ini").click()
     page.get_by_text("Isi prompt, dan peluang setiap token").click()
     expect(page.locator("#tokens-state")).to_have_text("Tidak ada model yang menanggapi tepat waktu.")
-    assert ["503" in line for line in visit.errors] == [True]
+    assert ["503" in line for line in visit.errors] == [True] * (BROWSER == "chromium")
     visit.errors.clear()
 
 
