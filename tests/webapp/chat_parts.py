@@ -106,6 +106,14 @@ class Site:
     def run(self, coroutine):
         return self._runner.run(coroutine)
 
+    def begin(self, coroutine) -> asyncio.Task:
+        """A task of its own, which goes on whenever something is run."""
+
+        async def made() -> asyncio.Task:
+            return asyncio.create_task(coroutine)
+
+        return self.run(made())
+
     def __enter__(self) -> "Site":
         return self
 
@@ -174,11 +182,20 @@ class Site:
 
 
 def request_for(
-    text: str, *, user: str = "u", target="base", seed: int = 0, gid: str | None = None, given="", system="", **settings
+    text: str,
+    *,
+    user: str = "u",
+    target="base",
+    seed: int = 0,
+    gid: str | None = None,
+    given="",
+    system="",
+    adapter="",
+    **settings,
 ):
     gid = gid or uuid.uuid4().hex
     turns = (*([Turn("system", system)] if system else []), Turn("user", text))
-    return Request(gid, user, "conversation", turns, target, seed, Settings(**settings), given)
+    return Request(gid, user, "conversation", turns, target, seed, Settings(**settings), given, adapter)
 
 
 WORDS = ("aku ", "kau ", "dia—", "kué ", "日本", "🙂 ", "x", "\n", "<|eot_id|>", "&amp; ")

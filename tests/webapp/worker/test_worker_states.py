@@ -3,6 +3,7 @@
 KLEPON_FAULT_SEQUENCES says how many sequences of faults are tried (50).
 """
 
+import asyncio
 import itertools
 import os
 
@@ -63,12 +64,13 @@ class Chat(RuleBasedStateMachine):
         self.site = Site(self.valkey.url, limits=Limits(active_per_user=6, per_minute=10_000))
         clock = itertools.count(0, 1_000)
         self.site.service._first_epoch = lambda: next(clock)
-        for name in ("submit", "cancel", "read", "replay", "state"):
+        for name in ("submit", "cancel", "read", "replay", "state", "look"):
             setattr(self.site.service, name, again(getattr(self.site.service, name)))
         self.workers: dict[str, Driven] = {}
         self.zombies: list[Driven] = []
         self.links: dict[Driven, Breaking] = {}
         self.forgotten: set[str] = set()
+        self.looks: list[tuple[str, asyncio.Task]] = []
         self.away = False
 
     def teardown(self):
@@ -85,14 +87,30 @@ class Chat(RuleBasedStateMachine):
         self.start_worker("one")
         return self.ask(20, 0, "base")
 
-    def ask(self, words, seed, target):
-        answer = self.site.send(f"say {words}", seed=seed, target=target, max_new_tokens=40)
+    def ask(self, words, seed, target, **more):
+        answer = self.site.send(f"say {words}", seed=seed, target=target, max_new_tokens=40, **more)
         return answer.gid if isinstance(answer, Accepted) else None
 
     @precondition(lambda self: not self.away)
-    @rule(target=gids, words=st.integers(0, 45), seed=st.integers(0, 3), target_=st.sampled_from(["base", "adapter"]))
-    def send(self, words, seed, target_):
-        return self.ask(words, seed, target_)
+    @rule(
+        target=gids,
+        words=st.integers(0, 45),
+        seed=st.integers(0, 3),
+        target_=st.sampled_from(["base", "adapter"]),
+        given=st.sampled_from(["", "Begini: "]),
+        adapter=st.sampled_from(["", "mine/8_seed0"]),
+    )
+    def send(self, words, seed, target_, given, adapter):
+        """A question, or the rest of an answer that was cut; of the chat's own adapter or another."""
+        return self.ask(words, seed, target_, given=given, adapter=adapter)
+
+    @precondition(lambda self: not self.away)
+    @rule(gid=gids)
+    def look(self, gid):
+        """Somebody wants to see an answer token by token; what comes back is looked at when all is over."""
+        if gid is not None:
+            text = self.site.shown[gid].text
+            self.looks.append((text, self.site.begin(self.site.service.look(self.site.asked[gid], text, True))))
 
     @precondition(lambda self: not self.away)
     @rule(gid=gids)
@@ -263,6 +281,14 @@ class Chat(RuleBasedStateMachine):
                 assert text_of(request).startswith(record.text)
         for worker in [*self.workers.values(), *self.zombies]:
             assert worker.writer.empty and not worker.engine.answers
+        # A look may be lost with the worker or the server that had it, but it is never of another answer.
+        for text, task in self.looks:
+            if not task.done():
+                task.cancel()
+            elif task.exception() is None and (seen := task.result()) is not None:
+                assert [chosen.text for chosen in seen.answer] == [text]
+            else:
+                assert task.exception() is None or isinstance(task.exception(), UnavailableError)
 
 
 Chat.TestCase.settings = settings(
