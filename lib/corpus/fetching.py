@@ -1,12 +1,14 @@
 """Named files of public git repositories at one commit: fetched by git, checked, resumed, and offline once there."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,28 +74,39 @@ def fetch(repository: str, commit: str, pins: Sequence[Pin], folder: Path, table
         FetchError: if git is not installed, the repository cannot be reached or has no such commit, the disk is full,
             or what came is not what was pinned.
     """
-    wrong = [pin for pin in pins if not is_right(folder, pin)]
-    if not wrong:
+    if all(is_right(folder, pin) for pin in pins):
         return
-    git = folder / ".git"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # A server may know no filters, or give no file by itself; then all files of the commit are fetched.
-        try:
-            _download(git, repository, commit, wrong, folder, ["--filter=blob:none"])
-        except _GitError:
-            _download(git, repository, commit, wrong, folder, [])
+        with _alone(folder):
+            # Whoever had the folder before may have fetched it all.
+            if wrong := [pin for pin in pins if not is_right(folder, pin)]:
+                # A server may know no filters, or give no file by itself; then all files of the commit are fetched.
+                try:
+                    _download(repository, commit, wrong, folder, ["--filter=blob:none"])
+                except _GitError:
+                    _download(repository, commit, wrong, folder, [])
     except _GitError as error:
         raise FetchError(_why(repository, commit, str(error), table)) from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise FetchError(_full(repository)) from None
         raise
-    finally:
-        shutil.rmtree(git, ignore_errors=True)
     for pin in wrong:
         if not is_right(folder, pin):
             raise FetchError(_differs(repository, commit, folder, pin, table))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder within the block; another process that fetches into it waits. Without locks, nothing is held."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def is_right(folder: Path, pin: Pin) -> bool:
@@ -122,10 +135,17 @@ def _measure(folder: Path, pin: Pin) -> tuple[int, int, str]:
     return len(files), sum(map(len, files.values())), hashlib.sha256(listing.encode()).hexdigest()
 
 
-def _download(
-    git: Path, repository: str, commit: str, pins: Sequence[Pin], folder: Path, filtered: Sequence[str]
-) -> None:
+def _download(repository: str, commit: str, pins: Sequence[Pin], folder: Path, filtered: Sequence[str]) -> None:
     """Fetch one commit, without its files where the server can filter, and then the files that are not here."""
+    git = folder / ".git"
+    try:
+        _bring(git, repository, commit, pins, folder, filtered)
+    finally:
+        shutil.rmtree(git, ignore_errors=True)
+
+
+def _bring(git: Path, repository: str, commit: str, pins: Sequence[Pin], folder: Path, filtered: Sequence[str]) -> None:
+    # What an earlier process was killed at.
     shutil.rmtree(git, ignore_errors=True)
     _git(git, "init", "--quiet", "--bare", str(git))
     _git(git, "remote", "add", "origin", repository)

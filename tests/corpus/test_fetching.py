@@ -1,9 +1,12 @@
 """Files of public repositories: fetched once, checked, resumed, and what each failure says."""
 
+import fcntl
 import hashlib
 import os
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -184,6 +187,39 @@ def test_without_git_it_says_to_install_it(there, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FetchError, match=r"git is not installed, and public sources are fetched with it. Install git"):
         fetching.fetch(*there, [pin("data/rows.csv")], tmp_path / "here")
+
+
+def test_two_that_fetch_the_same_at_once_fetch_it_once(there, tmp_path, monkeypatch):
+    begun, waits, goes_on, fetched = threading.Event(), threading.Event(), threading.Event(), []
+    download, flock = fetching._download, fcntl.flock
+
+    def slowly(*asked):
+        fetched.append(asked)
+        begun.set()
+        assert goes_on.wait(30)
+        download(*asked)
+
+    def told(*asked):
+        if begun.is_set():
+            waits.set()
+        flock(*asked)
+
+    monkeypatch.setattr(fetching, "_download", slowly)
+    monkeypatch.setattr(fetching.fcntl, "flock", told)
+
+    def fetch():
+        fetching.fetch(*there, [pin("data/rows.csv")], tmp_path / "here")
+
+    with ThreadPoolExecutor() as both:
+        one = both.submit(fetch)
+        assert begun.wait(30)
+        other = both.submit(fetch)
+        assert waits.wait(30)
+        goes_on.set()
+        one.result(60)
+        other.result(60)
+    assert len(fetched) == 1
+    assert kept(tmp_path / "here") == {"data/rows.csv"}
 
 
 def test_a_full_disk_is_a_sentence(there, tmp_path, monkeypatch):

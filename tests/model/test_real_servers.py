@@ -1,5 +1,6 @@
 """A real vLLM, of an environment of its own (`make vllm`), against the model here: the demo's and a random adapter."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from lib.evaluation import completions
 from lib.model import generation, loading, references, served
 from lib.model.generation import Decoding
 from lib.model.prompts import encode_prompt, end_of_turn_id
+from lib.release import merging
 
 VLLM = Path(__file__).resolve().parents[2] / ".vllm" / "bin" / "python"
 BASE = paths.DEMO_BASE_MODEL
@@ -37,10 +39,18 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def vllm(tmp_path_factory):
     """The URL of a server with the demo's base model."""
+    with serving(
+        BASE, tmp_path_factory.mktemp("vllm"), "--enable-lora", "--max-lora-rank", "32", "--max-loras", "2"
+    ) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def serving(model, folder, *more):
+    """The URL of a server with that model."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("vllm")
     told = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "OMP_NUM_THREADS")} | {
         "PATH": f"{VLLM.parent}{os.pathsep}{os.environ['PATH']}",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
@@ -50,8 +60,8 @@ def vllm(tmp_path_factory):
     }
     command = [
         *(VLLM, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)),
-        *("--model", BASE, "--dtype", "float32", "--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "16"),
-        *("--enable-lora", "--max-lora-rank", "32", "--max-loras", "2"),
+        *("--model", model, "--dtype", "float32", "--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "16"),
+        *more,
     ]
     url = f"http://127.0.0.1:{port}/v1"
     with (folder / "log").open("wb") as log:
@@ -173,3 +183,15 @@ def test_too_little_room_is_said_before_anything_is_asked(vllm, config):
     roomy = replace(config, prompt=Prompt(max_evaluation_tokens=2_000))
     with pytest.raises(served.ServerError, match="at most 1,024 tokens in all"):
         served.connect(vllm, roomy)
+
+
+def test_a_merged_model_says_there_what_it_says_here(tmp_path):
+    run = small_adapter.run("demo")
+    merging.merge(run)
+    config = replace(run.config, iteration="base", model=Model(str(run.config.paths.merged)))
+    prompts, end = asked(config)
+    decoding = Decoding(24, (end,), greedy=True)
+    with serving(run.config.paths.merged, tmp_path) as url:
+        there = served.complete(served.connect(url, config), [0, 1, 2], prompts, decoding, 1, seed=0)
+    here = generation.complete(completions.load_model(config), [0, 1, 2], prompts, decoding, 1, seed=0)
+    assert there == here
