@@ -4,7 +4,9 @@ llama.cpp's files name that way instead of spelling it out. transformers' reader
 every text as GPT-2 does, and a model then reads other tokens than it was trained on.
 """
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -42,6 +44,39 @@ def tokenizer(tokens: Sequence[str], types: Sequence[int], merges: Sequence[str]
     made.add_special_tokens([AddedToken(token, normalized=False, special=True) for token, t in kinds if t == CONTROL])
     made.add_tokens([AddedToken(token, normalized=False) for token, t in kinds if t == _ADDED])
     return made
+
+
+def cuts_of(tokenizer: Tokenizer) -> str:
+    """Which of `CUTS` a tokenizer cuts text into tokens by, with its own vocabulary; empty where it is none of them."""
+    told = json.loads(tokenizer.to_str())
+    model = told["model"]
+    if model["type"] != "BPE":
+        return ""
+    for cuts in CUTS:
+        normalizer = {"type": "NFC"} if cuts == "qwen2" else None
+        if told["normalizer"] == normalizer and _told(tokenizer.pre_tokenizer) == _told(_pre_tokenizer(cuts)):
+            # llama.cpp maps a word that is a token to that token at once in Llama 3's way, and in no other. It makes no
+            # difference where every token is what its merges produce.
+            same = model.get("ignore_merges", False) == (cuts == "llama-bpe")
+            return cuts if same or _merged_whole(tokenizer) else ""
+    return ""
+
+
+def _told(part: pre_tokenizers.PreTokenizer | None) -> Any:
+    """A pre-tokenizer in its own words, without what only moves the offsets of a token in its text."""
+    return json.loads(
+        part.__getstate__() if part else b"null",
+        object_hook=lambda one: {name: value for name, value in one.items() if name != "trim_offsets"},
+    )
+
+
+def _merged_whole(tokenizer: Tokenizer) -> bool:
+    told = json.loads(tokenizer.to_str())
+    told["model"]["ignore_merges"] = False
+    merging = Tokenizer.from_str(json.dumps(told)).model
+    return all(
+        [token.id for token in merging.tokenize(text)] == [number] for text, number in told["model"]["vocab"].items()
+    )
 
 
 def _pre_tokenizer(cuts: str) -> pre_tokenizers.PreTokenizer:

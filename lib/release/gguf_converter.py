@@ -2,41 +2,19 @@
 
     python -m lib.release.gguf_converter CHECKOUT MODEL OUTFILE
 
-The converter recognises by a hash of some token ids how a tokenizer splits text into words, and knows Llama 3.2's. It
-refuses a tokenizer of another vocabulary, such as the demo's, even if that splits text exactly as Llama 3 does. Where
-it does, the converter is told so here.
+The converter recognises by a hash of some token ids how a tokenizer splits text into words, and knows Llama 3.2's and
+SmolLM2's. It refuses a tokenizer of another vocabulary, such as the demo's, even if that splits text exactly as one of
+these. Where it does, the converter is told so here.
 """
 
 import importlib
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-# llama.cpp calls this way llama-bpe.
-from lib.model.byte_level import LLAMA3_WORDS
+from tokenizers import Tokenizer
 
-
-def cuts_as_llama3(tokenizer: dict[str, Any]) -> bool:
-    """Whether a tokenizer.json splits text into tokens in Llama 3's way, with its own vocabulary.
-
-    llama.cpp maps a word that is a token to that token at once. So every token must be what its merges produce.
-    """
-    from tokenizers import Tokenizer
-
-    model, words = tokenizer["model"], tokenizer["pre_tokenizer"] or {}
-    steps = words.get("pretokenizers", [])
-    if model["type"] != "BPE" or tokenizer["normalizer"] or [step["type"] for step in steps] != ["Split", "ByteLevel"]:
-        return False
-    split, to_bytes = steps
-    if split["pattern"] != {"Regex": LLAMA3_WORDS} or split["behavior"] != "Isolated" or split["invert"]:
-        return False
-    if to_bytes["add_prefix_space"] or to_bytes["use_regex"]:
-        return False
-    merging = Tokenizer.from_str(json.dumps(tokenizer)).model
-    return model.get("ignore_merges", False) or all(
-        [token.id for token in merging.tokenize(text)] == [number] for text, number in model["vocab"].items()
-    )
+from lib.model import byte_level
 
 
 def main() -> None:
@@ -54,8 +32,8 @@ def main() -> None:
         try:
             return str(by_hash(self, tokenizer))
         except NotImplementedError:
-            if cuts_as_llama3(json.loads((Path(model) / "tokenizer.json").read_text(encoding="utf-8"))):
-                return "llama-bpe"
+            if cuts := byte_level.cuts_of(Tokenizer.from_file(str(Path(model) / "tokenizer.json"))):
+                return cuts
             raise
 
     def where_there_is_one(self: Any) -> Any:

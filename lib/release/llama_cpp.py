@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lib import lock, paths
 from lib.config import Config, Model, run_name
 from lib.evaluation import completions
-from lib.model import loading
+from lib.model import byte_level, loading
 from lib.model.prompts import Messages, end_of_turn_id, render
 from lib.release import agreement, finished, merging
 from lib.release.finished import Finished
@@ -159,7 +159,7 @@ def _compare_settings(field: dict[str, Any], model: PreTrainedModel, tokenizer: 
         "llama.attention.head_count_kv": config.num_key_value_heads,
         "llama.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
         "llama.rope.freq_base": rope["rope_theta"],
-        "tokenizer.ggml.pre": "llama-bpe",
+        "tokenizer.ggml.pre": byte_level.cuts_of(tokenizer.backend_tokenizer),
         "tokenizer.ggml.bos_token_id": tokenizer.bos_token_id,
         # A token is stored as its bytes are written in the vocabulary.
         "tokenizer.ggml.tokens": tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))),

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,11 @@ import small_adapter
 import torch
 import transformers
 
-from lib import paths
 from lib.config import Evaluation, Prompt
 from lib.model import loading
 from lib.model.prompts import render
 from lib.parameters import load_config
-from lib.release import gguf_converter, llama_cpp, merging
+from lib.release import llama_cpp, merging
 
 HERE = os.environ.get("LLAMA_CPP", "")
 needs_converter = pytest.mark.skipif(
@@ -87,43 +87,6 @@ def test_the_converter_is_asked_for_bfloat16_of_the_merged_model(run, tmp_path, 
     _, model, _, outfile, *rest = json.loads(told.read_text())
     assert model == str(run.config.paths.merged) and outfile.endswith("/model.gguf")
     assert rest == ["--outtype", "bf16"]
-
-
-# --- The tokenizer ---------------------------------------------------------------------------------------------------
-
-
-def written(tokenizer, tmp_path):
-    tokenizer.save_pretrained(tmp_path)
-    return json.loads((tmp_path / "tokenizer.json").read_text())
-
-
-def test_the_demo_s_tokenizer_cuts_text_as_llama_3_does():
-    demo = paths.DEMO_BASE_MODEL / "tokenizer.json"
-    assert gguf_converter.cuts_as_llama3(json.loads(demo.read_text(encoding="utf-8")))
-
-
-def test_a_tokenizer_that_cuts_otherwise_is_not_called_llama_3_s(tokenizer, tmp_path):
-    told = written(tokenizer, tmp_path)
-    assert gguf_converter.cuts_as_llama3(told)
-    for change in (
-        {"pre_tokenizer": None},
-        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}},
-        {"normalizer": {"type": "NFC"}},
-    ):
-        assert not gguf_converter.cuts_as_llama3(told | change)
-    other = json.loads(json.dumps(told))
-    split = other["pre_tokenizer"]["pretokenizers"][0]
-    split["pattern"]["Regex"] = split["pattern"]["Regex"].replace("{1,3}", "")
-    assert not gguf_converter.cuts_as_llama3(other), "as Qwen's does"
-
-
-def test_a_token_that_merges_do_not_make_is_not_llama_3_s_way(tokenizer, tmp_path):
-    told = written(tokenizer, tmp_path)
-    # llama.cpp would take the word for this token; the tokenizer never does.
-    told["model"]["vocab"]["zzqq"] = len(tokenizer)
-    assert not gguf_converter.cuts_as_llama3(told)
-    told["model"]["ignore_merges"] = True
-    assert gguf_converter.cuts_as_llama3(told)
 
 
 # --- The Modelfile ---------------------------------------------------------------------------------------------------
@@ -329,6 +292,20 @@ def test_llama_cpp_itself_cuts_texts_and_rates_tokens_as_the_merged_model_does(r
         found = torch.from_numpy(there.scores[: len(ids)].copy()).log_softmax(-1)
         # It rounds what the layers hand on to bfloat16, too.
         assert (found - expected).abs().mean() < 0.05
+
+
+@needs_converter
+def test_a_file_says_how_its_own_tokenizer_cuts_text(base_model, tmp_path):
+    folder = shutil.copytree(base_model, tmp_path / "smollm")
+    told = json.loads((folder / "tokenizer.json").read_text())
+    steps = [{"type": "Digits", "individual_digits": True}, {"type": "ByteLevel", "add_prefix_space": False}]
+    told["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [steps[0], steps[1] | {"trim_offsets": True, "use_regex": True}],
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(told))
+    run = small_adapter.run(str(folder))
+    assert llama_cpp.convert(run, llama_cpp.checkout(HERE))["changed"] == 0
 
 
 @needs_converter
