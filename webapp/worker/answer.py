@@ -170,7 +170,10 @@ class Answer:
 
     def whole(self) -> tuple[Start | None, Snapshot]:
         """What Redis is to get back."""
-        self.kept = self.kept or (self.start, self._snapshot())
+        if self.kept is None:
+            # What has come since the loss, such as its beginning, is part of it, and must not be told after it.
+            self.number, self.outgoing = 2, []
+            self.kept = (self.start, self._snapshot())
         return self.kept
 
     def recovered(self) -> None:

@@ -373,6 +373,22 @@ def test_data_lost_and_lost_again_while_it_is_put_back(site, valkey, driven):
     assert site.shown[gid].text == text_of(site.asked[gid])
 
 
+def test_an_answer_that_begins_while_its_data_is_lost_is_told_once(site, valkey, driven):
+    one = driven()
+    gid = site.ask("say 12")
+    one.writer.turn()
+    with valkey.client() as client:
+        client.flushall()
+    # The writer sees the loss, and the model begins before the answer is put back.
+    one.writer.turn()
+    one.worker.turn()
+    one.turn(20)
+    assert site.end_of(gid).finish == "stop"
+    whole = site.run(site.service.replay(gid))
+    assert site.shown[gid].text == whole.text == text_of(site.asked[gid])
+    assert sum(isinstance(event, Start) for _, event in whole.items) == 1
+
+
 def test_decoding_waits_when_the_server_stays_away(site, valkey, driven, monkeypatch):
     monkeypatch.setattr(writers, "OUTAGE_SECONDS", 0.0)
     one = driven()
