@@ -5,6 +5,8 @@ PYTHONPATH=.unsloth python -m pytest tests/test_four_bits.py
 """
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 import small_adapter
@@ -19,7 +21,7 @@ from lib import hardware
 from lib.config import Model
 from lib.model import loading
 from lib.release import agreement, merging
-from lib.training import loraplus, trainer
+from lib.training import backend, loraplus, trainer
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not there: make unsloth")
 
@@ -74,6 +76,18 @@ def test_its_layers_compute_in_the_precision_that_is_asked_for_and_not_in_the_ch
     assert len(found) == 2 * 7
     wanted = precision or loading.dtype()
     assert {(layer.compute_dtype, layer.compute_type_is_set) for layer in found} == {(wanted, True)}
+
+
+def test_what_unsloth_loads_computes_in_our_precision_too(four_bits, tokenizer, monkeypatch):
+    class Loads:
+        """As unsloth does: with what the checkpoint says of its layers."""
+
+        from_pretrained = staticmethod(lambda folder, **_: (AutoModelForCausalLM.from_pretrained(folder), None))
+        get_peft_model = staticmethod(lambda model, **_: model)
+
+    monkeypatch.setitem(sys.modules, "unsloth", SimpleNamespace(FastLanguageModel=Loads))
+    config = small_training.make(four_bits, tokenizer, backend="unsloth", dtype="float32")
+    assert {layer.compute_dtype for layer in layers(backend.fresh_adapter(config))} == {torch.float32}
 
 
 def test_in_training_adapter_and_optimizer_have_32_bits_and_the_loss_falls(
