@@ -127,12 +127,14 @@ def cluster_sizes(drawn: pd.DataFrame, per_cluster: int) -> Figure:
     figure, axes = drawing.axes(1, 1, 7.2, 3.2)
     axis = axes[0, 0]
     counts = drawn.groupby(["cluster", "subset"]).size().unstack(fill_value=0)
-    bottom = np.zeros(len(counts))
+    # Numbers, since copies are made by pickle, which will not take what matplotlib counts names with.
+    places, bottom = np.arange(len(counts)), np.zeros(len(counts))
     for colour, subset in zip(_colours(counts.shape[1]), counts.columns, strict=True):
-        axis.bar(counts.index.astype(str), counts[subset], bottom=bottom, color=colour, label=subset, edgecolor="white")
+        axis.bar(places, counts[subset], bottom=bottom, color=colour, label=subset, edgecolor="white")
         bottom += counts[subset].to_numpy()
     chosen = drawn[drawn["chosen"]].groupby("cluster").size().reindex(counts.index, fill_value=0)
-    axis.plot(counts.index.astype(str), chosen, "D", color="black", markersize=5, label="chosen")
+    axis.plot(places, chosen, "D", color="black", markersize=5, label="chosen")
+    axis.set_xticks(places, counts.index.astype(str))
     axis.axhline(per_cluster, color="black", linewidth=1, linestyle="--", label=f"equal share: {per_cluster:,}")
     axis.set(xlabel="cluster", ylabel="rows")
     drawing.legend(figure, axis.get_legend_handles_labels()[0], 1, "right center")

@@ -11,13 +11,14 @@ import pytest
 playwright_api = pytest.importorskip("playwright.sync_api")
 expect = playwright_api.expect
 BROWSER = os.environ.get("BROWSER", "chromium")
-NAMES = {"chromium": ("chromium", "chromium-browser"), "firefox": ("firefox-esr", "firefox")}
+NAMED = {"chromium": os.environ.get("CHROMIUM"), "firefox": os.environ.get("FIREFOX")}[BROWSER]
+NAMES = {"chromium": ("chromium", "chromium-browser"), "firefox": ("firefox-esr", "firefox")}[BROWSER]
 
 
 @contextlib.contextmanager
 def launched() -> Iterator[Any]:
     """The browser, running; the test is skipped where it is not installed."""
-    program = os.environ.get(BROWSER.upper()) or next(filter(None, map(shutil.which, NAMES[BROWSER])), None)
+    program = NAMED or next(filter(None, map(shutil.which, NAMES)), None)
     if not program:
         pytest.skip(f"no {BROWSER}: install it, or name it in {BROWSER.upper()}")
     options = {"channel": "moz-firefox"} if BROWSER == "firefox" else {"args": ["--no-sandbox"]}
