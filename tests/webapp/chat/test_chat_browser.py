@@ -1,30 +1,24 @@
 """The pages in a browser, against the site in this process with a service that a test writes for."""
 
-import asyncio
 import contextlib
 import itertools
 import json
 import os
 import re
-import socket
-import threading
 from dataclasses import replace
-from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import uvicorn
 from browsers import BROWSER, expect, launched
 from chat import answers, consumers, frames, payloads, turns
 from chat.models import Conversation, Message, Pair
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.sessions.models import Session
-from django.core.management import call_command
-from django.test import override_settings
 from fake_service import world
+from live import live_site, talk_of
 from wire.events import Transcript
 from wire.messages import Chosen, Likely, Offered, Piece, Seen
 from wire.service import Busy
@@ -48,53 +42,6 @@ EVIL = """<script>window.evil = 1</script><img src="https://evil.example/a.png" 
 https://contoh.id/halaman
 """
 CODE = "Begini:\n\n```python\ndef halo():\n    return 'dunia'\n```\n\nSelesai."
-
-
-@contextlib.contextmanager
-def live_site(**settings):
-    """A live site of hashed static files in a thread: its address, and how to tear its connections and mend them."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-    hashed = {
-        "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-        "staticfiles": {"BACKEND": "klepon.static.HashedFiles"},
-    }
-    with override_settings(STORAGES=hashed, WHITENOISE_AUTOREFRESH=False, WHITENOISE_USE_FINDERS=False, **settings):
-        call_command("collectstatic", interactive=False, verbosity=0)
-        from channels.routing import ProtocolTypeRouter
-        from chat.guards import ExactOrigin
-        from chat.hub import lifespan
-        from django.core.asgi import get_asgi_application
-        from klepon.asgi import sockets
-
-        here = f"http://127.0.0.1:{port}"
-        ours = ExactOrigin(sockets, [here])
-        loops, torn = [], threading.Event()
-
-        async def guarded(scope, receive, send):
-            if torn.is_set():
-                await receive()
-                await send({"type": "websocket.close"})
-            else:
-                await ours(scope, receive, send)
-
-        parts = {"http": get_asgi_application(), "websocket": guarded, "lifespan": lifespan}
-        server = uvicorn.Server(uvicorn.Config(ProtocolTypeRouter(parts), log_level="warning", ws_max_size=65_536))
-
-        async def serve():
-            loops.append(asyncio.get_running_loop())
-            await server.serve([listener])
-
-        def tear():
-            torn.set()
-            for connection in list(server.server_state.connections):
-                loops[0].call_soon_threadsafe(connection.transport.abort)
-
-        thread = threading.Thread(target=lambda: asyncio.run(serve()))
-        thread.start()
-        yield SimpleNamespace(address=here, tear=tear, mend=torn.clear)
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -1174,26 +1121,7 @@ def test_what_a_model_thought_first_is_folded_away_and_copied_as_it_is_stored(vi
 
 @pytest.fixture
 def long_talk(user):
-    """A conversation of 2,000 turns, whose last question was asked in five ways."""
-    conversation = Conversation.objects.create(owner=user, title="Panjang")
-    messages, parent = [], None
-
-    def add(role, text, under, **more):
-        messages.append(Message(conversation=conversation, role=role, text=text, parent=under, **more))
-        return messages[-1]
-
-    ended = {"target": "adapter", "state": "ended", "finish": "stop", "seed": 1, "model": "klepon-demo"}
-    for number in range(999):
-        question = add("user", f"Pertanyaan {number}?", parent)
-        parent = add("assistant", f"Jawaban **{number}**.\n\n- satu\n- dua\n\n" + "kata " * 40, question, **ended)
-    for number in range(5):
-        add("assistant", f"Cabang {number}.", add("user", f"Terakhir, cara {number}?", parent), **ended)
-    Message.objects.bulk_create(messages)
-    # All at once they would have one time, and no order.
-    for number, message in enumerate(messages):
-        message.created += timedelta(milliseconds=number)
-    Message.objects.bulk_update(messages, ["created"], batch_size=200)
-    return conversation
+    return talk_of(user, 2_000)
 
 
 def test_a_long_conversation_is_as_quick_as_a_short_one(visit, long_talk):
