@@ -13,6 +13,7 @@ measured is the time from one frame to the next while it comes, and whether the 
 """
 
 import argparse
+import contextlib
 import itertools
 import os
 import statistics
@@ -50,9 +51,13 @@ FRAMES = """() => {
 
 def private_memory() -> float:
     """MiB of the largest page's process."""
-    children = psutil.Process().children(recursive=True)
-    pages = [one for one in children if "--type=renderer" in " ".join(one.cmdline())]
-    return max(one.memory_full_info().uss for one in pages) / 2**20
+    sizes = []
+    for one in psutil.Process().children(recursive=True):
+        # A page that was closed may be gone by now.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "--type=renderer" in " ".join(one.cmdline()):
+                sizes.append(one.memory_full_info().uss)
+    return max(sizes) / 2**20
 
 
 def loaded(browser, address: str, errors: list[str]) -> dict[str, float]:
