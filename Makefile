@@ -92,7 +92,7 @@ install = $(pip) "$$(grep '^torch==' requirements.txt)" && $(pip) --no-deps $(ad
 ON_A_GPU_ALONE := ^(\#|nvidia|cuda|torchvision)
 .unsloth/installed: requirements-gpu.txt | $(ENVIRONMENT)
 	rm -rf .unsloth
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target .unsloth $$(grep -vE '$(ON_A_GPU_ALONE)' $<)
+	$(call pip,$(PY)) --no-deps --target .unsloth $$(grep -vE '$(ON_A_GPU_ALONE)' $<)
 	touch $@
 
 # A real vLLM, which pins its own torch, in an environment of its own: a test's server. The three packages that go are for
@@ -114,7 +114,7 @@ ON_A_GPU_ALONE := ^(\#|nvidia|cuda|torchvision)
 # A Playwright that can drive Debian's Firefox: since 1.61 it sends a command that Firefox 153 does not have.
 .firefox/installed: | $(ENVIRONMENT)
 	rm -rf .firefox
-	$(PY) -m pip install --quiet --disable-pip-version-check --target .firefox playwright==1.60.0
+	$(call pip,$(PY)) --target .firefox playwright==1.60.0
 	touch $@
 
 # --- The rooms of lib that each notebook uses (tests/test_makefile.py keeps these lists true) -------------------------

@@ -46,37 +46,34 @@ def tokenizer(tokens: Sequence[str], types: Sequence[int], merges: Sequence[str]
     return made
 
 
-def cuts_of(tokenizer: Tokenizer) -> str:
+def cuts_of(known: Tokenizer) -> str:
     """Which of `CUTS` a tokenizer cuts text into tokens by, with its own vocabulary; empty where it is none of them."""
-    told = json.loads(tokenizer.to_str())
-    model = told["model"]
-    if model["type"] != "BPE":
+    told = json.loads(known.to_str())
+    if told["model"]["type"] != "BPE":
         return ""
     for cuts in CUTS:
-        normalizer = {"type": "NFC"} if cuts == "qwen2" else None
-        if told["normalizer"] == normalizer and _told(tokenizer.pre_tokenizer) == _told(_pre_tokenizer(cuts)):
+        own = json.loads(tokenizer((), (), (), cuts).to_str())
+        if told["normalizer"] == own["normalizer"] and _words(told) == _words(own):
             # llama.cpp maps a word that is a token to that token at once in Llama 3's way, and in no other. It makes no
             # difference where every token is what its merges produce.
-            same = model.get("ignore_merges", False) == (cuts == "llama-bpe")
-            return cuts if same or _merged_whole(tokenizer) else ""
+            same = told["model"].get("ignore_merges", False) == own["model"]["ignore_merges"]
+            return cuts if same or _merged_whole(told) else ""
     return ""
 
 
-def _told(part: pre_tokenizers.PreTokenizer | None) -> Any:
-    """A pre-tokenizer in its own words, without what only moves the offsets of a token in its text."""
+def _words(told: dict[str, Any]) -> Any:
+    """How a tokenizer.json cuts text into words, without what only moves the offsets of a token in its text."""
     return json.loads(
-        part.__getstate__() if part else b"null",
+        json.dumps(told["pre_tokenizer"]),
         object_hook=lambda one: {name: value for name, value in one.items() if name != "trim_offsets"},
     )
 
 
-def _merged_whole(tokenizer: Tokenizer) -> bool:
-    told = json.loads(tokenizer.to_str())
-    told["model"]["ignore_merges"] = False
-    merging = Tokenizer.from_str(json.dumps(told)).model
-    return all(
-        [token.id for token in merging.tokenize(text)] == [number] for text, number in told["model"]["vocab"].items()
-    )
+def _merged_whole(told: dict[str, Any]) -> bool:
+    """Whether every token of a tokenizer.json is what its merges make of the token's text."""
+    model = told["model"] | {"ignore_merges": False}
+    merging = Tokenizer.from_str(json.dumps(told | {"model": model})).model
+    return all([token.id for token in merging.tokenize(text)] == [number] for text, number in model["vocab"].items())
 
 
 def _pre_tokenizer(cuts: str) -> pre_tokenizers.PreTokenizer:

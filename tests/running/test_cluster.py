@@ -463,9 +463,11 @@ def test_an_end_from_outside_cancels_the_task(monkeypatch, end):
 # --- With Ray --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def with_ray():
+@pytest.fixture
+def with_ray(tmp_path_factory, monkeypatch):
     pytest.importorskip("ray", reason="Ray is not installed (requirements-ray.txt)")
+    # A Ray for one machine leaves a token in the home of whoever starts it.
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
 
 
 def needs_ray(test):

@@ -49,6 +49,10 @@ with transaction.atomic():
         print(f"{{settings.SESSION_COOKIE_NAME}}={{session.session_key}}")
 """
 
+PROMPT = "Tulislah sebuah cerita panjang tentang laut."
+#: Long enough that a part can be killed while it is written.
+TOKENS = 1_200
+
 # --- Models ----------------------------------------------------------------------------------------------------------
 
 

@@ -9,22 +9,13 @@ from pathlib import Path
 
 import pytest
 from browsers import expect, launched
-from chat_stack import Shown, Stack, make_model, undisturbed
+from chat_stack import PROMPT, TOKENS, Shown, Stack
 
 from lib.config import Model, Prompt
 from lib.model import generation, loading, prompts
 
 pytestmark = pytest.mark.slow
 expect.set_options(timeout=30_000)
-PROMPT = "Tulislah sebuah cerita panjang tentang laut."
-#: Long enough that a part can be killed while it is written.
-TOKENS = 1_200
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """Folders of a base model whose answers only end at their length, and of an adapter for it."""
-    return make_model("demo", tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +31,6 @@ def stack(model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def cookie(stack):
     return stack.cookies(1)[0]
-
-
-@pytest.fixture(scope="module")
-def expected(model):
-    return undisturbed(*model, PROMPT, TOKENS)
 
 
 def stored(stack: Stack, cookie: str, conversation: str) -> dict:

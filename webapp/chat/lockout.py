@@ -52,9 +52,10 @@ class LoginForm(AuthenticationForm):
 
     def get_invalid_login_error(self) -> ValidationError:
         """That the password is wrong, or that it is not even looked at."""
-        key = _key(self.request, self.cleaned_data.get("username")) if self.request is not None else ""
-        if key and _at_cache(lambda cache: cache.get(key, 0)) > TRIES:
-            return ValidationError(_("Too many attempts. Wait five minutes."), code="locked")
+        if self.request is not None:
+            key = _key(self.request, self.cleaned_data.get("username"))
+            if _at_cache(lambda cache: cache.get(key, 0)) > TRIES:
+                return ValidationError(_("Too many attempts. Wait five minutes."), code="locked")
         return super().get_invalid_login_error()
 
 

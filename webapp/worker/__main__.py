@@ -14,7 +14,6 @@ It ends with status 0 when it was told to, 2 if it cannot start as it is set up,
 at ENGINE_URL is not there.
 """
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -30,6 +29,7 @@ from typing import TextIO
 from wire.claims import Claims
 from wire.messages import WorkerState
 
+from lib import lock
 from lib.allocator import keep_pages
 from worker.engine import Engine, EngineAwayError, EngineError
 from worker.loop import DRAIN_SECONDS, Worker
@@ -42,7 +42,7 @@ def main() -> int:
     try:
         url = _redis_url()
         batch = _number("KLEPON_BATCH", 8)
-        name, lock = take_name(Path(os.environ.get("KLEPON_CHAT") or tempfile.gettempdir()))
+        name, kept = take_name(Path(os.environ.get("KLEPON_CHAT") or tempfile.gettempdir()))
         engine = _engine(batch)
     except EngineError as error:
         print(f"worker: {error}", file=sys.stderr)
@@ -68,7 +68,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     logging.info("%s answers with %s", name, engine.model)
-    with lock:
+    with kept:
         worker.run()
     return 0
 
@@ -85,14 +85,11 @@ def take_name(folder: Path) -> tuple[str, TextIO]:
     number = 1
     while True:
         # Kept open, and never deleted: a lock on a deleted file keeps nobody out.
-        lock = (folder / f"worker-{number}.lock").open("a")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            number += 1
-        else:
-            return f"{host}-{chat}-{number}", lock
+        file = (folder / f"worker-{number}.lock").open("a")
+        if lock.take(file.fileno()):
+            return f"{host}-{chat}-{number}", file
+        file.close()
+        number += 1
 
 
 def _engine(batch: int) -> Engine:

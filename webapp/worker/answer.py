@@ -165,13 +165,13 @@ class Answer:
         """Redis has lost some of it, and is to get it back whole, under a new epoch."""
         self.lost_data = True
         self.epoch += 1
-        self.number, self.outgoing, self.snapshots, self.trim, self.finished = 2, [], [], "", None
+        self.snapshots, self.trim, self.finished = [], "", None
         self.acknowledged = f"{self.epoch}-2"
 
     def whole(self) -> tuple[Start | None, Snapshot]:
         """What Redis is to get back."""
         if self.kept is None:
-            # What has come since the loss, such as its beginning, is part of it, and must not be told after it.
+            # What was not sent, or has come since the loss, such as its beginning, is part of it.
             self.number, self.outgoing = 2, []
             self.kept = (self.start, self._snapshot())
         return self.kept

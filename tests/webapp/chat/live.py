@@ -60,6 +60,15 @@ def live_site(**settings):
         thread.join()
 
 
+#: Types a few letters where the focus is: the milliseconds until each is laid out.
+KEY_PRESSES = """() => [..."kata-kata yang ditulis"].map((letter) => {
+    const from = performance.now();
+    document.execCommand("insertText", false, letter);
+    document.documentElement.getBoundingClientRect();
+    return performance.now() - from;
+})"""
+
+
 def talk_of(user, turns):
     """A conversation of so many turns, whose last question was asked in five ways."""
     conversation = Conversation.objects.create(owner=user, title="Panjang")

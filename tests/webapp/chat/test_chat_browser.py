@@ -1,7 +1,6 @@
 """The pages in a browser, against the site in this process with a service that a test writes for."""
 
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.sessions.models import Session
 from fake_service import world
-from live import live_site, talk_of
+from live import KEY_PRESSES, live_site, talk_of
 from wire.events import Transcript
 from wire.messages import Chosen, Likely, Offered, Piece, Seen
 from wire.service import Busy
@@ -1133,12 +1132,7 @@ def test_a_long_conversation_is_as_quick_as_a_short_one(visit, long_talk):
         usable.append(page.evaluate("performance.now()"))
         page.locator("#text").focus()
         first_paint.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
-        keys += page.evaluate("""() => [..."kata-kata yang ditulis"].map((letter) => {
-            const from = performance.now();
-            document.execCommand("insertText", false, letter);
-            document.documentElement.getBoundingClientRect();
-            return performance.now() - from;
-        })""")
+        keys += page.evaluate(KEY_PRESSES)
     assert min(first_paint) < 1_000
     assert min(usable) < 2_000
     assert sorted(keys)[len(keys) // 2] < 16
@@ -1210,7 +1204,9 @@ def test_trusted_types_hold(visit):
     }""")
     assert refused == "TypeError"
     # Each browser says so in words of its own, and when it likes.
-    while not visit.errors:
+    for _ in range(500):
+        if visit.errors:
+            break
         page.wait_for_timeout(20)
     assert [re.search("TrustedHTML|require-trusted-types-for", line) is not None for line in visit.errors] == [True]
     visit.errors.clear()
@@ -1432,8 +1428,10 @@ def test_everything_is_reached_by_keyboard_in_the_order_of_the_page(visit):
 
     # After the last stop the focus leaves the page, and comes back to its beginning.
     assert any(tab() is None for _ in range(30))
-    # Firefox leaves a page by way of its last element.
-    reached = [stop for stop, _ in itertools.groupby(iter(tab, None))]
+    reached = list(iter(tab, None))
+    if BROWSER == "firefox":
+        # It leaves the page by way of its last element.
+        assert reached.pop() == reached[-1]
     places = [place for place, _ in reached]
     names = [name for _, name in reached]
     assert names[0] == "Langsung ke kolom pesan"
