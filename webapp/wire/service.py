@@ -29,6 +29,7 @@ MAX_BLOCK_MS = 30_000
 #: Events of one generation in one answer of `read`.
 READ_COUNT = 512
 LOOK_SECONDS = 30
+LOOK_PAUSE_SECONDS = 0.1
 MAX_LOOKS = 20
 
 
@@ -252,7 +253,7 @@ class PredictionService:
             # Asked again and again: a connection that blocks would be one less for all that cannot wait.
             if found := await self._commands.get(keys.seen(look.id)):
                 return Seen.from_json(found)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(LOOK_PAUSE_SECONDS)
         return None
 
     @_reachable

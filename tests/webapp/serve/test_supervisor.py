@@ -133,7 +133,7 @@ class App:
         (folder / "stub.py").write_text(STUB)
         (folder / "app.py").write_text(APP)
         chosen = {"adapter": str(adapter), "state": str(self.state), "port": self.port} | settings
-        self.port = chosen["port"]
+        self.port, self.workers = chosen["port"], chosen.get("workers", 1)
         (folder / "how.json").write_text(json.dumps(how | {"settings": chosen}))
         self.lines: list[str] = []
         self._grew = threading.Condition()
@@ -170,6 +170,12 @@ class App:
         while self.events().count(text) < times:
             assert time.monotonic() < end, (text, self.events(), self.lines)
             time.sleep(0.02)
+
+    def until_ready(self) -> None:
+        """The site may be so before the others have begun."""
+        self.until("is ready")
+        self.until_event("worker started", self.workers)
+        self.until_event("finalizer started")
 
     def pid(self, role: str) -> int:
         """The process of the newest stub of that role."""
@@ -234,7 +240,7 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 def test_one_interrupt_ends_all_in_order_and_leaves_nothing(start):
     app = start()
-    app.until("is ready")
+    app.until_ready()
     family = app.family()
     assert len(family) == 6, "supervisor, guard, Redis, worker, finalizer, site"
     assert app.end() == 0
@@ -251,7 +257,7 @@ def test_it_tells_the_address_once_when_all_answers(start, tmp_path):
     app.until_event("site started")
     assert not any("is ready" in line for line in app.lines)
     (tmp_path / "unready").unlink()
-    app.until("is ready")
+    app.until_ready()
     assert [line for line in app.lines if "ready" in line] == [
         f"     chat | http://127.0.0.1:{app.port} is ready; Ctrl-C stops it"
     ]
@@ -261,7 +267,7 @@ def test_it_tells_the_address_once_when_all_answers(start, tmp_path):
 
 def test_the_site_starts_after_the_database_is_migrated(start):
     app = start()
-    app.until("is ready")
+    app.until_ready()
     events = app.events()
     assert max(events.index("migrate started"), events.index("static started")) < events.index("site started")
     app.end()
@@ -270,8 +276,7 @@ def test_the_site_starts_after_the_database_is_migrated(start):
 @pytest.mark.parametrize("role", ["site", "worker", "finalizer"])
 def test_a_child_that_is_killed_is_started_again(start, role):
     app = start()
-    app.until("is ready")
-    app.until_event(f"{role} started", 1)
+    app.until_ready()
     os.kill(app.pid(role), signal.SIGKILL)
     app.until_event(f"{role} started", 2)
     assert any(f"{role} | was killed by SIGKILL; restarting in 0.5 s" in line for line in app.lines)
@@ -281,7 +286,7 @@ def test_a_child_that_is_killed_is_started_again(start, role):
 
 def test_redis_is_started_again_with_the_same_address_and_data(start):
     app = start()
-    app.until("is ready")
+    app.until_ready()
     client = redis.Redis.from_url(psutil.Process(app.pid("worker")).environ()["REDIS_URL"], protocol=2)
     client.set("kept", "yes")
     app.redis().kill()
@@ -299,7 +304,7 @@ def test_redis_is_started_again_with_the_same_address_and_data(start):
 
 def test_whoever_connects_while_the_site_is_started_again_waits(start):
     app = start()
-    app.until("is ready")
+    app.until_ready()
     os.kill(app.pid("site"), signal.SIGKILL)
     # Until it is gone, it may still take a connection with it.
     app.until("site | was killed by SIGKILL")
@@ -310,7 +315,7 @@ def test_whoever_connects_while_the_site_is_started_again_waits(start):
 
 def test_a_second_interrupt_ends_what_will_not(start):
     app = start({"worker": "stubborn"})
-    app.until("is ready")
+    app.until_ready()
     family = app.family()
     app.process.send_signal(signal.SIGINT)
     app.until_event("site ended")
@@ -332,7 +337,7 @@ def test_an_interrupt_while_all_is_starting_ends_all(start, role):
 
 def test_a_supervisor_that_is_killed_leaves_nothing(start):
     app = start()
-    app.until("is ready")
+    app.until_ready()
     family = app.family()
     assert app.end(signal.SIGKILL) == -signal.SIGKILL
     assert gone(family)
@@ -343,18 +348,18 @@ def test_a_supervisor_that_is_killed_leaves_nothing(start):
 
 def test_after_a_killed_supervisor_the_next_starts(start):
     app = start()
-    app.until("is ready")
+    app.until_ready()
     family = app.family()
     app.end(signal.SIGKILL)
     assert gone(family)
     again = start(port=app.port)
-    again.until("is ready")
+    again.until_ready()
     assert again.end() == 0
 
 
 def test_several_workers_run_side_by_side_and_end_together(start):
     app = start(workers=3)
-    app.until("is ready")
+    app.until_ready()
     assert app.events().count("worker started") == 3
     os.kill(app.pid("worker"), signal.SIGKILL)
     app.until("was killed by SIGKILL")
@@ -377,9 +382,7 @@ def test_a_redis_that_is_named_is_used_and_left_alone(start, tmp_path):
         while redis_server.READY not in process.stdout.readline():
             assert process.poll() is None
         app = start(redis_url=planned.url)
-        app.until("is ready")
-        # The site may be ready before the worker has begun.
-        app.until_event("worker started")
+        app.until_ready()
         assert len(app.family()) == 5
         assert app.end() == 0
         assert process.poll() is None
@@ -439,7 +442,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(start, tmp_path):
 
 def test_two_apps_do_not_share_a_folder(start, tmp_path):
     app = start()
-    app.until("is ready")
+    app.until_ready()
     other = tmp_path / "other"
     other.mkdir()
     second = App(other, {}, state=str(app.state))
@@ -480,7 +483,7 @@ def test_a_redis_that_cannot_read_its_data_is_told_and_ends_all(start, tmp_path)
 
 def test_the_real_server_takes_the_socket_and_closes_with_1012(start):
     app = start({"site": "uvicorn"})
-    app.until("is ready")
+    app.until_ready()
     with connect(f"ws://127.0.0.1:{app.port}/ws", compression=None) as socket_:
         assert socket_.recv() == "127.0.0.1", "the site sees who connects"
         app.process.send_signal(signal.SIGTERM)
@@ -493,7 +496,7 @@ def test_the_real_server_takes_the_socket_and_closes_with_1012(start):
 @pytest.mark.parametrize(("proxies", "seen"), [("", "127.0.0.1"), ("127.0.0.1", "203.0.113.9")])
 def test_forwarded_addresses_are_believed_only_from_proxies_that_are_named(start, proxies, seen):
     app = start({"site": "uvicorn"}, proxies=proxies)
-    app.until("is ready")
+    app.until_ready()
     sent = {"X-Forwarded-For": "198.51.100.1, 203.0.113.9"}
     with connect(f"ws://127.0.0.1:{app.port}/ws", compression=None, additional_headers=sent) as socket_:
         assert socket_.recv() == seen

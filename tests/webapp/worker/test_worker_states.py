@@ -7,12 +7,14 @@ import asyncio
 import itertools
 import os
 from contextlib import suppress
+from unittest import mock
 
 import hypothesis.strategies as st
 import redis
 from chat_parts import Driven, Site, Valkey, text_of
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
+from wire import service
 from wire.events import ORIGIN, Transcript
 from wire.service import Accepted, Limits, UnavailableError
 
@@ -72,6 +74,9 @@ class Chat(RuleBasedStateMachine):
         self.links: dict[Driven, Breaking] = {}
         self.forgotten: set[str] = set()
         self.looks: list[tuple[str, asyncio.Task]] = []
+        # A look asks again whenever something is run, however soon that is.
+        self.impatient = mock.patch.object(service, "LOOK_PAUSE_SECONDS", 0.0)
+        self.impatient.start()
         self.away = False
 
     def teardown(self):
@@ -82,6 +87,7 @@ class Chat(RuleBasedStateMachine):
                 worker.claims.close()
             self.site.__exit__()
             self.valkey.__exit__()
+            self.impatient.stop()
 
     @initialize(target=gids)
     def first(self):
