@@ -20,8 +20,9 @@ from lib.report import drawing, look, published
 #: How the best row is found, as the report says before it shows a score.
 RULE = (
     "The best row of Table 2, or recipe of this project where any was trained, is the one whose validation loss is "
-    "lowest at the end of its training, as the mean over its seeds. Validation rows are from groups that neither "
-    "training nor test has, the same for every training; test scores play no part."
+    "lowest at the end of its training, as the mean over its seeds. The adapter is that of the first seed, whether or "
+    "not it is the best. Validation rows are from groups that neither training nor test has, the same for every "
+    "training; test scores play no part."
 )
 
 #: The scores of English answers, and what `english.measure` calls them.
@@ -37,23 +38,23 @@ class AblationError(ValueError):
 
 
 def finished(configs: list[Config]) -> tuple[list[Config], dict[str, str]]:
-    """The models that were evaluated, base first, and for each that failed the sentence that says why. Tries, which are
-    not evaluated, are left out.
+    """The models that were evaluated, base first, and for each that failed the sentence that says why. Tries are not
+    evaluated, and are only told of where they failed.
 
     Raises:
         AblationError: if no training is left.
     """
     left, failed = configs[:1], {}
-    for config in (config for config in configs[1:] if config.plan.scored):
-        chain = [f"4_evaluation_{config.name}"]
-        if config.has_adapter:
-            chain = [*_trained_by(config), *chain]
+    for config in configs[1:]:
+        chain = _trained_by(config) if config.has_adapter else []
+        if config.plan.scored:
+            chain = [*chain, f"4_evaluation_{config.name}"]
         found = [config.paths.failure(stage) for stage in chain if config.paths.failure(stage).is_file()]
         if found:
             # What follows the first line is advice for the terminal.
             why = json.loads(found[0].read_text(encoding="utf-8")).partition("\n")[0]
             failed[look.model_name(config.iteration, config.seed)] = why
-        else:
+        elif config.plan.scored:
             left.append(config)
     if not any(config.has_adapter for config in left):
         name, why = next(iter(failed.items()))
@@ -156,6 +157,20 @@ def tries(configs: list[Config]) -> pd.DataFrame:
     return settings.join(found).sort_values("validation_loss", ignore_index=True)
 
 
+def plus_by_seed(results: pd.DataFrame) -> list[float]:
+    """How much more bits a byte of the Indonesian reviews of NusaX the recipe with LoRA+ takes than that with plain
+    LoRA, a seed each; empty where the two have no seed in common, or no NusaX.
+
+    Args:
+        results: tidy, as in results.csv.
+    """
+    reviews = results[(results["protocol"] == "nusax") & (results["metric"] == "loss_per_byte")]
+    plus, plain = (
+        reviews[reviews["iteration"] == name].set_index("seed")["value"] for name in ("recipe_loraplus", "recipe_lora")
+    )
+    return (plus - plain).dropna().sort_index().tolist()
+
+
 def comparisons(configs: list[Config], against: str) -> pd.DataFrame:
     """Every training against one model, by the paired bootstrap over the test groups of the clean protocol.
 
@@ -226,8 +241,8 @@ def leak_worth(config: Config, answered_by: Config | None = None) -> pd.DataFram
 
     Leaked and other rows are both left over by the same draw and in the same subset, so that nothing but the leak parts
     them by design. Over all there are two weighted means of the subsets' differences: with the rows that are tested
-    here, and with Cendol's where the subsets are its own. Subsets without rows or groups enough on both sides are left
-    out of them.
+    here, and with Cendol's where the subsets are its own, and not others under its names. Subsets without rows or
+    groups enough on both sides are left out of them.
 
     Args:
         answered_by: the model whose answers are scored, where it is not the one that was trained: of the base model
@@ -265,7 +280,7 @@ def leak_worth(config: Config, answered_by: Config | None = None) -> pd.DataFram
     by_subset = pd.concat(found, ignore_index=True)[columns]
     weights = {"all, as tested": by_subset.set_index("subset")["rows"]}
     of_cendol = published.cendol_subsets()
-    if by_subset["subset"].isin(of_cendol.index).all():
+    if config.corpus.source != "open" and by_subset["subset"].isin(of_cendol.index).all():
         weights["all, as in Cendol"] = of_cendol
     over_all = []
     for metric, part in by_subset.groupby("metric", sort=False):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 from IPython.display import Markdown
+from scipy.stats import binomtest
 
 from lib.config import Config
 from lib.evaluation.metrics import LOWER_IS_BETTER, METRIC_NAMES
@@ -67,13 +68,14 @@ def chosen_from(trainings: pd.DataFrame) -> str:
     return f"Validation losses in nats a token{several}: {', '.join(said)}."
 
 
-def tries(table: pd.DataFrame) -> str:
+def tries(table: pd.DataFrame, trainings: pd.DataFrame) -> str:
     """Whether the learning rates that the recipes have are the best of those that were tried; empty where none were.
 
     A recipe's rate is compared with those of trainings that differ in nothing else; the rest of the table is said too.
 
     Args:
         table: of `ablation.tries`.
+        trainings: of `ablation.trainings`, whose seeds say what a difference between single trainings is worth.
     """
     said = []
     for own in table[table["iteration"].str.startswith("recipe_")].itertuples() if len(table) else ():
@@ -90,9 +92,15 @@ def tries(table: pd.DataFrame) -> str:
                 f"at {best['learning_rate']:g} is {best['validation_loss']:.4f}."
             )
     if len(table) and not table["iteration"].iloc[0].startswith("recipe_"):
+        best = table.iloc[0]
+        named = drawing.words(best["iteration"]).removeprefix("tries ")
+        said.append(f"The lowest validation loss of all is that of the try {named} ({best['validation_loss']:.4f}).")
+    seeds = trainings[trainings["iteration"].str.startswith("recipe_")].groupby("iteration")["validation_loss"]
+    if said and seeds.size().max() > 1:
+        apart = (seeds.max() - seeds.min()).max()
         said.append(
-            f"The lowest validation loss of all is that of {drawing.words(table['iteration'].iloc[0])} "
-            f"({table['validation_loss'].iloc[0]:.4f})."
+            f"Each is one training: the seeds of one recipe are up to {apart:.3f} apart, and a smaller difference "
+            "decides nothing."
         )
     return " ".join(said)
 
@@ -102,45 +110,60 @@ def first_upper(name: str) -> str:
     return name[0].upper() + name[1:]
 
 
-def answer(config: Config, compared: pd.DataFrame, plus: pd.DataFrame) -> str:
+def answer(
+    config: Config, compared: pd.DataFrame, itself: pd.DataFrame, plus: pd.DataFrame, by_seed: list[float]
+) -> str:
     """What the first outcome says to the question that the run's profile put before it began; empty where there is no
     question, or the outcome was not measured.
 
     Args:
         config: the final adapter.
         compared: of `benchmarks.compare`, it against the base model.
+        itself: the same of the recipe with LoRA+; empty where that is the final adapter's, or was not trained.
         plus: the same of the recipe with LoRA+ against that with plain LoRA; empty where these were not trained.
+        by_seed: of `ablation.plus_by_seed`.
     """
     least = config.plan.smallest_effect
     if not least:
         return ""
     said = []
     for who, whom, table in (
-        (f"the adapter ({drawing.words(config.iteration)})", "", compared),
-        ("LoRA+", " than plain LoRA, their seeds taken together", plus),
+        (f"the adapter ({drawing.words(config.iteration)})", "the base", compared),
+        ("LoRA+ itself, its seeds taken together,", "the base", itself),
+        ("LoRA+, the seeds of each taken together,", "plain LoRA", plus),
     ):
         measured = table if table.empty else table[(table["task"] == "nusax") & (table["metric"] == "loss_per_byte")]
         for row in measured.itertuples():
             said.append(
-                f"{_verdict(who, whom, row.low, row.high, least)}: on the Indonesian reviews of NusaX, "
-                f"{row.before:.3f} bits a byte become {row.after:.3f} ({row.difference:+.3f}, 95 % interval "
+                f"{first_upper(_verdict(who, whom, row.low, row.high, least))}: on the Indonesian reviews of NusaX it "
+                f"takes {row.after:.3f} bits a byte, {whom} {row.before:.3f} ({row.difference:+.3f}, 95 % interval "
                 f"{row.low:+.3f} to {row.high:+.3f})."
             )
+    if len(by_seed) > 1 and not plus.empty:
+        said.append(
+            f"Seed by seed LoRA+ and plain LoRA are {', '.join(f'{one:+.3f}' for one in by_seed)} apart: the interval "
+            "is over reviews, for these trainings, and does not cover other seeds."
+        )
     return " ".join(said)
 
 
 def _verdict(who: str, whom: str, low: float, high: float, least: float) -> str:
     """A sentence's beginning: what an interval of a difference, of which less is better, says of one that matters."""
-    matters = f"the {least:g} that were said to matter"
-    if high <= -least:
-        return f"{first_upper(who)} is better{whom}, by at least {matters}"
-    if low >= least:
-        return f"{first_upper(who)} is worse{whom}, by at least {matters}"
-    if -least < low and high < least:
-        if low <= 0 <= high:
-            return f"{first_upper(who)} is neither better nor worse{whom}, by more than chance"
-        return f"{first_upper(who)} is {'better' if high < 0 else 'worse'}{whom}, by less than {matters}"
-    return f"The interval leaves open whether {who} is better or worse{whom} by {matters}"
+    matters = f"the {least:g} that was said to matter"
+    if low <= 0 <= high:
+        if -least < low and high < least:
+            return f"between {who} and {whom} there is no difference by more than chance, nor one of {matters}"
+        if low <= -least and high >= least:
+            return f"it is open whether {who} is better or worse than {whom} by {matters}, or alike"
+        turned = "better" if low <= -least else "worse"
+        return f"it is open whether {who} is {turned} than {whom} by {matters}, or alike"
+    turned = "better" if high < 0 else "worse"
+    near, far = sorted((abs(low), abs(high)))
+    if near >= least:
+        return f"{who} is {turned} than {whom} by at least {matters}"
+    if far < least:
+        return f"{who} is {turned} than {whom} by less than {matters}, which counts as no difference"
+    return f"{who} is {turned} than {whom}; whether by {matters} is open"
 
 
 def sampling(sample: Sample, leaked: pd.DataFrame) -> Markdown:
@@ -291,9 +314,21 @@ def benchmarks(table: pd.DataFrame) -> str:
         {"loss_per_byte": " (Indonesian)", "loss_per_byte_en": " (English)"}
     ).fillna("")
     better, worse = (names[table["differs"] & some] for some in (gains > 0, gains < 0))
-    return (
+    said = (
         f"Of {len(table)} benchmark scores the adapter is better than the base by more than chance in "
         f"{', '.join(better) or 'none'}, and worse in {', '.join(worse) or 'none'}."
+    )
+    tests = table[table["chance"].notna()]
+    if tests.empty:
+        return said
+    by_chance = [binomtest(round(row.after * row.items), row.items, row.chance).pvalue for row in tests.itertuples()]
+    tests = tests[pd.Series(by_chance, tests.index) < 0.05]
+    gained = tests["after"] > tests["chance"]
+    above, below = (names[tests.index[some]] for some in (gained, ~gained))
+    return (
+        f"{said} Of the {len(by_chance)} with right answers it is better than guessing in "
+        f"{', '.join(above) or 'none'}, and worse than guessing in {', '.join(below) or 'none'} (exact binomial test "
+        "at 5 %, each by itself): where a model only guesses, a change says little."
     )
 
 

@@ -166,6 +166,23 @@ def table2(ours: pd.DataFrame, printed: pd.DataFrame) -> Styler:
     )
 
 
+def trainings(table: pd.DataFrame) -> Styler:
+    """How each training went (table of `ablation.trainings`): one line per row or recipe, and seed."""
+    shown = pd.DataFrame(
+        {
+            "training": table["iteration"].map(drawing.words),
+            "seed": table["seed"],
+            "rows": table["rows"].map("{:,}".format),
+            "steps": table["steps"].map("{:,}".format),
+            "train loss": table["train_loss"].map("{:.3f}".format),
+            "validation loss before": table["first"].map("{:.3f}".format),
+            "lowest": table["lowest"].map("{:.3f}".format),
+            "at the end": table["validation_loss"].map("{:.3f}".format),
+        }
+    )
+    return shown.style.hide(axis="index")
+
+
 def table3(summary: pd.DataFrame, printed: pd.DataFrame) -> Styler:
     """Our mean with its 95 % interval, beside the paper's mean ± deviation over decoding runs: one line per model, and
     per floor and ceiling.
@@ -357,8 +374,8 @@ def benchmarked(table: pd.DataFrame, before: str = "base", after: str = "adapter
                 f"{row.difference:+.3f}{'*' if row.differs else ''}\n[{row.low:+.3f}, {row.high:+.3f}]"
                 for row in table.itertuples()
             ],
-            "p": table["p_value"].map("{:.3f}".format),
-            "p by Holm": table["p_adjusted"].map("{:.3f}".format),
+            "p": table["p_value"].map(_p),
+            "p by Holm": table["p_adjusted"].map(_p),
             "detectable": ["-" if pd.isna(value) else f"{value:.3f}" for value in table["detectable"]],
             "alike training rows": table["alike"].map("{:,}".format),
         }
@@ -444,6 +461,11 @@ def model_name(iteration: str, seed: int) -> str:
     if iteration == CEILING:
         return "the reference itself"
     return drawing.words(iteration) if drawing.is_base(iteration) else f"{drawing.words(iteration)}, seed {seed}"
+
+
+def _p(value: float) -> str:
+    """No p-value of a bootstrap is below one in its resamples."""
+    return "≤ 0.001" if value <= 0.001 else f"{value:.3f}"
 
 
 def _texts(table: pd.DataFrame) -> Styler:

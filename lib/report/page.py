@@ -20,7 +20,7 @@ from lib.evaluation.metrics import METRIC_NAMES
 from lib.model import generation
 from lib.preference import outcome
 from lib.release import cards, finished
-from lib.report import ablation, conclusions, inline, look, provenance
+from lib.report import ablation, conclusions, drawing, inline, look, provenance
 from lib.storage import whole, write_json
 
 
@@ -92,7 +92,7 @@ def write(
     nested: dict[str, Any],
     bounds: pd.DataFrame,
     benchmarked: pd.DataFrame,
-    plus: pd.DataFrame,
+    answer: str,
     tried: pd.DataFrame,
 ) -> Path:
     """Write manifest.json and report.html, put the picked adapter where the chat finds it, and return the page's path.
@@ -109,7 +109,7 @@ def write(
         nested: what the wrongly nested BLEU makes of the picked one's completions (`ablation.nested_verdict`).
         bounds: floors and ceiling of the clean protocol (`floors.measure`).
         benchmarked: the picked one against the base on the benchmarks (`benchmarks.compare`); may be empty.
-        plus: the same of the recipe with LoRA+ against that with plain LoRA; may be empty.
+        answer: what the first outcome says to the profile's question (`conclusions.answer`).
         tried: what the recipes were chosen from (`ablation.tries`); may be empty.
     """
     files, trained = picked.paths, [config for config in configs if config.has_adapter]
@@ -147,6 +147,11 @@ def write(
         models=[look.model_name(c.iteration, c.seed) for c in two],
         # Rows that are alike share a training.
         trainings=len({c.name for c in trained}),
+        rows=[row for row in dict.fromkeys(c.iteration for c in trained) if row.isdigit()],
+        chosen_among=ablation.candidates(ablation.trainings(trained))["iteration"].unique().tolist(),
+        pooled=sum(c.iteration == picked.iteration for c in trained),
+        asked_otherwise={drawing.words(c.iteration): c.evaluation for c in configs[1:] if not c.has_adapter},
+        apart=_apart(summary),
         against_5=len({c.iteration for c in trained}) > 1 and "5" in {c.iteration for c in trained},
         training=_training(picked),
         cut=_cut(two),
@@ -163,8 +168,8 @@ def write(
         studies=list(ablation.studies(configs)),
         benchmarks=benchmarked.to_dict("records"),
         benchmarks_say=conclusions.benchmarks(benchmarked),
-        answer=conclusions.answer(picked, benchmarked, plus),
-        tries_say=conclusions.tries(tried),
+        answer=answer,
+        tries_say=conclusions.tries(tried, ablation.trainings(trained)),
         voted=_voted(configs[0], picked),
         recipes=list(ablation.recipes(configs)),
         plain=picked.lora.loraplus_lr_ratio == 1,
@@ -207,6 +212,12 @@ def verdicts(summary: pd.DataFrame, comparison: pd.DataFrame, bounds: pd.DataFra
             if ceiling > floor:
                 found[metric]["share"] = (after - floor) / (ceiling - floor)
     return found
+
+
+def _apart(summary: pd.DataFrame) -> dict[str, float]:
+    """How far the seeds of each row or recipe that has several are apart, in bits a byte of the test answers."""
+    bits = summary[summary["metric"] == "loss_per_byte"].groupby("iteration", sort=False)["mean"]
+    return {drawing.words(str(name)): part.max() - part.min() for name, part in bits if len(part) > 1}
 
 
 def _voted(base: Config, picked: Config) -> dict[str, Any] | None:

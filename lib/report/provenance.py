@@ -105,7 +105,7 @@ def git_commit() -> str:
 def completed_by(config: Config) -> str:
     """What decoded the completions of one model."""
     settings = generation.read_settings(config.paths.completions(config.name))
-    return "a server (ENGINE_URL)" if "server" in settings else "transformers in the report's own process"
+    return "a server (ENGINE_URL)" if "server" in settings else "transformers on this machine"
 
 
 def decoding(config: Config) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Rows laid against each other, from the files of a run that was made by hand."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from lib.evaluation import floors, metrics, scoring, statistics
 from lib.evaluation.metrics import METRICS
 from lib.model import loading
 from lib.parameters import load_configs
-from lib.report import ablation, conclusions, published
+from lib.report import ablation, conclusions, look, published
 
 
 def named(configs):
@@ -46,6 +47,15 @@ def test_the_first_stage_that_failed_gives_the_reason():
     small_run.write_json(configs[1].paths.failure("4_evaluation_0_seed0"), "later")
     small_run.write_json(configs[1].paths.failure("2_preprocessing_0"), "first")
     assert ablation.finished(configs)[1] == {"row 0, seed 0": "first"}
+
+
+def test_a_try_that_failed_is_named_though_no_try_is_among_the_models():
+    configs = small_run.make(studies="recipe tries")
+    tried = next(config for config in configs if config.iteration.startswith("tries_"))
+    small_run.fail(tried, f"3_training_{tried.name}", "cell 3: ValueError: no")
+    left, failed = ablation.finished(configs)
+    assert failed == {look.model_name(tried.iteration, tried.seed): "cell 3: ValueError: no"}
+    assert not any(config.iteration.startswith("tries_") for config in left)
 
 
 def test_without_a_failure_every_model_stays():
@@ -361,6 +371,28 @@ def test_over_all_subsets_weigh_as_the_rows_tested_and_as_cendol_s():
     assert rouge["all, as tested"] == pytest.approx(100 / 3)
     # Of identity_prompt, dolly and wikihow, Cendol has these rows.
     assert rouge["all, as in Cendol"] == pytest.approx(100 * 62_500 / (62_500 + 75_055 + 97_848))
+
+
+def test_other_texts_under_cendol_s_names_are_not_weighed_as_cendol_s():
+    config = half_leaked(lambda row: "entah apa ini ya")
+    config = replace(config, corpus=replace(config.corpus, source="open"))
+    assert "all, as in Cendol" not in set(ablation.leak_worth(config)["subset"])
+
+
+def test_lora_plus_and_plain_lora_are_compared_seed_by_seed():
+    scored = [
+        ("recipe_lora", 0, 2.4),
+        ("recipe_lora", 1, 2.5),
+        ("recipe_loraplus", 1, 2.7),
+        ("recipe_loraplus", 0, 2.3),
+    ]
+    lines = [
+        {"iteration": name, "seed": seed, "protocol": "nusax", "metric": metric, "value": value + more}
+        for name, seed, value in [*scored, ("base", 0, 9.0), ("recipe_lora", 2, 9.0)]
+        for metric, more in (("loss_per_byte", 0.0), ("loss_per_byte_en", 5.0 * seed))
+    ]
+    assert ablation.plus_by_seed(pd.DataFrame(lines)) == pytest.approx([-0.1, 0.2])
+    assert ablation.plus_by_seed(pd.DataFrame(lines[-2:])) == []
 
 
 def test_subsets_of_one_s_own_are_not_weighed_as_cendol_s():

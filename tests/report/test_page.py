@@ -55,6 +55,8 @@ def write_report(configs: list, failed: dict[str, str] | None = None, asked: lis
     against_floors, worth = ablation.against_floors(picked), ablation.leak_worth(picked)
     tables = {
         "table2": look.table2(ablation.trainings(configs), published.table2()),
+        "trainings": look.trainings(ablation.trainings(configs)),
+        "left_over": look.table3(summary, published.table3()),
         "table3": look.table3(pd.concat([summary, statistics.summarise(bounds, {})]), published.table3()),
         "seeds": look.spread(statistics.over_seeds(clean, pairs)),
         "against_base": look.comparisons(against_base),
@@ -83,7 +85,7 @@ def write_report(configs: list, failed: dict[str, str] | None = None, asked: lis
         verdict,
         bounds,
         compared,
-        compared.head(0),
+        conclusions.answer(picked, compared, compared.head(0), compared.head(0), []),
         tried,
     )
     return written.read_text()
@@ -243,8 +245,8 @@ def test_metrics_whose_difference_may_be_chance_are_named():
     pairs.assign(correct=True).to_parquet(configs[1].paths.pairs("5_seed0"))
     text = Page(write_report(configs)).text
     assert (
-        "In bits a byte, BLEU, chrF++, ROUGE-1, ROUGE-2, ROUGE-L, this run cannot tell the difference from chance."
-        in text
+        "In bits a byte, BLEU, chrF++, ROUGE-1, ROUGE-2, ROUGE-L, the difference does not hold after the correction "
+        "for all comparisons of the table below." in text
     )
     assert "In every metric" not in text
 
@@ -276,14 +278,23 @@ def test_the_room_that_the_adapter_takes_is_told_and_where_it_is_below_an_answer
     assert "the adapter takes 26.2 % in BLEU, 26.2 % in chrF++" in text
     assert re.search(r"BLEU 11\.0 \[.*?\] 41\.0 \[.*?\] 20\.0 \(nearest\) 100\.0 26\.2 % ", text)
     assert "by more than chance, in BLEU, chrF++, ROUGE-1, ROUGE-2, ROUGE-L, Weighted F1." in text
-    assert "cannot be told from the best of them" not in text and "needs no model." not in text
+    assert "neither ahead of all" not in text and "needs no model." not in text and "takes nothing" not in text
     # A lookup that answers with the reference, and one that writes what the adapter writes.
     known = {"nearest": small_run.reference, "echo": lambda row: small_run.completion(configs[1], row, 0)}
     small_run.write_floors(configs[0], lambda name, row: known[name](row) if name in known else "entah")
     text = Page(write_report(configs)).text
     assert "by more than chance, in no metric." in text
-    assert "In Weighted F1 it cannot be told from the best of them." in text
+    assert "In Weighted F1 it is neither ahead of all of them nor behind one, by more than chance." in text
     assert "In BLEU, chrF++, ROUGE-1, ROUGE-2, ROUGE-L it is behind one that needs no model." in text
+    assert "Dalam BLEU, chrF++, ROUGE-1, ROUGE-2, ROUGE-L adapter bahkan kalah dari salah satunya." in text
+
+
+def test_where_an_answer_without_a_model_is_better_the_adapter_takes_nothing_of_the_room():
+    configs = small_run.make()
+    write_scores(configs[1], 2)
+    text = Page(write_report(configs)).text
+    assert "In BLEU, chrF++, ROUGE-1, ROUGE-2, ROUGE-L, Weighted F1 it takes nothing, and is below the best" in text
+    assert not re.search(r"takes -\d", text)
 
 
 def test_a_metric_without_room_between_floor_and_reference_has_no_share():
@@ -371,6 +382,8 @@ def test_two_seeds_have_their_spread_shown_and_no_single_seed_is_regretted():
     text = Page(write_report(small_run.make(seeds="0 1"))).text
     assert "standard deviation between the means of the 2 training seeds" in text
     assert "There is one training seed" not in text
+    assert "(A paired bootstrap over the test groups, with the 2 seeds of this training taken together.)" in text
+    assert re.search(r"How far other trainings would differ\. .* The seeds of row 5 are 0\.\d{3} bits a byte", text)
     (paths.ROOT / "artifacts").rename(paths.ROOT / "before")
     text = Page(write_report(small_run.make())).text
     assert "There is one training seed (0)" in text
@@ -539,7 +552,8 @@ def test_the_picked_adapter_becomes_the_final_one_and_its_card_and_page_name_it(
     assert own["low"] < own["high"]
     ends = [f"[{line['low']:.1f}, {line['high']:.1f}]" for line in (known, own)]
     assert f"| BLEU | 11.0 {ends[0]} | 41.0 {ends[1]} |" in card
-    assert "Of the 4 trainings of this run it picks row 0, seed 0" in text
+    assert "Among 2 rows, of 4 trainings, it picks row 0, seed 0" in text
+    assert "The adapter is that of the first seed, whether or not it is the best." in text
     for config in configs[1:3]:
         small_run.write_log(config, 3.0)
     assert "it picks row 5, seed 0" in Page(write_report(configs)).text
@@ -556,7 +570,7 @@ def test_a_folder_of_this_machine_is_not_on_the_page(root):
 
 
 def test_rows_that_share_a_training_count_as_one():
-    assert "Of the 2 trainings of this run" in Page(write_report(small_run.make(iterations="4 5 6"))).text
+    assert "Among 3 rows, of 2 trainings, it picks" in Page(write_report(small_run.make(iterations="4 5 6"))).text
 
 
 def test_the_same_files_give_the_same_results_and_page_to_the_last_byte():
@@ -611,8 +625,8 @@ def test_the_page_of_one_training_has_every_section_that_it_has_data_for_and_no_
     assert sections(page) == EVERY_RUN
     words = {heading for tag, heading in page.headings if tag == "h3"}
     assert words == {
-        "Every model, beside the paper's Table 3", "Against the base model", "Against answers without a model",
-        "Where the uncertainty comes from",
+        "Every model, beside the paper's Table 3", "On left-over rows, as the paper tests", "Against the base model",
+        "Against answers without a model", "Where the uncertainty comes from",
     }  # fmt: skip
     assert "nothing to compare with" not in page.text
     words = page.text.lower().split()
@@ -653,6 +667,7 @@ def test_the_page_names_the_public_sources_of_its_corpus():
     small_run.name_sources(configs[0])
     text = Page(write_report(configs)).text
     assert "They come from 2 public repositories" in text
+    assert "the subsets have the names of Cendol's, and mostly other texts ( identity_prompt : answers" in text
     assert "answers (identity_prompt): 1,024 rows of example.org/someone/texts at abababab" in text
     assert "MIT. Penguji" in text
 
@@ -911,6 +926,8 @@ def test_a_study_s_page_states_its_question_and_what_the_recipes_were_tried_agai
     assert "Does it help? At least 0.01 bits a byte." in shown.text
     assert "Recipe LoRA+ was tried at 3 learning rates, and has the one whose validation loss was lowest" in shown.text
     assert "it picks recipe LoRA+, seed 0" in shown.text
+    assert 'Base instructed is the base model with "Jawab dalam bahasa Indonesia." before every prompt.' in shown.text
+    assert "Base three examples is the base model after 3 rows of the training side, with their answers." in shown.text
     assert "Validation losses in nats a token: recipe LoRA+ 1.500, " in shown.text
     assert "in its rows 16, the usual choice of LoRA+'s authors, stands in for it" in shown.text
     assert "English gets" in shown.text.partition("By the paper's own")[0]
