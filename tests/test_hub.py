@@ -111,6 +111,7 @@ def test_a_hub_that_says_nothing_ends_in_a_sentence_and_lets_go_of_the_lock(ther
     with pytest.raises(CorpusError, match=r"could not be fetched from .*timed out.*Check the network"):
         selected(tmp_path)
     there.silent.clear()
+    monkeypatch.setattr(hub, "SILENCE_SECONDS", 60.0)
     assert selected(tmp_path).kept["dolly"] == 20
 
 

@@ -167,7 +167,7 @@ class Graph:
         """Run make to its end."""
         process = self.start(*arguments, target=target)
         try:
-            said, complained = process.communicate(timeout=100)
+            said, complained = process.communicate(timeout=300)
         finally:
             process.kill()
         return subprocess.CompletedProcess(process.args, process.returncode, said, complained)
@@ -1106,5 +1106,7 @@ def test_a_stage_that_outlives_its_make_still_has_the_run(held):
     psutil.wait_procs([part for part in family if part.pid != stage], timeout=30)
     refused = made.make()
     assert f"(process {stage}) is at work on this run" in refused.stderr
-    psutil.Process(stage).kill()
+    held_stage = psutil.Process(stage)
+    held_stage.kill()
+    psutil.wait_procs([held_stage], timeout=30)
     assert made.ran() == AFTER["3_training"]

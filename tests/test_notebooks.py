@@ -383,7 +383,7 @@ def test_a_disk_that_is_full_for_the_notebook_itself_is_named(tmp_path, monkeypa
 def test_the_command_says_an_error_without_a_traceback(tmp_path):
     source = a_notebook(tmp_path)
     process = start(source, tmp_path / "out.ipynb", tmp_path, "iterations=5")
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "no parameter 'iterations'; did you mean 'iteration'?" in told
     assert "Traceback" not in told
@@ -409,7 +409,7 @@ def test_a_dead_kernel_is_one_sentence_that_says_what_is_known_and_no_wait(tmp_p
     source = a_notebook(tmp_path, f"import os\n{end}")
     process = start(source, tmp_path / "out.ipynb", tmp_path)
     try:
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 1
@@ -450,7 +450,7 @@ def test_an_interrupt_ends_the_notebook_and_its_kernel(tmp_path):
     kernel = written_pid(pid_file, process)
     try:
         os.killpg(process.pid, signal.SIGINT)
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=120)
         assert process.returncode != 0
         assert wait_for(lambda: gone(kernel), 30)
     finally:

@@ -45,9 +45,9 @@ def note(text):
     with open("notes.txt", "a") as file:
         file.write(text + "\\n")
 
-note("begun")
-print("speaking", os.environ.get("KLEPON_X"), file=sys.stderr, flush=True)
 try:
+    note("begun")
+    print("speaking", os.environ.get("KLEPON_X"), file=sys.stderr, flush=True)
     time.sleep(float(sys.argv[1]))
     note("ended")
 except KeyboardInterrupt:

@@ -31,7 +31,9 @@ def no_start(monkeypatch):
 def test_everything_is_measured_and_nothing_is_left(config, rows, no_start, root):
     speeds = asdict(probe.measure(config, rows))
     assert speeds.pop("start") == 3.0
-    assert all(0 < seconds < 5 for seconds in speeds.values()), speeds
+    # Each of these is what one measurement took longer than another, or nothing.
+    differences = speeds.pop("reading"), speeds.pop("writing")
+    assert sum(differences) > 0 and all(0 < seconds < 60 for seconds in speeds.values()), (differences, speeds)
     # What serves every run may stay.
     assert {path.name for path in (root / "artifacts").iterdir()} == {"embeddings", ".probe.lock"}
 
@@ -65,7 +67,7 @@ def test_the_training_that_is_measured_is_a_real_one_of_a_few_steps(config, rows
     # A step of the log took about as long as its examples do by the speed that is told.
     made, _ = probe.encode(config, rows)
     a_step = 4 * np.mean([len(example.input_ids) for example in made]) * speeds.training
-    assert 0 < a_step < 5
+    assert 0 < a_step < 60
 
 
 def test_decoding_is_measured_before_a_training_that_could_change_the_models(config, rows, no_start, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 
 playwright_api = pytest.importorskip("playwright.sync_api")
 expect = playwright_api.expect
+expect.set_options(timeout=30_000)
 BROWSER = os.environ.get("BROWSER", "chromium")
 NAMED = {"chromium": os.environ.get("CHROMIUM"), "firefox": os.environ.get("FIREFOX")}[BROWSER]
 NAMES = {"chromium": ("chromium", "chromium-browser"), "firefox": ("firefox-esr", "firefox")}[BROWSER]

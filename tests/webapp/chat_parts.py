@@ -57,7 +57,7 @@ class Valkey:
         # How often it looks whose blocking read is over.
         command += ["--hz", "500"]
         self._process = subprocess.Popen([*command, *self._options], stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             try:
                 with self.client() as client:
@@ -150,7 +150,7 @@ class Site:
             self.records.append(record.gid)
         self.done.acknowledge([number for number, _ in records])
 
-    def until(self, reached, seconds: float = 20.0) -> None:
+    def until(self, reached, seconds: float = 60.0) -> None:
         """Read until something is so. Redis may be away meanwhile."""
         deadline = time.monotonic() + seconds
         while not reached():
@@ -163,10 +163,10 @@ class Site:
     def until_tokens(self, gid: str, count: int) -> None:
         self.until(lambda: len(self.shown[gid].ids) >= count)
 
-    def end_of(self, gid: str, seconds: float = 20.0) -> End:
+    def end_of(self, gid: str, seconds: float = 60.0) -> End:
         """Wait for the end, and make sure that what was shown, stored and sent are one text."""
         self.until(lambda: self.shown[gid].end is not None, seconds)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while gid not in self.stored:
             assert time.monotonic() < deadline, "nothing came to be stored"
             self.store(50)
@@ -353,7 +353,7 @@ class WorkerProcess:
     def dead(self) -> bool:
         return self._process.poll() is not None
 
-    def wait(self, seconds: float = 30.0) -> int:
+    def wait(self, seconds: float = 60.0) -> int:
         return self._process.wait(seconds)
 
     def kill(self) -> None:
@@ -385,7 +385,7 @@ class _OpenAIHandler(BaseHTTPRequestHandler):
             return
         self.send_response(200)
         self.end_headers()
-        for n in range(100 if "long" in prompt else 5):
+        for n in range(5_000 if "long" in prompt else 5):
             if "break" in prompt and n == 3:
                 return
             try:

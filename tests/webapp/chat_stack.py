@@ -276,7 +276,7 @@ class Browser:
 
     async def follow(self, gid: str) -> Shown:
         """An answer to its end, over as many sockets as it takes, as a page does it."""
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(300):
             while self.shown[gid].ended is None:
                 ending = asyncio.create_task(self.until(gid, lambda shown: shown.ended))
                 losing = asyncio.create_task(self.lost())

@@ -145,7 +145,7 @@ def cookie(sites):
 
 def settled(postgres: Postgres, gid: str) -> tuple[str, str]:
     """Text and finish of an answer, as soon as the database says that it has ended."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while True:
         with psycopg.connect(postgres.url) as database:
             asked = "SELECT text, finish FROM chat_message WHERE id = %s AND state = 'ended'"

@@ -55,9 +55,11 @@ def live_site(**settings):
 
         thread = threading.Thread(target=lambda: asyncio.run(serve()))
         thread.start()
-        yield SimpleNamespace(address=here, tear=tear, mend=torn.clear)
-        server.should_exit = True
-        thread.join()
+        try:
+            yield SimpleNamespace(address=here, tear=tear, mend=torn.clear)
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 #: Types a few letters where the focus is: the milliseconds until each is laid out.

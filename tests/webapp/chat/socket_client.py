@@ -49,12 +49,12 @@ class Socket:
     async def open(self) -> int | None:
         """None if the socket was accepted, else the code it was closed with."""
         await self._inside.send_input({"type": "websocket.connect"})
-        answer = await self._inside.receive_output(5)
+        answer = await self._inside.receive_output(60)
         return None if answer["type"] == "websocket.accept" else answer["code"]
 
     async def leave(self) -> None:
         await self._inside.send_input({"type": "websocket.disconnect", "code": 1001})
-        await self._inside.wait(5)
+        await self._inside.wait(60)
 
     async def say(self, **frame: Any) -> None:
         await self.text(json.dumps(frame, ensure_ascii=False))
@@ -65,14 +65,14 @@ class Socket:
     async def bytes(self, data: bytes) -> None:
         await self._inside.send_input({"type": "websocket.receive", "bytes": data})
 
-    async def next(self, seconds: float = 5) -> dict[str, Any]:
+    async def next(self, seconds: float = 60) -> dict[str, Any]:
         """The next frame, or {"type": "closed", "code": ...}."""
         answer = await self._inside.receive_output(seconds)
         if answer["type"] == "websocket.close":
             return {"type": "closed", "code": answer.get("code")}
         return json.loads(answer["text"])
 
-    async def hear(self, kind: str, seconds: float = 5) -> dict[str, Any]:
+    async def hear(self, kind: str, seconds: float = 60) -> dict[str, Any]:
         """The next frame of this type; the status and the queue may be told of in between."""
         while True:
             frame = await self.next(seconds)
@@ -104,6 +104,6 @@ class Socket:
         return self._texts[gid], self._ends[gid]
 
 
-def run(scenario: Any, seconds: float = 30) -> Any:
+def run(scenario: Any, seconds: float = 120) -> Any:
     """Run a coroutine to its end in an event loop of its own."""
     return asyncio.run(asyncio.wait_for(scenario, seconds))

@@ -78,7 +78,7 @@ def test_one_read_serves_all_listeners_and_those_that_come_while_it_blocks():
         await here.follow("a", ORIGIN, second)
         world.answer("b", "satu dua")
         world.answer("a", "tiga")
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(60):
             await second.hears("b", 4)
             await second.hears("a", 3)
             await first.hears("a", 3)
@@ -127,7 +127,7 @@ def test_who_leaves_while_another_begins_to_follow_takes_nothing_with_them():
         # The read of "a" blocks now.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(60):
             following = asyncio.create_task(here.follow("b", ORIGIN, coming))
             await here.service.waking.wait()
             here.quit(leaving)
@@ -162,7 +162,7 @@ def test_what_a_read_brings_for_a_page_that_left_is_not_told_to_one_that_came_ba
         await here.service.submit(request("a"), "a")
         world.start("a")
         world.tell("a", "satu", " dua")
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(60):
             await here.follow("a", ORIGIN, leaving)
             await leaving.hears("a", 3)
             world.tell("a", " tiga")
@@ -190,7 +190,7 @@ def test_reading_goes_on_after_redis_was_away(monkeypatch):
         await here.service.submit(request("a"), "a")
         world.online = False
         await here.follow("a", ORIGIN, ear)
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(60):
             while here.status.online:
                 await asyncio.sleep(0.01)
             world.online = True
@@ -227,7 +227,7 @@ def test_of_many_that_wait_a_few_at_a_time_are_told_their_place(monkeypatch):
 
         monkeypatch.setattr(hub.asyncio, "sleep", counted)
         made.join(ear)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await begun.wait()
         await made.close()
 
@@ -259,7 +259,7 @@ def test_a_generation_that_cannot_be_read_is_lost_and_keeps_no_other_from_being_
             await here.service.submit(request(gid), gid)
             await here.follow(gid, ORIGIN, ear)
         world.answer("good", "satu dua")
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(60):
             await ear.hears("good", 4)
         assert here.ring("bad").lost and not here.ring("good").lost and here.status.online
         await here.close()
@@ -277,7 +277,7 @@ def test_while_nothing_can_be_read_nothing_is_lost(monkeypatch):
         here.join(ear)
         await here.service.submit(request("a"), "a")
         await here.follow("a", ORIGIN, ear)
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(60):
             while here.status.online:
                 await asyncio.sleep(0)
             assert not here.ring("a").lost

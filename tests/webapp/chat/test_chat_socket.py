@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 from channels.db import database_sync_to_async
-from chat import answers, consumers, follower
+from chat import answers, consumers, database, follower
 from chat.models import Conversation, Message, Pair
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -51,7 +51,7 @@ def test_while_the_database_is_held_a_stop_is_quick_streams_go_on_and_a_send_is_
         (gid,) = (await socket.ask("Satu"))["gids"]
         (other,) = (await socket.ask("Dua"))["gids"]
         world.start(gid)
-        with someone_else_writing():
+        with someone_else_writing(), mock.patch.object(database, "WRITE_SECONDS", 4.0):
             clock = asyncio.get_running_loop().time
             sent = clock()
             await socket.say(type="send", cid="held", text="Kalimat yang panjang")
@@ -63,21 +63,21 @@ def test_while_the_database_is_held_a_stop_is_quick_streams_go_on_and_a_send_is_
             _, end = await socket.end_of(gid)
             world.answer(other, "mengalir terus")
             text, _ = await socket.end_of(other)
-            assert text == "mengalir terus" and clock() - sent < 1.5
+            assert text == "mengalir terus" and clock() - sent < 3.5
             refusal = await socket.hear("error")
             answered = clock() - sent
         await socket.say(type="send", cid="held", text="Kalimat yang panjang")
         return stopped, end, refusal, answered, await socket.hear("accepted")
 
     stopped, end, refusal, answered, accepted = talk(scenario)
-    assert stopped <= 0.5 and end["finish"] == "cancelled"
+    assert stopped <= 2 and end["finish"] == "cancelled"
     assert (refusal["cid"], refusal["code"]) == ("held", "storage") and "Tulisan Anda tetap ada" in refusal["message"]
-    assert answered <= 3
+    assert answered <= 8
     assert [message["text"] for message in accepted["messages"]] == ["Kalimat yang panjang", ""]
     assert Message.objects.filter(text="Kalimat yang panjang").count() == 1
 
 
-def test_while_the_database_is_held_many_are_answered_in_words_within_three_seconds(user):
+def test_while_the_database_is_held_many_are_answered_in_words_and_not_one_after_another(user):
     async def one():
         async with Socket() as socket:
             await socket.hello()
@@ -85,12 +85,16 @@ def test_while_the_database_is_held_many_are_answered_in_words_within_three_seco
             return (await socket.ask())["code"], asyncio.get_running_loop().time() - began
 
     async def scenario():
-        with someone_else_writing(), mock.patch.object(consumers, "SOCKETS_PER_USER", 30):
+        with (
+            someone_else_writing(),
+            mock.patch.object(consumers, "SOCKETS_PER_USER", 30),
+            mock.patch.object(database, "WRITE_SECONDS", 4.0),
+        ):
             return await asyncio.gather(*(one() for _ in range(16)))
 
     found = run(scenario())
     assert {code for code, _ in found} == {"storage"}
-    assert max(seconds for _, seconds in found) <= 3
+    assert max(seconds for _, seconds in found) <= 7
 
 
 # --- Asking and answering --------------------------------------------------------------------------------------------
@@ -521,10 +525,10 @@ def test_a_text_that_waited_for_redis_and_then_finds_the_queue_full_leaves_nothi
 def test_sockets_are_told_when_redis_goes_and_comes_back():
     async def scenario(socket):
         world.online = False
-        while (await socket.hear("status", 10))["online"]:
+        while (await socket.hear("status"))["online"]:
             pass
         world.online = True
-        while not (await socket.hear("status", 10))["online"]:
+        while not (await socket.hear("status"))["online"]:
             pass
 
     talk(scenario)
@@ -533,7 +537,7 @@ def test_sockets_are_told_when_redis_goes_and_comes_back():
 def test_sockets_are_told_when_no_model_is_left():
     async def scenario(socket):
         world.workers = []
-        while (await socket.hear("status", 10))["workers"] != []:
+        while (await socket.hear("status"))["workers"] != []:
             pass
 
     talk(scenario)
@@ -747,7 +751,7 @@ def test_an_answer_that_redis_forgot_is_said_to_be_lost_and_can_be_asked_for_aga
         (gid,) = accepted["gids"]
         del world.generations[gid]
         with mock.patch("chat.hub.QUIET_SECONDS", 0.0):
-            (message,) = (await socket.hear("messages", 10))["messages"]
+            (message,) = (await socket.hear("messages"))["messages"]
         await socket.say(type="regenerate", cid="again", message=gid)
         return message, await socket.hear("accepted")
 
@@ -945,9 +949,9 @@ def test_a_frame_that_is_too_large_closes_the_socket():
 
 def test_too_many_frames_are_refused_and_the_socket_stays():
     async def scenario(socket):
-        for _ in range(100):
+        for _ in range(400):
             await socket.say(type="ping")
-        kinds = [(await socket.next()) for _ in range(100)]
+        kinds = [(await socket.next()) for _ in range(400)]
         return {frame.get("code", frame["type"]) for frame in kinds if frame["type"] != "status"}
 
     assert talk(scenario) >= {"pong", "rate"}

@@ -228,7 +228,7 @@ def test_no_file_stays_open_behind_a_child():
         return before, own.num_fds()
 
     before, after = asyncio.run(play())
-    assert after == before
+    assert after <= before
 
 
 @pytest.mark.parametrize(("status", "words"), [(0, "ended with exit status 0"), (-15, "was killed by SIGTERM")])

@@ -451,7 +451,8 @@ def test_two_apps_do_not_share_a_folder(start, tmp_path):
 
 
 def test_a_worker_that_cannot_run_as_it_is_set_up_ends_all_with_its_sentence(start):
-    app = start({"worker": "refuses"})
+    # With a site that answered before the worker refused, it would be ready.
+    app = start({"worker": "refuses", "site": "silent"})
     assert app.wait() == 1
     assert app.lines[-1] == "error: the worker cannot run as it is set up: see above"
     assert sum("worker: the adapter cannot be loaded" in line for line in app.lines) == 1

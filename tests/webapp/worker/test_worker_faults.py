@@ -1,11 +1,14 @@
 """Faults with real processes: workers and a server that die, hang, come back or are told to go."""
 
 import signal
+import threading
 import time
 
 import pytest
-from chat_parts import WorkerProcess, text_of
+from chat_parts import FakeEngine, WorkerProcess, about, text_of
+from wire.claims import Claims
 from wire.service import UnavailableError
+from worker import loop, writer
 
 
 def assert_whole(site, gid):
@@ -14,7 +17,7 @@ def assert_whole(site, gid):
 
 
 def test_a_killed_worker_is_replaced_in_the_middle_of_the_answer(site, valkey):
-    with WorkerProcess(valkey.url, "one") as one:
+    with WorkerProcess(valkey.url, "one", step_seconds=0.1) as one:
         gids = [site.ask("say 60", seed=n) for n in range(3)]
         for gid in gids:
             site.until_tokens(gid, 5)
@@ -26,7 +29,7 @@ def test_a_killed_worker_is_replaced_in_the_middle_of_the_answer(site, valkey):
 
 
 def test_a_restarted_worker_goes_on_without_waiting_for_its_lease(site, valkey):
-    with WorkerProcess(valkey.url, "one", lease_ms=3_600_000) as one:
+    with WorkerProcess(valkey.url, "one", step_seconds=0.1, lease_ms=3_600_000) as one:
         gid = site.ask("say 60")
         site.until_tokens(gid, 5)
         one.kill()
@@ -36,7 +39,10 @@ def test_a_restarted_worker_goes_on_without_waiting_for_its_lease(site, valkey):
 
 
 def test_a_frozen_worker_is_replaced_and_writes_nothing_when_it_wakes(site, valkey):
-    with WorkerProcess(valkey.url, "one") as one, WorkerProcess(valkey.url, "two", step_seconds=0.05) as two:
+    with (
+        WorkerProcess(valkey.url, "one", step_seconds=0.1, lease_ms=4_000) as one,
+        WorkerProcess(valkey.url, "two", step_seconds=0.05, lease_ms=4_000) as two,
+    ):
         two.signal(signal.SIGSTOP)
         gid = site.ask("say 80")
         site.until_tokens(gid, 5)
@@ -71,11 +77,11 @@ def test_a_poisonous_prompt_ends_in_an_error_and_the_queue_moves(site, valkey):
 
 
 def test_a_worker_that_is_told_to_go_finishes_first_and_takes_nothing_new(site, valkey):
-    with WorkerProcess(valkey.url, "one") as one:
+    # One answer at a time: there is no room for another before this one's end, when it has long heard that it is to go.
+    with WorkerProcess(valkey.url, "one", step_seconds=0.05, batch=1) as one:
         gid = site.ask("say 40")
         site.until_tokens(gid, 5)
         one.signal(signal.SIGTERM)
-        time.sleep(0.3)
         late = site.ask("say 5")
         assert_whole(site, gid)
         assert one.wait() == 0
@@ -85,11 +91,11 @@ def test_a_worker_that_is_told_to_go_finishes_first_and_takes_nothing_new(site, 
 
 
 def test_a_worker_that_is_interrupted_hands_over_at_once(site, valkey):
-    with WorkerProcess(valkey.url, "one", lease_ms=3_600_000) as one:
+    with WorkerProcess(valkey.url, "one", step_seconds=0.1, lease_ms=3_600_000) as one:
         gid = site.ask("say 60")
         site.until_tokens(gid, 5)
         one.signal(signal.SIGINT)
-        assert one.wait(5) == 0
+        assert one.wait() == 0
     assert site.run(site.service.state(gid)) == "queued"
     with WorkerProcess(valkey.url, "two"):
         assert_whole(site, gid)
@@ -100,12 +106,12 @@ def test_an_idle_worker_goes_at_once(site, valkey):
     with WorkerProcess(valkey.url, "one") as one:
         site.until(lambda: site.run(site.service.workers()))
         one.signal(signal.SIGTERM)
-        assert one.wait(5) == 0
+        assert one.wait() == 0
 
 
 @pytest.mark.parametrize("keep_data", [True, False])
 def test_the_server_restarts_in_the_middle_of_the_answers(site, valkey, keep_data):
-    with WorkerProcess(valkey.url, "one"):
+    with WorkerProcess(valkey.url, "one", step_seconds=0.05):
         gids = [site.ask("say 80", seed=n) for n in range(3)]
         for gid in gids:
             site.until_tokens(gid, 5)
@@ -129,27 +135,37 @@ def test_without_a_worker_a_prompt_is_taken_and_waits(site, valkey):
 
 
 def test_a_stop_takes_effect_within_a_long_step(site, valkey):
-    with WorkerProcess(valkey.url, "one", step_seconds=0.5):
+    with WorkerProcess(valkey.url, "one", step_seconds=4.0):
         gid = site.ask("say 100")
         site.until_tokens(gid, 1)
         site.run(site.service.cancel(gid))
         began = time.monotonic()
         assert site.end_of(gid).finish == "cancelled"
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 3
 
 
-def test_the_first_word_does_not_wait(site, valkey):
-    with WorkerProcess(valkey.url, "one", step_seconds=0.0):
+def test_the_first_word_does_not_wait(site, valkey, monkeypatch):
+    # Whichever of the two looked only now and then would look too late.
+    for part in (loop, writer):
+        monkeypatch.setattr(part, "IDLE_SECONDS", 4.0)
+    worker = loop.Worker(FakeEngine(), writer.Writer(Claims(valkey.url, "w", "1"), about()))
+    running = threading.Thread(target=worker.run)
+    running.start()
+    try:
         site.until(lambda: site.run(site.service.workers()))
         gid = site.ask("say 3")
-        assert site.end_of(gid).timings["first_token_ms"] < 500
+        timings = site.end_of(gid).timings
+        assert timings["queued_ms"] + timings["first_token_ms"] < 2_000
+    finally:
+        worker.stop(0.0)
+        running.join(20)
 
 
 def test_a_closed_browser_ends_nothing(site, valkey):
     gid = site.ask("say 20")
     with WorkerProcess(valkey.url, "one"):
         # Nobody reads; the record comes all the same.
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while gid not in site.stored:
             assert time.monotonic() < deadline
             site.store(50)

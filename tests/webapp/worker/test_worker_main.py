@@ -42,14 +42,14 @@ def test_a_worker_with_a_server_behind_it_answers_until_it_is_told_to_go(site, v
         process = subprocess.Popen([sys.executable, "-m", "worker"], cwd=WEBAPP, env=variables)
         try:
             gid = site.ask("Apa?", target="adapter")
-            end = site.end_of(gid)
+            end = site.end_of(gid, 120)
             assert (end.finish, end.usage) == ("length", {"prompt_tokens": 7, "completion_tokens": 6})
             assert site.shown[gid].text == "0é 1é 2é 3é 4é "
             (state,) = site.run(site.service.workers())
             assert (state.engine, state.model, state.batch) == ("openai", "llama + klepon", 3)
             assert state.name.endswith("-1")
             process.send_signal(signal.SIGTERM)
-            assert process.wait(10) == 0
+            assert process.wait(60) == 0
             assert site.run(site.service.workers()) == []
         finally:
             process.kill()
