@@ -141,8 +141,8 @@ def answer(
             )
     if len(by_seed) > 1 and not plus.empty:
         said.append(
-            f"Seed by seed LoRA+ and plain LoRA are {', '.join(f'{one:+.3f}' for one in by_seed)} apart: the interval "
-            "is over reviews, for these trainings, and does not cover other seeds."
+            f"Seed by seed this difference is {', '.join(f'{one:+.3f}' for one in by_seed)}: the interval is over "
+            "reviews, for these trainings, and does not cover other seeds."
         )
     return " ".join(said)
 

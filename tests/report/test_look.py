@@ -144,9 +144,8 @@ def test_the_answer_has_lora_plus_itself_and_against_plain_lora_with_what_the_se
         "matter: on the Indonesian reviews of NusaX it takes 2.450 bits a byte, the base 2.800 (-0.350, 95 % interval "
         "-0.400 to -0.300). LoRA+, the seeds of each taken together, is better than plain LoRA by less than the 0.1 "
         "that was said to matter, which counts as no difference: on the Indonesian reviews of NusaX it takes 2.791 "
-        "bits a byte, plain LoRA 2.800 (-0.009, 95 % interval -0.013 to -0.005). Seed by seed LoRA+ and plain LoRA are "
-        "-0.027, +0.001, -0.000 apart: the interval is over reviews, for these trainings, and does not cover other "
-        "seeds."
+        "bits a byte, plain LoRA 2.800 (-0.009, 95 % interval -0.013 to -0.005). Seed by seed this difference is "
+        "-0.027, +0.001, -0.000: the interval is over reviews, for these trainings, and does not cover other seeds."
     )
     assert "Seed by seed" not in conclusions.answer(asked, plus, plus, plus, by_seed[:1])
 
