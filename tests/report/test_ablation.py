@@ -155,7 +155,7 @@ def test_tries_of_other_seeds_are_those_of_the_least():
 def test_a_recipe_without_tries_was_chosen_from_nothing():
     asked = small_run.make(studies="recipe")
     assert ablation.tries(asked).empty
-    assert conclusions.tries(ablation.tries(asked)) == ""
+    assert conclusions.tries(ablation.tries(asked), ablation.trainings(asked)) == ""
 
 
 def test_the_seeds_of_each_recipe_are_together():
