@@ -153,9 +153,7 @@ def _verdict(who: str, whom: str, low: float, high: float, least: float) -> str:
     if low <= 0 <= high:
         if -least < low and high < least:
             return f"between {who} and {whom} there is no difference by more than chance, nor one of {matters}"
-        if low <= -least and high >= least:
-            return f"it is open whether {who} is better or worse than {whom} by {matters}, or alike"
-        turned = "better" if low <= -least else "worse"
+        turned = " or ".join(word for word, may in (("better", low <= -least), ("worse", high >= least)) if may)
         return f"it is open whether {who} is {turned} than {whom} by {matters}, or alike"
     turned = "better" if high < 0 else "worse"
     near, far = sorted((abs(low), abs(high)))

@@ -113,6 +113,7 @@ def write(
         tried: what the recipes were chosen from (`ablation.tries`); may be empty.
     """
     files, trained = picked.paths, [config for config in configs if config.has_adapter]
+    trainings = ablation.trainings(trained)
     made = provenance.manifest(configs, picked)
     write_json(files.manifest, made)
     environment = jinja2.Environment(
@@ -148,7 +149,7 @@ def write(
         # Rows that are alike share a training.
         trainings=len({c.name for c in trained}),
         rows=[row for row in dict.fromkeys(c.iteration for c in trained) if row.isdigit()],
-        chosen_among=ablation.candidates(ablation.trainings(trained))["iteration"].unique().tolist(),
+        chosen_among=ablation.candidates(trainings)["iteration"].unique().tolist(),
         pooled=sum(c.iteration == picked.iteration for c in trained),
         asked_otherwise={drawing.words(c.iteration): c.evaluation for c in configs[1:] if not c.has_adapter},
         apart=_apart(summary),
@@ -161,7 +162,7 @@ def write(
         failed={name: cards.public_text(why) for name, why in failed.items()},
         again=cards.public_command(files.command),
         rule=ablation.RULE,
-        chosen_from=conclusions.chosen_from(ablation.trainings(trained)),
+        chosen_from=conclusions.chosen_from(trainings),
         # What stands in for the paper's.
         ratio_of_rows=Lora().loraplus_lr_ratio,
         picked=look.model_name(picked.iteration, picked.seed),
@@ -169,7 +170,7 @@ def write(
         benchmarks=benchmarked.to_dict("records"),
         benchmarks_say=conclusions.benchmarks(benchmarked),
         answer=answer,
-        tries_say=conclusions.tries(tried, ablation.trainings(trained)),
+        tries_say=conclusions.tries(tried, trainings),
         voted=_voted(configs[0], picked),
         recipes=list(ablation.recipes(configs)),
         plain=picked.lora.loraplus_lr_ratio == 1,

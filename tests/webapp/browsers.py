@@ -27,3 +27,8 @@ def launched() -> Iterator[Any]:
         browser = getattr(playwright, BROWSER).launch(executable_path=program, **options)
         yield browser
         browser.close()
+
+
+def drawn(page: Any) -> None:
+    """Wait until the last answer stands as it will stay: only then it can be copied."""
+    expect(page.locator(".side-answer").last.locator("[data-act=copy]")).to_be_visible()

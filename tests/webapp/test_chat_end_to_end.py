@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from browsers import expect, launched
+from browsers import drawn, expect, launched
 from chat_stack import PROMPT, TOKENS, Shown, Stack
 
 from lib.config import Model, Prompt
@@ -127,11 +127,6 @@ def set_length(page, tokens: int) -> None:
     page.locator("#id_max_new_tokens").fill(str(tokens))
     page.locator("#settings-form .primary").click()
     expect(page.locator("#settings")).not_to_be_visible()
-
-
-def drawn(page) -> None:
-    """Wait until the last answer stands as it will stay: only then it can be copied."""
-    expect(page.locator(".side-answer [data-act=copy]").last).to_be_visible()
 
 
 def ask(page, text: str) -> None:

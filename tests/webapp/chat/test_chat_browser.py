@@ -11,7 +11,7 @@ from statistics import median
 from types import SimpleNamespace
 
 import pytest
-from browsers import BROWSER, expect, launched
+from browsers import BROWSER, drawn, expect, launched
 from chat import answers, consumers, frames, payloads, turns
 from chat.models import Conversation, Message, Pair
 from django.conf import settings
@@ -149,11 +149,6 @@ def write(page, text):
 
 def answer(page, number=-1):
     return page.locator(".side-answer").nth(number)
-
-
-def drawn(page):
-    """Wait until the last answer stands as it will stay: only then it can be copied."""
-    expect(answer(page).locator("[data-act=copy]")).to_be_visible()
 
 
 def until(page, reached):
