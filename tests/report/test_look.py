@@ -123,6 +123,7 @@ def reviews(low: float, high: float) -> pd.DataFrame:
         (0.02, 0.05, "The adapter (row 5) is worse than the base by less than the 0.1"),
         (-0.2, -0.05, "The adapter (row 5) is better than the base; whether by the 0.1 that was said to matter is"),
         (0.05, 0.2, "The adapter (row 5) is worse than the base; whether by the 0.1"),
+        (-0.11, -0.05, "The adapter (row 5) is better than the base; whether by the 0.1"),
         (-0.2, 0.05, "It is open whether the adapter (row 5) is better than the base by the 0.1"),
         (-0.05, 0.2, "It is open whether the adapter (row 5) is worse than the base by the 0.1"),
         (-0.2, 0.2, "It is open whether the adapter (row 5) is better or worse than the base by the 0.1"),
